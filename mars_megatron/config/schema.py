@@ -1,0 +1,314 @@
+"""The whole configuration of a run: frozen dataclasses, one tree, no torch import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the transformer. Text and visual experts share it.
+
+    Args:
+        num_layers: Number of transformer layers.
+        hidden_size: Width of the residual stream.
+        ffn_hidden_size: Width of each SwiGLU FFN expert.
+        num_attention_heads: Query heads.
+        num_query_groups: Key/value heads (grouped-query attention); equal to the heads for plain attention.
+        head_dim: Size of one head; 0 means hidden_size / num_attention_heads.
+        qkv_bias: Whether the query/key/value projections have a bias (Qwen has).
+        norm_eps: Epsilon of the RMSNorms.
+        rope_base: Base period of the rotary position embedding.
+        init_std: Standard deviation of the random initialisation.
+        expert_norms: Separate RMSNorms per modality; the paper shares them (and freezes them).
+        expert_output_projection: Separate attention output projection per modality.
+    """
+
+    num_layers: int = 4
+    hidden_size: int = 128
+    ffn_hidden_size: int = 352
+    num_attention_heads: int = 4
+    num_query_groups: int = 4
+    head_dim: int = 0
+    qkv_bias: bool = True
+    norm_eps: float = 1e-6
+    rope_base: float = 10000.0
+    init_std: float = 0.02
+    expert_norms: bool = False
+    expert_output_projection: bool = True
+
+
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """Sizes of the joined id space: text rows first, then image codes, then specials.
+
+    Args:
+        text_size: Rows of the text tokenizer.
+        codebook_size: Codes of the image tokenizer.
+        pad_multiple: Text and image tables are each padded to a multiple of this (tensor parallel must divide it).
+    """
+
+    text_size: int = 512
+    codebook_size: int = 256
+    pad_multiple: int = 8
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Geometry of the image tokens.
+
+    Args:
+        resolution: Height and width of an image, in pixels.
+        downsample: Pixels per token along each side (the f of the VQ model).
+    """
+
+    resolution: int = 16
+    downsample: int = 4
+
+
+@dataclass(frozen=True)
+class FreezeConfig:
+    """Which parts of the model are not trained.
+
+    Args:
+        text: The text experts and the text rows of embedding and head.
+        visual: The visual experts and the image rows of embedding and head.
+        norms: The shared RMSNorms. With model.expert_norms the norms follow their expert.
+    """
+
+    text: bool = True
+    visual: bool = False
+    norms: bool = True
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The training loss.
+
+    Args:
+        vocabulary: Normalise over all rows (full, the paper), or over the rows of the target's modality.
+    """
+
+    vocabulary: Literal["full", "modality"] = "full"
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """Share of the image-text documents given to each task (normalised to sum 1). Text documents are always text.
+
+    Args:
+        t2i: Text-to-image.
+        i2t: Captioning.
+    """
+
+    t2i: float = 0.5
+    i2t: float = 0.5
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read and how it is packed.
+
+    Args:
+        path: Prefix of the .bin/.idx index made by tools/index_data.py.
+        validation_path: Prefix of a separate validation index; empty means a share of path is held out.
+        validation_fraction: Share of the documents of path held out when validation_path is empty.
+        text_tokenizer: SentencePiece model file or Hugging Face tokenizer folder.
+        image_tokenizer: Folder of the diffusers VQModel.
+        tasks: Task mixture of the image-text documents.
+        caption_dropout: Probability of dropping the caption in text-to-image (for classifier-free guidance).
+        micro_batch_tokens: Rows of one micro-batch: a packed sequence of whole samples, padded to exactly this.
+        num_workers: Loader worker processes; 0 loads in the training process.
+        seed: Seed of order, task and dropout decisions.
+    """
+
+    path: str = ""
+    validation_path: str = ""
+    validation_fraction: float = 0.02
+    text_tokenizer: str = ""
+    image_tokenizer: str = ""
+    tasks: TaskWeights = field(default_factory=TaskWeights)
+    caption_dropout: float = 0.1
+    micro_batch_tokens: int = 1024
+    num_workers: int = 0
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the model is laid out over ranks; data parallel is what remains.
+
+    Args:
+        tensor: Tensor-parallel size.
+        pipeline: Pipeline-parallel size.
+        virtual_pipeline: Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B.
+        sequence: Sequence parallelism (shards norms' activations over the tensor-parallel ranks).
+        distributed_optimizer: Shard optimiser state over the data-parallel ranks.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    virtual_pipeline: int = 1
+    sequence: bool = False
+    distributed_optimizer: bool = True
+
+
+@dataclass(frozen=True)
+class RecomputeConfig:
+    """Activation recomputation.
+
+    Args:
+        granularity: none, selective (core attention) or full (whole layers).
+        method: For full: uniform chunks of num_layers, or the first num_layers of each stage (block).
+        num_layers: Layers per chunk (uniform) or recomputed layers per stage (block).
+    """
+
+    granularity: Literal["none", "selective", "full"] = "none"
+    method: Literal["uniform", "block"] = "uniform"
+    num_layers: int = 1
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    Args:
+        lr: Peak learning rate.
+        min_lr: Learning rate at the end of the decay.
+        warmup_ratio: Share of the steps spent in linear warm-up.
+        beta1: First AdamW decay.
+        beta2: Second AdamW decay.
+        eps: AdamW epsilon.
+        weight_decay: Decoupled weight decay (not on biases and norms).
+        clip_grad: Global gradient-norm limit; 0 disables clipping.
+    """
+
+    lr: float = 1e-3
+    min_lr: float = 1e-5
+    warmup_ratio: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_grad: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length, batch and precision of the run.
+
+    Args:
+        steps: Optimiser steps.
+        global_batch_size: Micro-batches (packed sequences) per optimiser step, over all data-parallel ranks.
+        precision: Parameter and activation type; bf16 keeps fp32 master weights.
+        seed: Seed of initialisation.
+        eval_interval: Steps between validations; 0 disables.
+        eval_batches: Micro-batches per validation, over all data-parallel ranks.
+        device: auto takes CUDA where there is a GPU, else the CPU.
+        backend: Layer implementation: local (torch) or transformer_engine.
+    """
+
+    steps: int = 100
+    global_batch_size: int = 2
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 1234
+    eval_interval: int = 0
+    eval_batches: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    backend: Literal["local", "transformer_engine"] = "local"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Saving and starting points.
+
+    Args:
+        dir: Folder of the run: checkpoints, logs, resolved config. A complete checkpoint in it is resumed.
+        interval: Steps between checkpoints; 0 saves only at the end.
+        keep: Newest complete checkpoints to keep; 0 keeps all.
+        init_from: Checkpoint folder of a language model to start from: text experts are loaded, visual
+            experts become their copies, image rows start at the mean text row.
+    """
+
+    dir: str = ""
+    interval: int = 0
+    keep: int = 2
+    init_from: str = ""
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is written while training.
+
+    Args:
+        interval: Steps between logged lines (console, TensorBoard and metrics.jsonl).
+        tensorboard: Write TensorBoard events under checkpoint.dir/tensorboard.
+        sample_interval: Steps between grids of sampled images in TensorBoard; 0 disables.
+        sample_prompts: Prompts of that grid.
+        progress: Show a progress bar on rank 0.
+    """
+
+    interval: int = 10
+    tensorboard: bool = True
+    sample_interval: int = 0
+    sample_prompts: tuple[str, ...] = ()
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Sampling of images.
+
+    Args:
+        guidance: Classifier-free guidance scale; 1 disables.
+        temperature: Softmax temperature; 0 is greedy.
+        top_k: Keep the k most probable codes; 0 keeps all.
+        top_p: Keep the smallest set of codes with this total probability; 1 keeps all.
+        seed: Seed of the random draws.
+        batch_size: Prompts sampled at once (guidance doubles it).
+        max_caption_tokens: Longest caption generated.
+    """
+
+    guidance: float = 3.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    batch_size: int = 64
+    max_caption_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: everything that decides what is computed.
+
+    Args:
+        model: Shape of the transformer.
+        vocabulary: Joined id space.
+        image: Image geometry.
+        freeze: Parts that are not trained.
+        loss: Training loss.
+        data: Input.
+        parallel: Layout over ranks.
+        recompute: Activation recomputation.
+        optimizer: AdamW and its schedule.
+        training: Length, batch, precision, device.
+        checkpoint: Saving, resuming, starting point.
+        logging: Console, TensorBoard, JSONL.
+        generation: Sampling.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    recompute: RecomputeConfig = field(default_factory=RecomputeConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -1,0 +1,150 @@
+"""The CPU platform: answers, in one place, for megatron-core's assumption of a CUDA device.
+
+Every name that is replaced stands in `PATCHES` with the reason. `enable()` applies them once per process,
+before any process group or model exists, and refuses to on a machine with a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_CPU = torch.device("cpu")
+_FACTORIES = ("arange", "empty", "full", "ones", "rand", "randint", "randn", "tensor", "zeros")
+_TYPE_NAMES = {
+    torch.float32: "torch.cuda.FloatTensor",
+    torch.float16: "torch.cuda.HalfTensor",
+    torch.bfloat16: "torch.cuda.BFloat16Tensor",
+}
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One replaced name: `owner` is a dotted module or class, `build` makes the new value from the old."""
+
+    owner: str
+    name: str
+    build: Callable[[Any], Any]
+    reason: str
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda _original: value
+
+
+def _noop(*_args: Any, **_kwargs: Any) -> None:
+    return None
+
+
+def _is_cuda(device: Any) -> bool:
+    return (isinstance(device, str) and device.startswith("cuda")) or (
+        isinstance(device, torch.device) and device.type == "cuda"
+    )
+
+
+def _device_keyword_on_cpu(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A tensor factory whose device="cuda" keyword means the CPU."""
+
+    @functools.wraps(original)
+    def factory(*args: Any, **kwargs: Any) -> Any:
+        if "device" in kwargs and _is_cuda(kwargs["device"]):
+            kwargs["device"] = _CPU
+        return original(*args, **kwargs)
+
+    return factory
+
+
+def _tensor_to(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        args = tuple(_CPU if _is_cuda(value) else value for value in args)
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = _CPU
+        return original(self, *args, **kwargs)
+
+    return to
+
+
+def _tensor_type(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def type_(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if dtype is None and self.dtype in _TYPE_NAMES:
+            return _TYPE_NAMES[self.dtype]
+        return original(self, dtype, *args, **kwargs) if dtype is not None else original(self)
+
+    return type_
+
+
+def _get_rng_state(*_args: Any, **_kwargs: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, *_args: Any, **_kwargs: Any) -> None:
+    torch.set_rng_state(new_state)
+
+
+_RANDOM = "megatron.core.tensor_parallel.random"
+_PLACEMENT = 'megatron-core names device="cuda" in schedules, optimiser, clipping and buffers'
+
+PATCHES: tuple[Patch, ...] = (
+    Patch("torch.cuda", "current_device", _constant(lambda: _CPU), "buffers are allocated on current_device()"),
+    Patch("torch.cuda", "set_device", _constant(_noop), "called when process groups are made"),
+    Patch("torch.cuda", "synchronize", _constant(_noop), "timers, point-to-point and checkpoints wait for the device"),
+    Patch("torch.cuda", "empty_cache", _constant(_noop), "called after checkpoints and buffers are freed"),
+    Patch("torch.cuda", "manual_seed", _constant(torch.manual_seed), "model-parallel seeds"),
+    Patch("torch.cuda", "get_rng_state", _constant(_get_rng_state), "the CPU generator is the device generator"),
+    Patch("torch.cuda", "set_rng_state", _constant(_set_rng_state), "the CPU generator is the device generator"),
+    Patch("torch.cuda.nvtx", "range_push", _constant(_noop), "profiler ranges in layers and schedules"),
+    Patch("torch.cuda.nvtx", "range_pop", _constant(_noop), "profiler ranges in layers and schedules"),
+    Patch(_RANDOM, "_get_cuda_rng_state", _constant(_get_rng_state), "tracker states and recompute"),
+    Patch(_RANDOM, "_set_cuda_rng_state", _constant(_set_rng_state), "tracker states and recompute"),
+    *(Patch("torch", name, _device_keyword_on_cpu, _PLACEMENT) for name in _FACTORIES),
+    Patch("torch.Tensor", "to", _tensor_to, _PLACEMENT),
+    Patch("torch.Tensor", "cuda", _constant(lambda self, *a, **k: self), "optimiser state and scalars are moved by .cuda()"),
+    Patch("torch.nn.Module", "cuda", _constant(lambda self, *a, **k: self), "modules are moved by .cuda()"),
+    Patch("torch.Tensor", "type", _tensor_type, "optimiser and clipping compare with 'torch.cuda.FloatTensor'"),
+)
+
+_enabled = False
+
+
+def enable() -> None:
+    """Apply `PATCHES` once; later calls do nothing.
+
+    Raises:
+        RuntimeError: if CUDA is available: the patches would send GPU work to the CPU.
+    """
+    global _enabled
+    if _enabled:
+        return
+    if torch.cuda.is_available():
+        raise RuntimeError(
+            "the CPU platform was asked for on a machine with a GPU; "
+            "set training.device=cuda, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+        )
+    # jit_fuser decorates functions with torch.compile, which would start a compiler on the first call.
+    torch._dynamo.config.disable = True
+    for patch in PATCHES:
+        owner = _resolve(patch.owner)
+        setattr(owner, patch.name, patch.build(getattr(owner, patch.name)))
+    _enabled = True
+
+
+def is_enabled() -> bool:
+    """Whether `enable()` has run in this process."""
+    return _enabled
+
+
+def _resolve(dotted: str) -> Any:
+    try:
+        return importlib.import_module(dotted)
+    except ModuleNotFoundError as error:
+        if not dotted.startswith(str(error.name)):
+            raise
+        module, _, name = dotted.rpartition(".")
+        return getattr(_resolve(module), name)
