@@ -1,0 +1,94 @@
+"""One id space for text tokens, image codes and the image-side special tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mars_megatron.config.schema import VocabularyConfig
+
+# Image-side special tokens, in id order after the codes. Begin/end of an image, begin/end of a
+# low-resolution image (super-resolution), and two rows kept free: together the paper's six.
+SPECIALS = ("boi", "eoi", "bol", "eol", "reserved_0", "reserved_1")
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Layout of the joined ids: `[0, text_size)` text, then `codebook_size` codes, then the specials.
+
+    The model keeps two tables, text and image; an image-side id lies in row `id - text_size` of the
+    image table. Every id at or above `text_size`, special tokens included, is of visual modality, so
+    that in text-to-image samples nothing trainable lies before a text token.
+
+    Args:
+        text_size: Number of text ids (at least the text tokenizer's).
+        codebook_size: Number of image codes.
+        pad_multiple: Both tables are padded to a multiple of this.
+    """
+
+    text_size: int
+    codebook_size: int
+    pad_multiple: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("text_size", "codebook_size", "pad_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"vocabulary.{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def from_config(cls, config: VocabularyConfig) -> Vocabulary:
+        return cls(config.text_size, config.codebook_size, config.pad_multiple)
+
+    @property
+    def image_size(self) -> int:
+        """Rows of the image table in use: codes and specials."""
+        return self.codebook_size + len(SPECIALS)
+
+    @property
+    def size(self) -> int:
+        """Joined ids in use."""
+        return self.text_size + self.image_size
+
+    @property
+    def padded_text_size(self) -> int:
+        return round_up(self.text_size, self.pad_multiple)
+
+    @property
+    def padded_image_size(self) -> int:
+        return round_up(self.image_size, self.pad_multiple)
+
+    def special(self, name: str) -> int:
+        """Joined id of one of SPECIALS."""
+        return self.text_size + self.codebook_size + SPECIALS.index(name)
+
+    @property
+    def boi(self) -> int:
+        """Begin of image."""
+        return self.special("boi")
+
+    @property
+    def eoi(self) -> int:
+        """End of image."""
+        return self.special("eoi")
+
+    def image_row(self, joined_id):
+        """Row in the image table of a joined image-side id; int, array or tensor."""
+        return joined_id - self.text_size
+
+    def code_to_id(self, code):
+        """Joined id of an image code (0..codebook_size-1); int, array or tensor."""
+        return code + self.text_size
+
+    def id_to_code(self, joined_id):
+        """Image code of a joined code id; the inverse of code_to_id."""
+        return joined_id - self.text_size
+
+    def modality(self, ids: torch.Tensor) -> torch.Tensor:
+        """Joined ids, int64 [T] -> uint8 [T]: 0 (ops.TEXT) below text_size, 1 (ops.VISUAL) from there on."""
+        return (ids >= self.text_size).to(torch.uint8)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from mars_megatron.config.schema import VocabularyConfig
+from mars_megatron.tokenizers import SPECIALS, Vocabulary
+
+
+def test_paper_sizes():
+    vocabulary = Vocabulary.from_config(VocabularyConfig(text_size=151936, codebook_size=8192, pad_multiple=8))
+    assert vocabulary.size == 151936 + 8192 + 6
+    assert vocabulary.padded_text_size + vocabulary.padded_image_size == 160136  # the paper's figure
+
+
+def test_layout_is_text_then_codes_then_specials():
+    vocabulary = Vocabulary(text_size=10, codebook_size=4, pad_multiple=8)
+    assert [vocabulary.special(name) for name in SPECIALS] == [14, 15, 16, 17, 18, 19]
+    assert (vocabulary.boi, vocabulary.eoi) == (14, 15)
+    assert vocabulary.padded_text_size == 16 and vocabulary.padded_image_size == 16
+    codes = torch.arange(4)
+    assert vocabulary.code_to_id(codes).tolist() == [10, 11, 12, 13]
+    assert torch.equal(vocabulary.id_to_code(vocabulary.code_to_id(codes)), codes)
+    assert vocabulary.image_row(vocabulary.boi) == 4
+
+
+def test_everything_that_is_not_text_is_visual():
+    vocabulary = Vocabulary(text_size=10, codebook_size=4)
+    modality = vocabulary.modality(torch.arange(vocabulary.size))
+    assert modality.dtype == torch.uint8
+    assert modality.tolist() == [0] * 10 + [1] * (4 + 6)
+
+
+def test_modality_values_are_those_of_the_plan():
+    from mars_megatron.ops.plan import TEXT, VISUAL
+
+    assert Vocabulary(2, 2).modality(torch.tensor([0, 2])).tolist() == [TEXT, VISUAL]
+
+
+def test_bad_size_names_the_setting():
+    with pytest.raises(ValueError, match="vocabulary.codebook_size is 0"):
+        Vocabulary(text_size=10, codebook_size=0)
