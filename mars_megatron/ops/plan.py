@@ -1,0 +1,172 @@
+"""DispatchPlan: where every token of a packed micro-batch goes, decided once, on the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+
+from mars_megatron.ops import native, reference
+from mars_megatron.ops.modality import TEXT, VISUAL
+
+__all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan"]
+
+Impl = Literal["auto", "native", "reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class DispatchPlan:
+    """Routing of T tokens in S samples to P = padded_text + padded_visual rows.
+
+    There are three layouts of the same tokens:
+
+        sequence  [T]                  as packed: whole samples one after the other
+        sorted    [P]                  text rows, text padding, visual rows, visual padding; each part stable
+        sample    [S * max_seqlen]     samples padded on the right
+
+    Counts are host integers, so no layer ever asks a device for one. Tensors are made on the CPU; `to` moves them.
+
+    Args:
+        num_tokens: T.
+        num_samples: S.
+        num_text: Text tokens.
+        num_visual: Visual tokens (T - num_text).
+        padded_text: Rows of the text part, a positive multiple of row_multiple.
+        padded_visual: Rows of the visual part, a positive multiple of row_multiple.
+        row_multiple: What both parts are padded to.
+        max_seqlen: Length of the longest sample.
+        image_before_text: Whether some sample has a visual token before a text token. Where it is false nothing
+            trainable lies upstream of a text token.
+        runs: int64 [R, 4]. Maximal runs of equal modality in sequence order (a run may span samples), columns
+            (sequence_start, sorted_start, length, modality).
+        cu_seqlens: int32 [S + 1]. Start of each sample in the sequence, and T.
+        position_ids: int64 [P]. Position of each row within its sample; 0 for padding.
+        sequence_to_sorted: int64 [T]. Row of each token.
+        sorted_to_sequence: int64 [P]. Token of each row; -1 for padding.
+        padded_to_sorted: int64 [S * max_seqlen]. Row of each place of the sample layout; -1 for padding.
+        sorted_to_padded: int64 [P]. Place of each row in the sample layout; -1 for padding.
+    """
+
+    num_tokens: int
+    num_samples: int
+    num_text: int
+    num_visual: int
+    padded_text: int
+    padded_visual: int
+    row_multiple: int
+    max_seqlen: int
+    image_before_text: bool
+    runs: torch.Tensor
+    cu_seqlens: torch.Tensor
+    position_ids: torch.Tensor
+    sequence_to_sorted: torch.Tensor
+    sorted_to_sequence: torch.Tensor
+    padded_to_sorted: torch.Tensor
+    sorted_to_padded: torch.Tensor
+
+    @property
+    def num_rows(self) -> int:
+        """P: rows in sorted order, padding included."""
+        return self.padded_text + self.padded_visual
+
+    @property
+    def expert_splits(self) -> tuple[int, int]:
+        """(text, visual) rows in sorted order: sizes of the two parts."""
+        return self.padded_text, self.padded_visual
+
+    def rank_splits(self, world: int) -> tuple[int, int]:
+        """(text, visual) rows each of `world` ranks holds when the rows are split by sequence parallelism.
+
+        Raises:
+            ValueError: `world` does not divide row_multiple, so the parts might not split evenly.
+        """
+        if world < 1 or self.row_multiple % world != 0:
+            raise ValueError(
+                f"rows padded to a multiple of {self.row_multiple} do not split over {world} ranks: build the "
+                f"plan with a row_multiple that {world} divides"
+            )
+        return self.padded_text // world, self.padded_visual // world
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> DispatchPlan:
+        """The same plan with its tensors on `device` (asynchronously from pinned memory if non_blocking)."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{
+                name: value.to(device, non_blocking=non_blocking)
+                for name, value in tensors.items()
+                if isinstance(value, torch.Tensor)
+            },
+        )
+
+    def validate(self) -> None:
+        """Assert that counts, permutations and runs agree with one another. Reads values: for tests only."""
+        T, S, P = self.num_tokens, self.num_samples, self.num_rows
+        assert self.num_text + self.num_visual == T and self.num_text >= 0 and self.num_visual >= 0
+        for count, padded in ((self.num_text, self.padded_text), (self.num_visual, self.padded_visual)):
+            assert padded >= max(count, 1) and padded % self.row_multiple == 0
+
+        assert self.cu_seqlens.dtype == torch.int32 and self.cu_seqlens.shape == (S + 1,)
+        lengths = self.cu_seqlens.diff().long()
+        assert self.cu_seqlens[0] == 0 and self.cu_seqlens[-1] == T and (lengths > 0).all()
+        assert lengths.max() == self.max_seqlen
+
+        _assert_inverse(self.sequence_to_sorted, self.sorted_to_sequence, T, P)
+        _assert_inverse(self.padded_to_sorted, self.sorted_to_padded, S * self.max_seqlen, P)
+        token_of_row = self.sorted_to_sequence
+        assert ((token_of_row >= 0) == (self.sorted_to_padded >= 0)).all()
+        for part in token_of_row.split(self.expert_splits):  # stable inside each modality
+            assert (part[part >= 0].diff() > 0).all()
+
+        positions = torch.arange(T, device=lengths.device) - self.cu_seqlens[:-1].repeat_interleave(lengths)
+        assert (self.position_ids[self.sequence_to_sorted] == positions).all()
+        assert (self.position_ids[token_of_row < 0] == 0).all()
+        self._validate_runs()
+
+    def _validate_runs(self) -> None:
+        assert self.runs.dtype == torch.int64 and self.runs.shape[1:] == (4,)
+        start = 0
+        for sequence_start, sorted_start, length, modality in self.runs.tolist():
+            assert sequence_start == start and length > 0 and modality in (TEXT, VISUAL)
+            rows = self.sequence_to_sorted[start : start + length].tolist()
+            assert rows == list(range(sorted_start, sorted_start + length))
+            assert (rows[0] >= self.padded_text) == (rows[-1] >= self.padded_text) == (modality == VISUAL)
+            start += length
+        assert start == self.num_tokens
+        assert (self.runs[:, 3].diff() != 0).all(), "runs are maximal"
+
+
+def _assert_inverse(index: torch.Tensor, inverse: torch.Tensor, size: int, inverse_size: int) -> None:
+    """Assert that index [size] and inverse [inverse_size] undo each other wherever they are not -1."""
+    assert index.dtype == inverse.dtype == torch.int64
+    assert index.shape == (size,) and inverse.shape == (inverse_size,)
+    places = (index >= 0).nonzero()[:, 0]
+    assert (inverse[index[places]] == places).all()
+    assert (inverse >= 0).sum() == len(places)
+
+
+def build_plan(
+    modality: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    row_multiple: int = 1,
+    total_rows: int | None = None,
+    impl: Impl = "auto",
+) -> DispatchPlan:
+    """Build the plan of one packed micro-batch, on the CPU.
+
+    Args:
+        modality: uint8 [T], TEXT or VISUAL, in sequence order, without padding.
+        cu_seqlens: int32 [S + 1], starting at 0, strictly ascending, ending at T.
+        row_multiple: Both parts are padded to a multiple of this, and to at least this many rows, so that no
+            expert ever sees zero rows.
+        total_rows: If given, the text part is padded further so that there are exactly this many rows.
+        impl: "native" (C++), "reference" (torch) or "auto": native where the extension is compiled.
+
+    Raises:
+        ValueError: An input breaks the above, or the tokens do not fit into total_rows.
+        RuntimeError: impl="native" without the compiled extension.
+    """
+    build = native.extension().build_plan if native.use_native(impl, modality) else reference.build_plan
+    return DispatchPlan(**build(modality, cu_seqlens, row_multiple, total_rows))
