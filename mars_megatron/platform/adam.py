@@ -79,4 +79,5 @@ def install() -> None:
     if core_optimizer.USING_PYTORCH_OPTIMIZER:
         core_optimizer.Adam = FusedStateAdamW
         core_optimizer.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.Adam = FusedStateAdamW
         distrib_optimizer.HAVE_APEX_OR_TE = True

@@ -1,0 +1,186 @@
+"""Distributed checkpoints: saved under one layout, loaded under any other."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from mars_megatron.checkpoint import folders
+from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
+from mars_megatron.config import from_yaml, to_yaml
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.model.mars import MARSModel
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        step: Optimiser steps done.
+        micro_batches: Global micro-batches consumed.
+    """
+
+    step: int = 0
+    micro_batches: int = 0
+
+
+def _metadata(groups: ProcessGroupCollection) -> dict[str, Any]:
+    return {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        # Frozen parameters have no optimiser state: with one tensor per layer they leave no hole in a shared one.
+        "singleton_local_shards": True,
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": groups.dp_cp,
+    }
+
+
+def _sharded_model(chunks: Sequence[MARSModel], metadata: dict[str, Any]) -> dict[str, Any]:
+    return {f"model{number}": chunk.sharded_state_dict(metadata=metadata) for number, chunk in enumerate(chunks)}
+
+
+def _merged(sharded_model: dict[str, Any]) -> dict[str, Any]:
+    """What the optimiser looks its parameters up in; one chunk as is, several by chunk."""
+    return sharded_model["model0"] if len(sharded_model) == 1 else sharded_model
+
+
+def save(
+    root: str | Path,
+    position: Position,
+    config: RunConfig,
+    groups: ProcessGroupCollection,
+    chunks: Sequence[MARSModel],
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+) -> Path:
+    """Write a checkpoint; called by every rank. `latest` moves only after it is complete.
+
+    Args:
+        root: Folder of the run.
+        position: Step and data position.
+        config: Saved beside the tensors.
+        groups: Process groups.
+        chunks: This rank's model chunks (unwrapped).
+        optimizer: Saved with its moments and master weights.
+        scheduler: Learning-rate schedule.
+
+    Returns:
+        The folder of the checkpoint.
+    """
+    folder = folders.step_folder(Path(root), position.step)
+    temporary = folders.incomplete(folder)
+    is_writer = torch.distributed.get_rank() == 0
+    if is_writer:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    torch.distributed.barrier()
+    metadata = _metadata(groups)
+    model = _sharded_model(chunks, metadata)
+    state = {
+        **model,
+        "optimizer": optimizer.sharded_state_dict(_merged(model), metadata=metadata),
+        "scheduler": scheduler.state_dict(),
+        "rng": sharded_rng_state(groups),
+        "position": asdict(position),
+    }
+    content = {key: value for key, value in metadata.items() if key != "dp_cp_group"}
+    dist_checkpointing.save(state, str(temporary), content_metadata=content)
+    torch.distributed.barrier()
+    if is_writer:
+        (temporary / CONFIG_FILE).write_text(to_yaml(config))
+        folders.publish(folder)
+        folders.remove_old(Path(root), config.checkpoint.keep)
+    torch.distributed.barrier()
+    return folder
+
+
+def load_model(
+    path: str | Path, config: RunConfig, groups: ProcessGroupCollection, chunks: Sequence[MARSModel]
+) -> Path:
+    """Load the parameters alone, under any layout.
+
+    Args:
+        path: A checkpoint, or the folder of a run (its latest checkpoint).
+        config: The run that loads; its model must have the checkpoint's shape.
+        groups: Process groups.
+        chunks: This rank's model chunks (unwrapped).
+
+    Raises:
+        ValueError: no complete checkpoint at `path`, or one of another shape.
+    """
+    folder = folders.resolve(path)
+    check_same_model(folder, config)
+    metadata = _metadata(groups)
+    state = dist_checkpointing.load(_sharded_model(chunks, metadata), str(folder))
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(state[f"model{number}"])
+    return folder
+
+
+def load(
+    folder: Path,
+    config: RunConfig,
+    groups: ProcessGroupCollection,
+    chunks: Sequence[MARSModel],
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+) -> Position:
+    """Load everything that `save` wrote, under the same or another layout; called by every rank.
+
+    Random states are restored under the layout that saved them; under another there is nothing to map them to.
+
+    Raises:
+        ValueError: the checkpoint is of another model shape.
+    """
+    saved = check_same_model(folder, config)
+    metadata = _metadata(groups)
+    model = _sharded_model(chunks, metadata)
+    request: dict[str, Any] = {
+        **model,
+        "optimizer": optimizer.sharded_state_dict(_merged(model), is_loading=True, metadata=metadata),
+    }
+    same_layout = (saved.parallel.tensor, saved.parallel.pipeline) == (groups.tp.size(), groups.pp.size())
+    if same_layout:
+        request["rng"] = sharded_rng_state(groups)
+    state = dist_checkpointing.load(request, str(folder))
+    for number, chunk in enumerate(chunks):
+        chunk.load_state_dict(state[f"model{number}"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    if same_layout:
+        set_rng_state(state["rng"][0])
+    return Position(**state["position"])
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration saved in a checkpoint."""
+    return from_yaml(folder / CONFIG_FILE)
+
+
+def check_same_model(folder: Path, config: RunConfig) -> RunConfig:
+    """Compare model shape, vocabulary and image geometry with those of a checkpoint; returns its configuration.
+
+    Raises:
+        ValueError: naming every setting that differs.
+    """
+    saved = read_config(folder)
+    differences = []
+    for section in ("model", "vocabulary", "image"):
+        theirs, ours = asdict(getattr(saved, section)), asdict(getattr(config, section))
+        for name, value in theirs.items():
+            if value != ours[name] and name not in ("init_std",):
+                differences.append(f"{section}.{name} is {ours[name]}, the checkpoint has {value}")
+    if differences:
+        raise ValueError(f"{folder} is a checkpoint of another model: " + "; ".join(differences))
+    return saved

@@ -1,0 +1,117 @@
+"""Which classes a SemVIE layer is built from: local (torch) or Transformer Engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.backends import BackendSpecProvider, LocalSpecProvider
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+from mars_megatron.model.kv_cache import KVCache
+from mars_megatron.model.packed import RoutedSeqParams
+from mars_megatron.ops import DispatchPlan, from_samples, to_samples
+
+
+class CoreAttention(Protocol):
+    """Causal attention inside each sample, in the token layout it likes best."""
+
+    def arrange(self, rows: Tensor, plan: DispatchPlan) -> Tensor:
+        """Sorted rows [rows, features] -> attention layout [..., features]."""
+
+    def restore(self, tokens: Tensor, plan: DispatchPlan) -> Tensor:
+        """Attention layout [..., features] -> sorted rows [rows, features]."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, params: RoutedSeqParams, cache: KVCache | None
+    ) -> Tensor:
+        """query [..., heads, head_dim], key and value [..., groups, head_dim] -> [..., heads * head_dim]."""
+
+
+class Backend(Protocol):
+    """What differs between the implementations of a layer."""
+
+    linears: BackendSpecProvider
+
+    def core_attention(self, config: TransformerConfig, layer_number: int) -> nn.Module:
+        """The `CoreAttention` module of one layer."""
+
+    def positions(self, plan: DispatchPlan, cache: KVCache | None) -> Tensor:
+        """int64 position of each token within its sample, in the attention layout (broadcastable to it)."""
+
+
+class SampleAttention(nn.Module):
+    """Attention over right-padded samples [samples, longest, ...] through torch's scaled_dot_product_attention.
+
+    Padding needs no mask: it lies behind every real token of its sample, so causality hides it.
+    """
+
+    def __init__(self, config: TransformerConfig, layer_number: int) -> None:
+        super().__init__()
+        self.layer_number = layer_number
+        self.grouped = config.num_query_groups != config.num_attention_heads
+
+    def arrange(self, rows: Tensor, plan: DispatchPlan) -> Tensor:
+        """[rows, features] -> [samples, longest, features]."""
+        return to_samples(rows, plan)
+
+    def restore(self, tokens: Tensor, plan: DispatchPlan) -> Tensor:
+        """[samples, longest, features] -> [rows, features]."""
+        return from_samples(tokens, plan)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, params: RoutedSeqParams, cache: KVCache | None
+    ) -> Tensor:
+        """query [samples, longest, heads, head_dim] -> [samples, longest, heads * head_dim]."""
+        mask = None
+        if cache is not None:
+            prefill = cache.is_empty
+            all_key, all_value = cache.update(self.layer_number, key, value)
+            if not prefill:
+                key, value = all_key, all_value
+                at = cache.start_positions(query.device)[:, None] + torch.arange(query.shape[1], device=query.device)
+                known = torch.arange(cache.max_length, device=query.device)
+                mask = (known <= at[..., None])[:, None]  # [samples, 1, new, max_length]
+        out = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.grouped,
+        )
+        return out.transpose(1, 2).flatten(-2)
+
+
+class LocalBackend:
+    """megatron-core's torch linears and `SampleAttention`; runs on the CPU and on GPUs."""
+
+    def __init__(self) -> None:
+        self.linears: BackendSpecProvider = LocalSpecProvider()
+
+    def core_attention(self, config: TransformerConfig, layer_number: int) -> nn.Module:
+        """See `Backend`."""
+        return SampleAttention(config, layer_number)
+
+    def positions(self, plan: DispatchPlan, cache: KVCache | None) -> Tensor:
+        """int64 [1 or samples, longest]."""
+        device = plan.position_ids.device
+        positions = torch.arange(plan.max_seqlen, device=device)[None]
+        return positions if cache is None else cache.start_positions(device)[:, None] + positions
+
+
+def build_backend(name: str) -> Backend:
+    """The backend of `training.backend`.
+
+    Raises:
+        ValueError: unknown name, or Transformer Engine asked for where it is not installed.
+    """
+    if name == "local":
+        return LocalBackend()
+    if name == "transformer_engine":
+        from mars_megatron.model.transformer_engine import TransformerEngineBackend
+
+        return TransformerEngineBackend()
+    raise ValueError(f"training.backend={name!r}: accepted are local and transformer_engine")

@@ -1,0 +1,44 @@
+"""Builds the model chunks of this rank."""
+
+from __future__ import annotations
+
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import nn
+
+from mars_megatron import platform
+from mars_megatron.config.schema import FreezeConfig, RunConfig
+from mars_megatron.model.initialization import initialize_parameters
+from mars_megatron.model.mars import MARSModel
+
+
+def build_model(config: RunConfig, groups: ProcessGroupCollection) -> list[MARSModel]:
+    """This rank's chunks, initialised and frozen: one, or `parallel.virtual_pipeline` of them."""
+    chunks = config.parallel.virtual_pipeline
+    rank, last = groups.pp.rank(), groups.pp.size() - 1
+    models = []
+    for chunk in range(chunks):
+        model = MARSModel(
+            config,
+            groups,
+            pre_process=rank == 0 and chunk == 0,
+            post_process=rank == last and chunk == chunks - 1,
+            vp_stage=chunk if chunks > 1 else None,
+        ).to(platform.device())
+        initialize_parameters(model, config, groups.tp.rank(), groups.tp.size())
+        freeze(model, config.freeze)
+        models.append(model)
+    return models
+
+
+def freeze(model: nn.Module, config: FreezeConfig) -> None:
+    """Set requires_grad of every parameter by the expert it belongs to; `shared` parts other than norms follow text."""
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        if "visual" in parts:
+            frozen = config.visual
+        elif "text" in parts:
+            frozen = config.text
+        else:
+            assert "shared" in parts, f"{name} belongs to no expert"
+            frozen = config.norms if "norm" in name else config.text
+        parameter.requires_grad_(not frozen)

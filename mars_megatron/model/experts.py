@@ -1,0 +1,93 @@
+"""Two experts side by side: the unit from which every SemVIE sub-layer is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+
+class Rows(NamedTuple):
+    """The local rows of the residual stream, or of anything computed from it, by expert.
+
+    Attributes:
+        text: [local text rows, 1, ...].
+        visual: [local visual rows, 1, ...].
+        text_has_grad: False where nothing upstream of a text row is trainable; the text part is then
+            computed without autograd.
+    """
+
+    text: Tensor
+    visual: Tensor
+    text_has_grad: bool
+
+    def with_parts(self, text: Tensor, visual: Tensor) -> Rows:
+        """The same routing with other contents."""
+        return Rows(text, visual, self.text_has_grad)
+
+    def joined(self) -> Tensor:
+        """[text rows + visual rows, 1, ...], text first."""
+        return torch.cat((self.text, self.visual))
+
+    def add(self, other: Rows) -> Rows:
+        """Element-wise sum (the residual connection)."""
+        return self.with_parts(self.text + other.text, self.visual + other.visual)
+
+
+def split_rows(hidden: Tensor, num_text: int, text_has_grad: bool) -> Rows:
+    """Split sorted rows into the experts' parts.
+
+    Args:
+        hidden: [local rows, 1, hidden], text rows first.
+        num_text: Local text rows (host integer).
+        text_has_grad: See `Rows`; when False the text part is detached.
+    """
+    text, visual = hidden.split((num_text, hidden.shape[0] - num_text))
+    return Rows(text if text_has_grad else text.detach(), visual, text_has_grad)
+
+
+class Experts(MegatronModule):
+    """A text and a visual module of the same shape, each applied to its own rows.
+
+    Args:
+        config: megatron-core configuration.
+        build: Makes one module; called twice, or once when shared.
+        tp_group: Tensor-parallel group (used when sharding checkpoints).
+        shared: One module, called `shared`, serves both modalities.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        build: Callable[[], nn.Module],
+        tp_group: torch.distributed.ProcessGroup,
+        shared: bool = False,
+    ) -> None:
+        super().__init__(config)
+        self.tp_group = tp_group
+        self.is_shared = shared
+        if shared:
+            self.shared = build()
+        else:
+            self.text = build()
+            self.visual = build()
+
+    def forward(self, rows: Rows) -> Rows:
+        """Apply each expert to its rows. Modules returning (output, bias) must return no bias."""
+        text_expert, visual_expert = (self.shared, self.shared) if self.is_shared else (self.text, self.visual)
+        with nullcontext() if rows.text_has_grad else torch.no_grad():
+            text = _output(text_expert(rows.text))
+        return rows.with_parts(text, _output(visual_expert(rows.visual)))
+
+
+def _output(result: Tensor | tuple[Tensor, Tensor | None]) -> Tensor:
+    if isinstance(result, tuple):
+        output, bias = result
+        assert bias is None, "expert modules add their own bias"
+        return output
+    return result

@@ -1,0 +1,98 @@
+"""Initial values: random, or a language model's."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor, nn
+
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.model.mars import MARSModel
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+_LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+def global_name(model: MARSModel, name: str) -> str:
+    """A parameter's name with its layer counted over the whole model instead of this stage."""
+
+    def renumber(match: re.Match[str]) -> str:
+        return f"layers.{model.decoder.layers[int(match.group(1))].layer_number - 1}."
+
+    return _LAYER.sub(renumber, name)
+
+
+@torch.no_grad()
+def initialize_parameters(model: MARSModel, config: RunConfig, tensor_rank: int, tensor_size: int) -> None:
+    """Fill every parameter with values that depend on its global name and the seed alone, never on the layout.
+
+    Weights are normal with `model.init_std`, output projections smaller by sqrt(2 num_layers) (GPT-2's rule),
+    norms one, biases zero. The visual experts are drawn as copies of the text experts.
+    """
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.fill_(1.0)
+        elif name.endswith("bias"):
+            parameter.zero_()
+        else:
+            source = global_name(model, name)
+            if source.startswith("decoder."):
+                source = source.replace(".visual.", ".text.")
+            std = config.model.init_std
+            if "linear_proj" in name or "linear_fc2" in name:
+                std /= (2 * config.model.num_layers) ** 0.5
+            parameter.copy_(_shard(_draw(parameter, source, config, std, tensor_size), parameter, tensor_rank, tensor_size))
+
+
+def _draw(parameter: nn.Parameter, name: str, config: RunConfig, std: float, tensor_size: int) -> Tensor:
+    digest = hashlib.sha256(f"{config.training.seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    shape = list(parameter.shape)
+    if getattr(parameter, "tensor_model_parallel", False):
+        shape[parameter.partition_dim] *= tensor_size
+    return torch.randn(shape, generator=generator) * std
+
+
+def _shard(full: Tensor, parameter: nn.Parameter, rank: int, size: int) -> Tensor:
+    if not getattr(parameter, "tensor_model_parallel", False) or size == 1:
+        return full
+    dim, stride = parameter.partition_dim, parameter.partition_stride
+    # A fused gate and up projection (stride 2) is split part by part.
+    return torch.cat([part.chunk(size, dim)[rank] for part in full.chunk(stride, dim)], dim)
+
+
+@torch.no_grad()
+def start_from_language_model(
+    model: MARSModel, vocabulary: Vocabulary, groups: ProcessGroupCollection
+) -> None:
+    """Turn a loaded language model into the start of MARS (MARS, section "SemVIE").
+
+    Visual experts become copies of the text experts, and every image row of embedding and head becomes the mean
+    of the text rows. Text experts, text rows and shared parts must already hold the language model.
+    """
+    parameters = dict(model.decoder.named_parameters())
+    for name, parameter in parameters.items():
+        if ".visual." in name:
+            parameter.copy_(parameters[name.replace(".visual.", ".text.")])
+    if model.post_process and not model.final_norm.is_shared:
+        model.final_norm.visual.load_state_dict(model.final_norm.text.state_dict())
+    tables = []
+    if model.pre_process:
+        tables.append(model.embedding)
+    if model.post_process:
+        tables.append(model.head)
+    for table in tables:
+        mean = _mean_row(table.text.weight, vocabulary.text_size, groups.tp)
+        table.visual.weight.copy_(mean.expand_as(table.visual.weight))
+
+
+def _mean_row(weight: Tensor, num_rows: int, tp_group: torch.distributed.ProcessGroup) -> Tensor:
+    """Mean of the first `num_rows` rows of a table split over the tensor-parallel ranks; [hidden]."""
+    local = weight.shape[0]
+    real = min(max(num_rows - tp_group.rank() * local, 0), local)
+    total = weight[:real].double().sum(0)
+    torch.distributed.all_reduce(total, group=tp_group)
+    return (total / num_rows).to(weight.dtype)

@@ -1,0 +1,115 @@
+"""One SemVIE layer, of the kind that megatron-core's TransformerBlock stacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import BaseTransformerLayer, get_transformer_layer_offset
+from torch import Tensor, nn
+
+from mars_megatron.model.attention import SemVIEAttention
+from mars_megatron.model.backends import Backend
+from mars_megatron.model.experts import Experts, split_rows
+from mars_megatron.model.norm import RMSNorm
+from mars_megatron.model.packed import RoutedSeqParams, plan_of
+from mars_megatron.ops import DispatchPlan
+
+
+def build_norm(config: TransformerConfig, groups: ProcessGroupCollection, per_expert: bool) -> Experts:
+    """An RMSNorm for both modalities, or one for each."""
+
+    def norm() -> nn.Module:
+        return RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+
+    return Experts(config, norm, groups.tp, shared=not per_expert)
+
+
+def text_needs_grad(plan: DispatchPlan, text_is_frozen: bool) -> bool:
+    """Whether anything trainable lies upstream of a text row.
+
+    With frozen text experts and norms, only an image in front of a text token of the same sample can be.
+    """
+    return not text_is_frozen or plan.image_before_text
+
+
+class SemVIELayer(MegatronModule, BaseTransformerLayer):
+    """Pre-norm attention and SwiGLU FFN, each a pair of experts chosen by modality.
+
+    Args:
+        config: megatron-core configuration.
+        layer_number: Number of the layer on this pipeline stage, from 1.
+        pg_collection: Process groups.
+        vp_stage: Model chunk of an interleaved pipeline.
+        backend: Linears and core attention.
+        expert_norms: Separate norms per modality.
+        expert_output_projection: Separate attention output projections per modality.
+        text_is_frozen: Text experts and their norms are not trained.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int = 1,
+        pg_collection: ProcessGroupCollection | None = None,
+        vp_stage: int | None = None,
+        *,
+        backend: Backend,
+        expert_norms: bool,
+        expert_output_projection: bool,
+        text_is_frozen: bool,
+    ) -> None:
+        super().__init__(config=config)
+        assert pg_collection is not None
+        groups = pg_collection
+        # TransformerBlock numbers checkpoint keys by the layer's number in the whole model.
+        self.layer_number = layer_number + get_transformer_layer_offset(config, vp_stage, groups.pp.rank())
+        self.tp_group = groups.tp
+        self.text_is_frozen = text_is_frozen
+        self.input_norm = build_norm(config, groups, expert_norms)
+        self.attention = SemVIEAttention(
+            config, backend, layer_number, groups, shared_projection=not expert_output_projection
+        )
+        self.pre_mlp_norm = build_norm(config, groups, expert_norms)
+        submodules = MLPSubmodules(
+            linear_fc1=backend.linears.column_parallel_linear(), linear_fc2=backend.linears.row_parallel_linear()
+        )
+
+        def ffn() -> nn.Module:
+            return MLP(config, submodules, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp)
+
+        self.mlp = Experts(config, ffn, groups.tp)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        context: Tensor | None = None,
+        rotary_pos_emb: Tensor | None = None,
+        inference_context: Any = None,
+        packed_seq_params: RoutedSeqParams | None = None,
+        **_unused_by_this_layer: Any,
+    ) -> tuple[Tensor, None]:
+        """[local rows, 1, hidden] sorted by expert -> the same, with the (absent) context that the block expects.
+
+        TransformerBlock calls every kind of layer with the same keywords; those of cross-attention, masks and
+        other position embeddings are always None here.
+
+        Args:
+            hidden_states: Residual rows, text first.
+            rotary_pos_emb: [2, ..., 1, head_dim], see `RotaryEmbedding`.
+            inference_context: The `KVCache` when decoding.
+            packed_seq_params: Carries the dispatch plan.
+        """
+        assert attention_mask is None and context is None
+        plan = plan_of(packed_seq_params)
+        tensor = self.tp_group.size() if self.config.sequence_parallel else 1
+        rows = split_rows(
+            hidden_states, plan.padded_text // tensor, text_needs_grad(plan, self.text_is_frozen)
+        )
+        rows = rows.add(self.attention(self.input_norm(rows), rotary_pos_emb, packed_seq_params, inference_context))
+        rows = rows.add(self.mlp(self.pre_mlp_norm(rows)))
+        return rows.joined(), None

@@ -1,0 +1,61 @@
+"""From the run's configuration to megatron-core's."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from mars_megatron import platform
+from mars_megatron.config.schema import RunConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def build_transformer_config(config: RunConfig) -> TransformerConfig:
+    """megatron-core's `TransformerConfig` of a run.
+
+    Weights are left uninitialised: `initialize_parameters` fills them the same way under every layout.
+    """
+    model, parallel, recompute = config.model, config.parallel, config.recompute
+    dtype = DTYPES[config.training.precision]
+    full = recompute.granularity == "full"
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=head_dim(config),
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=model.qkv_bias,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        params_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        pipeline_dtype=dtype,
+        perform_initialization=False,
+        use_cpu_initialization=platform.device().type == "cpu",
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
+        sequence_parallel=parallel.sequence,
+        recompute_granularity=None if recompute.granularity == "none" else recompute.granularity,
+        recompute_method=recompute.method if full else None,
+        recompute_num_layers=recompute.num_layers if full else None,
+        calculate_per_token_loss=True,
+        deallocate_pipeline_outputs=True,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+    )
+
+
+def head_dim(config: RunConfig) -> int:
+    """Size of one attention head."""
+    return config.model.head_dim or config.model.hidden_size // config.model.num_attention_heads

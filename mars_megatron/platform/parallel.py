@@ -1,0 +1,42 @@
+"""Process groups of a run: the one place that talks to megatron-core's global parallel state."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from mars_megatron.config.schema import ParallelConfig
+from mars_megatron.platform.device import init_process_group
+
+
+def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollection:
+    """Join the job, make the process groups and seed the model-parallel generators.
+
+    A second call in one process replaces the groups (tests run several layouts in one process).
+
+    Args:
+        config: Sizes; data parallel takes the remaining ranks.
+        seed: Seed of the model-parallel random states.
+    """
+    init_process_group()
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.tensor,
+        pipeline_model_parallel_size=config.pipeline,
+        virtual_pipeline_model_parallel_size=config.virtual_pipeline if config.virtual_pipeline > 1 else None,
+    )
+    model_parallel_cuda_manual_seed(seed)
+    return ProcessGroupCollection.use_mpu_process_groups()
+
+
+def is_last_stage(groups: ProcessGroupCollection) -> bool:
+    """Whether this rank holds the end of the pipeline."""
+    return groups.pp.rank() == groups.pp.size() - 1
+
+
+def world_size() -> int:
+    """Ranks of the job."""
+    return torch.distributed.get_world_size()

@@ -1,0 +1,137 @@
+"""One optimiser step and one evaluation, on megatron-core's pipeline schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch import Tensor
+
+from mars_megatron import platform
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.data.batch import Batch
+from mars_megatron.platform.parallel import is_last_stage
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step or evaluation measured, over the whole global batch.
+
+    Attributes:
+        loss: Mean loss per target, in nats.
+        text_loss: Mean over text targets; None without any.
+        visual_loss: Mean over visual targets; None without any.
+        num_targets: Targets with a loss.
+        num_tokens: Tokens processed, padding not counted.
+        grad_norm: Global gradient norm before clipping; None for evaluations.
+    """
+
+    loss: float
+    text_loss: float | None
+    visual_loss: float | None
+    num_targets: int
+    num_tokens: int
+    grad_norm: float | None = None
+
+
+def _loss(batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the losses, their number, and the row [text sum, text count, visual sum, visual count, tokens]."""
+    text, visual = losses.split((batch.num_text_targets, batch.num_visual_targets))
+    counts = (batch.num_text_targets, batch.num_visual_targets, batch.plan.num_tokens)
+    counted = torch.tensor(counts, dtype=torch.float64).to(losses.device)
+    sums = torch.stack((text.detach().double().sum(), visual.detach().double().sum()))
+    report = torch.stack((sums[0], counted[0], sums[1], counted[1], counted[2]))
+    num_targets = torch.tensor(batch.num_text_targets + batch.num_visual_targets, dtype=torch.int)
+    return losses.sum(), num_targets.to(losses.device), report
+
+
+def _forward(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
+    batch = next(batches).to(platform.device(), non_blocking=True)
+    return model(batch), partial(_loss, batch)
+
+
+class Stepper:
+    """Runs the schedule over the micro-batches of this data-parallel rank.
+
+    Args:
+        model: This rank's wrapped chunks.
+        config: The run.
+        groups: Process groups.
+    """
+
+    def __init__(
+        self, model: list[DistributedDataParallel], config: RunConfig, groups: ProcessGroupCollection
+    ) -> None:
+        self.model, self.groups = model, groups
+        self.micro_batch_tokens = config.data.micro_batch_tokens
+        self.num_micro_batches = config.training.global_batch_size // groups.dp.size()
+        self.core = model[0].module.config
+        virtual = config.parallel.virtual_pipeline
+        self.schedule = get_forward_backward_func(groups.pp.size(), virtual if virtual > 1 else None)
+        self.communicator = P2PCommunicator(pp_group=groups.pp, config=self.core) if groups.pp.size() > 1 else None
+
+    def train(self, batches: list[Iterator[Batch]], optimizer: MegatronOptimizer) -> StepResult:
+        """Forward, backward, clip and update once.
+
+        Args:
+            batches: One iterator per model chunk, all over the same micro-batches.
+
+        Raises:
+            RuntimeError: a gradient is infinite or not a number.
+        """
+        for chunk in self.model:
+            chunk.train()
+            chunk.zero_grad_buffer()
+        optimizer.zero_grad()
+        reports = self._run(batches, self.num_micro_batches, forward_only=False)
+        succeeded, grad_norm, _ = optimizer.step()
+        if not succeeded:
+            raise RuntimeError("the optimiser refused this step: a gradient is infinite or not a number")
+        return self._result(reports, None if grad_norm is None else float(grad_norm))
+
+    @torch.no_grad()
+    def evaluate(self, batches: list[Iterator[Batch]], num_micro_batches: int) -> StepResult:
+        """Losses over `num_micro_batches` of each data-parallel rank, without gradients."""
+        for chunk in self.model:
+            chunk.eval()
+        return self._result(self._run(batches, num_micro_batches, forward_only=True), None)
+
+    def _run(self, batches: list[Iterator[Batch]], num_micro_batches: int, forward_only: bool) -> list[Tensor]:
+        return self.schedule(
+            forward_step_func=_forward,
+            data_iterator=batches,
+            model=self.model,
+            num_microbatches=num_micro_batches,
+            seq_length=self.micro_batch_tokens,
+            micro_batch_size=1,
+            decoder_seq_length=self.micro_batch_tokens,
+            forward_only=forward_only,
+            pg_collection=self.groups,
+            p2p_communicator=self.communicator,
+        )
+
+    def _result(self, reports: list[Tensor], grad_norm: float | None) -> StepResult:
+        """Sum the last stages' reports over the data-parallel ranks and tell every stage."""
+        total = torch.zeros(5, dtype=torch.float64, device=platform.device())
+        if is_last_stage(self.groups):
+            total = torch.stack(reports).sum(0)
+            torch.distributed.all_reduce(total, group=self.groups.dp_cp)
+        last = torch.distributed.get_global_rank(self.groups.pp, self.groups.pp.size() - 1)
+        torch.distributed.broadcast(total, src=last, group=self.groups.pp)
+        text, num_text, visual, num_visual, num_tokens = total.tolist()
+        return StepResult(
+            loss=(text + visual) / max(num_text + num_visual, 1),
+            text_loss=text / num_text if num_text else None,
+            visual_loss=visual / num_visual if num_visual else None,
+            num_targets=round(num_text + num_visual),
+            num_tokens=round(num_tokens),
+            grad_norm=grad_norm,
+        )
