@@ -1,0 +1,137 @@
+"""The image tokenizer: a diffusers VQModel between uint8 images and codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mars_megatron.tokenizers.fingerprint import image_fingerprint
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [0, 255] -> float32 [-1, 1], any shape."""
+    return images.float() / 127.5 - 1.0
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """float [-1, 1] (values outside are clipped) -> uint8 [0, 255], any shape."""
+    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def channels_first(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 3, H, W] or [N, H, W, 3] -> [N, 3, H, W].
+
+    Raises:
+        ValueError: Another shape or type.
+    """
+    if images.dtype == torch.uint8 and images.ndim == 4:
+        if images.shape[1] == 3:
+            return images
+        if images.shape[3] == 3:
+            return images.permute(0, 3, 1, 2)
+    raise ValueError(
+        f"images are {images.dtype} {tuple(images.shape)}; they must be uint8 [N, 3, H, W] or [N, H, W, 3]"
+    )
+
+
+def encode_codes(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Float images [N, 3, H, W] in [-1, 1] -> codes int64 [N, h, w], by the model's own quantiser."""
+    latents = model.encode(images).latents  # [N, dim, h, w]
+    indices = model.quantize(latents)[2][2]
+    return indices.reshape(latents.shape[0], latents.shape[2], latents.shape[3])
+
+
+def decode_codes(model: torch.nn.Module, codes: torch.Tensor) -> torch.Tensor:
+    """Codes int64 [N, h, w] -> float images [N, 3, H, W], not clipped."""
+    num, height, width = codes.shape
+    shape = (num, height, width, model.quantize.embedding.embedding_dim)
+    latents = model.quantize.get_codebook_entry(codes.reshape(-1), shape)  # [N, dim, h, w]
+    # a "spatial" norm conditions the decoder on the codebook entries, as VQModel.decode does
+    condition = latents if model.config.norm_type == "spatial" else None
+    return model.decoder(model.post_quant_conv(latents), condition)
+
+
+class ImageTokenizer:
+    """Encodes and decodes batches with a frozen VQModel.
+
+    Args:
+        model: The VQModel; three channels in and out.
+        path: The folder it came from.
+        device: Where it runs.
+
+    Raises:
+        ValueError: The model does not take three channels.
+    """
+
+    def __init__(self, model: torch.nn.Module, path: str | Path, device: torch.device | str = "cpu") -> None:
+        config = model.config
+        if (config.in_channels, config.out_channels) != (3, 3):
+            raise ValueError(
+                f"image tokenizer {path} has {config.in_channels} input channels; it must have 3"
+            )
+        self.path = str(path)
+        self.fingerprint = image_fingerprint(path)
+        self.device = torch.device(device)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.codebook_size: int = config.num_vq_embeddings
+        self.downsample: int = 2 ** (len(config.block_out_channels) - 1)
+
+    def grid(self, resolution: int) -> tuple[int, int]:
+        """Rows and columns of codes of a square image.
+
+        Raises:
+            ValueError: The resolution is not a multiple of `downsample`.
+        """
+        if resolution < 1 or resolution % self.downsample:
+            raise ValueError(f"resolution is {resolution}; {self.path} needs a multiple of {self.downsample}")
+        return resolution // self.downsample, resolution // self.downsample
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+        """uint8 [N, 3, H, W] or [N, H, W, 3] -> codes int64 [N, h * w] on the CPU, row by row."""
+        images = channels_first(images)
+        for side in images.shape[2:]:
+            self.grid(side)
+        codes = [
+            encode_codes(self.model, to_float(part.to(self.device))) for part in images.split(batch_size)
+        ]
+        return torch.cat(codes).flatten(1).cpu()
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor, grid: tuple[int, int], batch_size: int = 64) -> torch.Tensor:
+        """Codes int64 [N, h * w] -> uint8 [N, H, W, 3] on the CPU.
+
+        Raises:
+            ValueError: The codes do not fill the grid, or one is not in the codebook.
+        """
+        if codes.ndim != 2 or codes.shape[1] != grid[0] * grid[1]:
+            raise ValueError(
+                f"codes are {tuple(codes.shape)}; a grid of {grid[0]} x {grid[1]} needs [N, {grid[0] * grid[1]}]"
+            )
+        if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise ValueError(
+                f"codes lie in {int(codes.min())}..{int(codes.max())}; {self.path} has {self.codebook_size}"
+            )
+        parts = [
+            to_uint8(decode_codes(self.model, part.to(self.device).view(-1, *grid))).permute(0, 2, 3, 1).cpu()
+            for part in codes.split(batch_size)
+        ]
+        return torch.cat(parts).contiguous()
+
+
+def load_image_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> ImageTokenizer:
+    """Open a diffusers VQModel folder (config.json and weights).
+
+    Raises:
+        ValueError: The folder does not exist or holds no VQModel.
+    """
+    from diffusers import VQModel  # slow to import
+
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(f"image tokenizer {path} is not a diffusers VQModel folder (no config.json)")
+    try:
+        model = VQModel.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"image tokenizer {path} cannot be read as a diffusers VQModel: {error}") from error
+    return ImageTokenizer(model, path, device)

@@ -1,0 +1,266 @@
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from mars_megatron.config.schema import (
+    DataConfig,
+    ImageConfig,
+    RunConfig,
+    TaskWeights,
+    TrainingConfig,
+    VocabularyConfig,
+)
+from mars_megatron.data import build_loader, open_micro_batches
+from mars_megatron.data.epoch import split_documents
+from mars_megatron.data.packing import RESERVED_ROWS
+from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
+from mars_megatron.tokenizers import Vocabulary
+
+BUDGET = RESERVED_ROWS + 64
+
+
+@pytest.fixture
+def config(index, text_model, image_model):
+    return RunConfig(
+        vocabulary=VocabularyConfig(text_size=64, codebook_size=16),
+        image=ImageConfig(resolution=8, downsample=4),
+        data=DataConfig(
+            path=str(index),
+            text_tokenizer=str(text_model),
+            image_tokenizer=str(image_model),
+            micro_batch_tokens=BUDGET,
+            validation_fraction=0.2,
+        ),
+        training=TrainingConfig(global_batch_size=2),
+    )
+
+
+def with_data(config, **changes):
+    return replace(config, data=replace(config.data, **changes))
+
+
+def vocabulary(config):
+    return Vocabulary.from_config(config.vocabulary)
+
+
+def key(batch):
+    """Everything of a batch that a step sees."""
+    return (
+        batch.index,
+        tuple(batch.input_ids.tolist()),
+        tuple(batch.loss_rows.tolist()),
+        tuple(batch.targets.tolist()),
+        tuple(batch.plan.cu_seqlens.tolist()),
+    )
+
+
+def read(config, num, **arguments):
+    return [key(batch) for batch in islice(build_loader(config, vocabulary(config), **arguments), num)]
+
+
+def packs_per_epoch(config, split="train"):
+    return open_micro_batches(config, vocabulary(config), split=split).epoch(0).num_packs
+
+
+def test_two_iterators_agree_and_every_batch_has_the_budget(config):
+    assert read(config, 8) == read(config, 8)
+    for batch in islice(build_loader(config, vocabulary(config)), 8):
+        assert batch.plan.num_rows == BUDGET
+        batch.plan.validate()
+
+
+def test_start_is_the_same_as_skipping_also_over_an_epoch_boundary(config):
+    per_epoch = packs_per_epoch(config)
+    everything = read(config, 2 * per_epoch + 4)
+    assert len(set(everything)) == len(everything)
+    for start in (1, 2, per_epoch - 1, per_epoch, per_epoch + 1, 2 * per_epoch + 1):
+        assert read(config, 3, start=start) == everything[start : start + 3]
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_two_ranks_read_what_one_reads(config, start):
+    one = read(config, 8, start=start)
+    two = [read(config, 4, start=start, dp_rank=rank, dp_size=2) for rank in range(2)]
+    assert [batch for pair in zip(*two, strict=True) for batch in pair] == one
+
+
+def test_workers_do_not_change_the_order(config):
+    for arguments in ({}, {"start": 5}, {"dp_rank": 1, "dp_size": 2}):
+        alone = read(with_data(config, num_workers=0), 12, **arguments)
+        assert read(with_data(config, num_workers=2), 12, **arguments) == alone
+
+
+@pytest.mark.parametrize("row_multiple", [2, 32])
+def test_the_row_multiple_does_not_change_the_samples(config, row_multiple):
+    one = open_micro_batches(config, vocabulary(config))
+    many = open_micro_batches(config, vocabulary(config), row_multiple=row_multiple)
+    for index in range(6):
+        assert [s[0].tolist() for s in one.samples(index)] == [s[0].tolist() for s in many.samples(index)]
+        plan = many[index].plan
+        assert (
+            plan.num_rows == BUDGET
+            and plan.padded_text % row_multiple == plan.padded_visual % row_multiple == 0
+        )
+
+
+def test_an_epoch_has_every_document_once_and_packs_of_one_task(config):
+    batches = open_micro_batches(config, vocabulary(config))
+    store = batches.store
+    train, validation = split_documents(store.num_documents, 0.2)
+    assert len(validation) == 7 and sorted([*train, *validation]) == list(range(36))
+    tasks = []
+    for number in range(3):
+        epoch = batches.epoch(number)
+        assert sorted(epoch.document) == train.tolist()
+        for pack in range(epoch.num_packs):
+            (task,) = {task for _, task, _ in epoch.pack(pack)}
+            tasks.append(task)
+        assert ((epoch.task == TEXT_ONLY) == ~store.is_image[epoch.document]).all()
+    assert set(tasks) == {T2I, I2T, TEXT_ONLY}
+
+
+def test_epochs_differ_in_order_task_and_caption(config):
+    batches = open_micro_batches(config, vocabulary(config))
+    first, second = batches.epoch(0), batches.epoch(1)
+    assert first.document.tolist() != second.document.tolist()
+    for name in ("task", "caption"):
+        values = [
+            dict(zip(e.document.tolist(), getattr(e, name).tolist(), strict=True)) for e in (first, second)
+        ]
+        assert values[0] != values[1]
+
+
+def test_seed_changes_the_order(config):
+    assert read(config, 2) != read(with_data(config, seed=7), 2)
+
+
+def test_captions_are_those_of_the_document(config):
+    batches = open_micro_batches(config, vocabulary(config))
+    store, epoch = batches.store, batches.epoch(0)
+    for document, caption in zip(epoch.document, epoch.caption, strict=True):
+        if caption >= 0:
+            assert 0 <= caption - store.first_sequence[document] < store.num_captions[document]
+
+
+@pytest.mark.parametrize(("dropout", "dropped"), [(0.0, 0), (1.0, 1)])
+def test_caption_dropout_concerns_text_to_image_alone(config, dropout, dropped):
+    config = with_data(config, caption_dropout=dropout)
+    epoch = open_micro_batches(config, vocabulary(config)).epoch(0)
+    assert ((epoch.caption < 0) == ((epoch.task == T2I) & bool(dropped))).all()
+
+
+def test_task_weights_are_shares(config):
+    only = with_data(config, tasks=TaskWeights(t2i=0.0, i2t=3.0))
+    assert set(open_micro_batches(only, vocabulary(config)).epoch(0).task.tolist()) == {I2T, TEXT_ONLY}
+    batches = open_micro_batches(with_data(config, tasks=TaskWeights(t2i=3.0, i2t=1.0)), vocabulary(config))
+    tasks = np.concatenate([batches.epoch(number).task for number in range(60)])
+    share = (tasks == T2I).sum() / (tasks != TEXT_ONLY).sum()
+    assert abs(share - 0.75) < 0.04
+
+
+def test_validation_takes_every_task_of_each_held_out_document_and_repeats(config):
+    batches = open_micro_batches(config, vocabulary(config), split="validation")
+    store, epoch = batches.store, batches.epoch(0)
+    held_out = split_documents(store.num_documents, 0.2)[1]
+    expected = sorted((d, t) for d in held_out for t in ((T2I, I2T) if store.is_image[d] else (TEXT_ONLY,)))
+    assert sorted(zip(epoch.document, epoch.task, strict=True)) == expected
+    assert epoch.caption.min() >= 0  # no dropout
+    count = epoch.num_packs
+    twice = read(config, 2 * count, split="validation")
+    assert [b[1:] for b in twice[:count]] == [b[1:] for b in twice[count:]]
+    other_seed = with_data(config, seed=7)
+    held_out_again = open_micro_batches(other_seed, vocabulary(config), split="validation").documents
+    assert held_out_again.tolist() == held_out.tolist()
+
+
+def test_a_separate_validation_index_is_used_whole(config, index):
+    config = with_data(config, validation_path=str(index))
+    for split in ("train", "validation"):
+        assert len(open_micro_batches(config, vocabulary(config), split=split).documents) == 36
+
+
+def test_tensors_hold_the_samples(config):
+    batches = open_micro_batches(config, vocabulary(config))
+    for index in range(packs_per_epoch(config)):
+        batch, samples = batches[index], batches.samples(index)
+        rows = batch.plan.sequence_to_sorted
+        offset = torch.where(rows >= batch.plan.padded_text, batches.vocabulary.text_size, 0)
+        joined = np.concatenate([s[0] for s in samples])
+        assert (batch.input_ids[rows] + offset).tolist() == joined.tolist()
+
+
+def refused(config, match, **arguments):
+    with pytest.raises(ValueError, match=match):
+        build_loader(config, vocabulary(config), **arguments)
+
+
+def test_wrong_tokenizers(config, tmp_path):
+    (tmp_path / "other.model").write_bytes(b"another")
+    (tmp_path / "vq").mkdir()
+    (tmp_path / "vq" / "config.json").write_text("{}")
+    refused(
+        with_data(config, text_tokenizer=str(tmp_path / "other.model")),
+        "data.text_tokenizer is .*other.model",
+    )
+    refused(with_data(config, image_tokenizer=str(tmp_path / "vq")), "data.image_tokenizer is .*vq")
+    refused(with_data(config, text_tokenizer=str(tmp_path / "none")), "none does not exist")
+
+
+def test_a_moved_tokenizer_is_still_the_same(config, text_model, tmp_path):
+    (tmp_path / "moved.model").write_bytes(text_model.read_bytes())
+    read(with_data(config, text_tokenizer=str(tmp_path / "moved.model")), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"vocabulary": VocabularyConfig(text_size=49, codebook_size=16)}, "vocabulary.text_size is 49"),
+        ({"vocabulary": VocabularyConfig(text_size=64, codebook_size=32)}, "vocabulary.codebook_size is 32"),
+        (
+            {"image": ImageConfig(resolution=16, downsample=4)},
+            "image.resolution / image.downsample is 16 / 4",
+        ),
+        ({"training": TrainingConfig(global_batch_size=3)}, "training.global_batch_size is 3"),
+    ],
+)
+def test_config_of_another_index(config, changes, match):
+    refused(replace(config, **changes), match, dp_size=2)
+
+
+def test_a_sample_longer_than_the_budget(config):
+    refused(
+        with_data(config, micro_batch_tokens=RESERVED_ROWS + 8),
+        "data.micro_batch_tokens is 72; the longest sample",
+    )
+
+
+def test_the_longest_sample_just_fits(config):
+    batches = open_micro_batches(config, vocabulary(config))
+    with pytest.raises(ValueError) as error:
+        open_micro_batches(with_data(config, micro_batch_tokens=RESERVED_ROWS + 8), vocabulary(config))
+    needed = int(str(error.value).rsplit(" ", 1)[1])
+    fitting = open_micro_batches(with_data(config, micro_batch_tokens=needed), vocabulary(config))
+    rows = [len(s[0]) for number in range(400) for s in fitting.samples(number)]
+    assert max(rows) == needed - RESERVED_ROWS
+    assert sorted(batches.documents) == sorted(fitting.documents)
+    with pytest.raises(ValueError):
+        open_micro_batches(with_data(config, micro_batch_tokens=needed - 1), vocabulary(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "match"),
+    [
+        ({"validation_fraction": 0.0}, {"split": "validation"}, "data.validation_fraction is 0.0"),
+        ({"validation_fraction": 1.0}, {}, "data.validation_fraction is 1.0"),
+        ({"tasks": TaskWeights(0.0, 0.0)}, {}, "data.tasks"),
+        ({"tasks": TaskWeights(-1.0, 2.0)}, {}, "data.tasks"),
+        ({"micro_batch_tokens": BUDGET + 1}, {"row_multiple": 2}, "data.micro_batch_tokens is 129"),
+        ({}, {"row_multiple": 64}, "parallel.tensor is 64"),
+        ({"path": "nowhere"}, {}, "nowhere.bin is missing"),
+    ],
+)
+def test_bad_settings(config, changes, arguments, match):
+    refused(with_data(config, **changes), match, **arguments)
