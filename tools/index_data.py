@@ -35,9 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="PIXELS",
         help="images are resized and centre-cropped to this square",
     )
-    parser.add_argument(
-        "--batch-size", type=int, default=64, help="images encoded at once (default: %(default)s)"
-    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at once (default: %(default)s)")
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
@@ -75,8 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{options.output}: {manifest.num_image_documents} image documents, {manifest.num_text_documents} text "
-        f"documents, {manifest.tokens['text']} text tokens, {manifest.tokens['visual']} visual tokens"
+        f"{options.output}: {manifest.num_image_documents} image documents, "
+        f"{manifest.num_text_documents} text documents, {manifest.tokens['text']} text tokens, "
+        f"{manifest.tokens['visual']} visual tokens"
     )
     if manifest.skipped:
         print(f"skipped {manifest.skipped}, see {options.output}.skipped.jsonl")

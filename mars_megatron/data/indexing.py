@@ -159,9 +159,7 @@ def _encode_texts(record: Record, tokenizer: TextTokenizer, writer: _Writer) -> 
         kind = "text" if record.image is None else "caption"
         writer.skip(record.line, f"empty_{kind}", f"no {kind} that is not empty")
     elif len(kept) < len(texts):
-        writer.skip(
-            record.line, "empty_caption_dropped", f"{len(texts) - len(kept)} of {len(texts)}; sample kept"
-        )
+        writer.skip(record.line, "empty_caption_dropped", f"{len(texts) - len(kept)} of {len(texts)}; sample kept")
     return kept
 
 

@@ -103,9 +103,7 @@ class MicroBatches(Dataset):
     def _check_settings(self) -> None:
         budget = self.data.micro_batch_tokens
         if len(self.documents) == 0:
-            raise ValueError(
-                f"no {'training' if self.train else 'validation'} documents in {self.store.prefix}"
-            )
+            raise ValueError(f"no {'training' if self.train else 'validation'} documents in {self.store.prefix}")
         if self.row_multiple > MAX_ROW_MULTIPLE:
             raise ValueError(
                 f"parallel.tensor is {self.row_multiple}; with parallel.sequence it is at most {MAX_ROW_MULTIPLE}"
@@ -152,8 +150,8 @@ def build_loader(
     batches = open_micro_batches(config, vocabulary, split=split, row_multiple=row_multiple)
     if split == "train" and config.training.global_batch_size % dp_size:
         raise ValueError(
-            f"training.global_batch_size is {config.training.global_batch_size}; it must be a multiple of the "
-            f"data-parallel size, {dp_size}"
+            f"training.global_batch_size is {config.training.global_batch_size}; it must be a "
+            f"multiple of the data-parallel size, {dp_size}"
         )
     first = start + (dp_rank - start) % dp_size
     workers = config.data.num_workers
@@ -185,8 +183,8 @@ def open_micro_batches(
         documents = split_documents(store.num_documents, data.validation_fraction)[0 if train else 1]
         if len(documents) == 0:
             raise ValueError(
-                f"data.validation_fraction is {data.validation_fraction}, which leaves no {split} documents of the "
-                f"{store.num_documents} in {store.prefix}; change it or set data.validation_path"
+                f"data.validation_fraction is {data.validation_fraction}, which leaves no {split} "
+                f"documents of the {store.num_documents} in {store.prefix}; change it or set data.validation_path"
             )
     return MicroBatches(store, documents, vocabulary, data, train=train, row_multiple=row_multiple)
 
@@ -202,8 +200,8 @@ def check_index(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None
     configured = config.data.text_tokenizer
     if configured and text_fingerprint(configured) != text.fingerprint:
         raise ValueError(
-            f"data.text_tokenizer is {configured}, but {store.prefix} was made with another one "
-            f"({text.path}, see {manifest}); index again or set the tokenizer it was made with"
+            f"data.text_tokenizer is {configured}, but {store.prefix} was made with another "
+            f"one ({text.path}, see {manifest}); index again or set the tokenizer it was made with"
         )
     if text.size > vocabulary.text_size:
         raise ValueError(
@@ -214,19 +212,19 @@ def check_index(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None
     configured = config.data.image_tokenizer
     if configured and image_fingerprint(configured) != image.fingerprint:
         raise ValueError(
-            f"data.image_tokenizer is {configured}, but {store.prefix} was made with another one "
-            f"({image.path}, see {manifest}); index again or set the tokenizer it was made with"
+            f"data.image_tokenizer is {configured}, but {store.prefix} was made with another "
+            f"one ({image.path}, see {manifest}); index again or set the tokenizer it was made with"
         )
     if image.codebook_size != vocabulary.codebook_size:
         raise ValueError(
-            f"vocabulary.codebook_size is {vocabulary.codebook_size}; the image tokenizer of {store.prefix} has "
-            f"{image.codebook_size} codes"
+            f"vocabulary.codebook_size is {vocabulary.codebook_size}; the image tokenizer of {store.prefix} "
+            f"has {image.codebook_size} codes"
         )
     side = config.image.resolution // config.image.downsample
     if image.grid != (side, side):
         raise ValueError(
-            f"image.resolution / image.downsample is {config.image.resolution} / {config.image.downsample}, a grid of "
-            f"{side} x {side}; the images of {store.prefix} have {image.grid[0]} x {image.grid[1]} codes"
+            f"image.resolution / image.downsample is {config.image.resolution} / {config.image.downsample}, a "
+            f"grid of {side} x {side}; the images of {store.prefix} have {image.grid[0]} x {image.grid[1]} codes"
         )
 
 

@@ -88,9 +88,7 @@ class Manifest:
             ValueError: The file is missing, is no manifest, or has another format version.
         """
         if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: the index is not complete. Make it again with tools/index_data.py"
-            )
+            raise ValueError(f"{path} is missing: the index is not complete. Make it again with tools/index_data.py")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = values["format_version"]

@@ -67,9 +67,7 @@ class ImageTokenizer:
     def __init__(self, model: torch.nn.Module, path: str | Path, device: torch.device | str = "cpu") -> None:
         config = model.config
         if (config.in_channels, config.out_channels) != (3, 3):
-            raise ValueError(
-                f"image tokenizer {path} has {config.in_channels} input channels; it must have 3"
-            )
+            raise ValueError(f"image tokenizer {path} has {config.in_channels} input channels; it must have 3")
         self.path = str(path)
         self.fingerprint = image_fingerprint(path)
         self.device = torch.device(device)
@@ -93,9 +91,7 @@ class ImageTokenizer:
         images = channels_first(images)
         for side in images.shape[2:]:
             self.grid(side)
-        codes = [
-            encode_codes(self.model, to_float(part.to(self.device))) for part in images.split(batch_size)
-        ]
+        codes = [encode_codes(self.model, to_float(part.to(self.device))) for part in images.split(batch_size)]
         return torch.cat(codes).flatten(1).cpu()
 
     @torch.no_grad()
@@ -105,10 +101,9 @@ class ImageTokenizer:
         Raises:
             ValueError: The codes do not fill the grid, or one is not in the codebook.
         """
-        if codes.ndim != 2 or codes.shape[1] != grid[0] * grid[1]:
-            raise ValueError(
-                f"codes are {tuple(codes.shape)}; a grid of {grid[0]} x {grid[1]} needs [N, {grid[0] * grid[1]}]"
-            )
+        num_codes = grid[0] * grid[1]
+        if codes.ndim != 2 or codes.shape[1] != num_codes:
+            raise ValueError(f"codes are {tuple(codes.shape)}; a grid of {grid[0]} x {grid[1]} needs [N, {num_codes}]")
         if len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
             raise ValueError(
                 f"codes lie in {int(codes.min())}..{int(codes.max())}; {self.path} has {self.codebook_size}"

@@ -69,9 +69,7 @@ def write_folder(folder, num_images=30, num_texts=6, seed=0):
     for i in range(num_images):
         en = rng.choice(list(COLOURS))
         name = f"{i:03d}.png"
-        Image.fromarray(pixels.integers(0, 256, (RESOLUTION, RESOLUTION, 3), dtype=np.uint8)).save(
-            folder / name
-        )
+        Image.fromarray(pixels.integers(0, 256, (RESOLUTION, RESOLUTION, 3), dtype=np.uint8)).save(folder / name)
         captions = [
             f"a {en} square",
             f"一个{COLOURS[en]}色的方块",

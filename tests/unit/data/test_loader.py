@@ -100,10 +100,7 @@ def test_the_row_multiple_does_not_change_the_samples(config, row_multiple):
     for index in range(6):
         assert [s[0].tolist() for s in one.samples(index)] == [s[0].tolist() for s in many.samples(index)]
         plan = many[index].plan
-        assert (
-            plan.num_rows == BUDGET
-            and plan.padded_text % row_multiple == plan.padded_visual % row_multiple == 0
-        )
+        assert plan.num_rows == BUDGET and plan.padded_text % row_multiple == plan.padded_visual % row_multiple == 0
 
 
 def test_an_epoch_has_every_document_once_and_packs_of_one_task(config):
@@ -127,9 +124,7 @@ def test_epochs_differ_in_order_task_and_caption(config):
     first, second = batches.epoch(0), batches.epoch(1)
     assert first.document.tolist() != second.document.tolist()
     for name in ("task", "caption"):
-        values = [
-            dict(zip(e.document.tolist(), getattr(e, name).tolist(), strict=True)) for e in (first, second)
-        ]
+        values = [dict(zip(e.document.tolist(), getattr(e, name).tolist(), strict=True)) for e in (first, second)]
         assert values[0] != values[1]
 
 

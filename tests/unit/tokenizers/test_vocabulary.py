@@ -6,9 +6,7 @@ from mars_megatron.tokenizers import SPECIALS, Vocabulary
 
 
 def test_paper_sizes():
-    vocabulary = Vocabulary.from_config(
-        VocabularyConfig(text_size=151936, codebook_size=8192, pad_multiple=8)
-    )
+    vocabulary = Vocabulary.from_config(VocabularyConfig(text_size=151936, codebook_size=8192, pad_multiple=8))
     assert vocabulary.size == 151936 + 8192 + 6
     assert vocabulary.padded_text_size + vocabulary.padded_image_size == 160136  # the paper's figure
 
