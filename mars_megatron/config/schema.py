@@ -100,10 +100,12 @@ class TaskWeights:
     Args:
         t2i: Text-to-image.
         i2t: Captioning.
+        sr: Super-resolution; not available yet, so it must be 0.
     """
 
     t2i: float = 0.5
     i2t: float = 0.5
+    sr: float = 0.0
 
 
 @dataclass(frozen=True)

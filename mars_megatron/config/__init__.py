@@ -1,0 +1,45 @@
+"""The configuration of a run: frozen dataclasses, their validation, and YAML in and out.
+
+The command line is `mars_megatron.config.cli`; it is not imported here because it knows the recipes.
+"""
+
+from mars_megatron.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    FreezeConfig,
+    GenerationConfig,
+    ImageConfig,
+    LoggingConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RecomputeConfig,
+    RunConfig,
+    TaskWeights,
+    TrainingConfig,
+    VocabularyConfig,
+)
+from mars_megatron.config.validate import validate
+from mars_megatron.config.yaml_io import from_yaml, to_yaml
+
+__all__ = [
+    "CheckpointConfig",
+    "DataConfig",
+    "FreezeConfig",
+    "GenerationConfig",
+    "ImageConfig",
+    "LoggingConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "RecomputeConfig",
+    "RunConfig",
+    "TaskWeights",
+    "TrainingConfig",
+    "VocabularyConfig",
+    "from_yaml",
+    "to_yaml",
+    "validate",
+]

@@ -1,0 +1,76 @@
+"""The command line of a run: one recipe or YAML file, then dotted overrides."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+
+from mars_megatron.config.parser import build, build_parser, instantiate, override
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.validate import validate
+from mars_megatron.config.yaml_io import from_yaml, read_yaml, to_yaml
+from mars_megatron.recipes import RECIPES, get_recipe
+
+DESCRIPTION = """Settings come from the recipe, then from the YAML file, then from the options below: the later wins.
+The defaults shown are those of the chosen recipe and file."""
+
+
+def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> RunConfig:
+    """Read the command line of a training run.
+
+    `--help` and `--print-config` end the process; so does a wrong setting, with exit code 2 and a message that
+    names it, its value and what would be accepted. The number of ranks is torchrun's WORLD_SIZE, or 1.
+
+    Args:
+        argv: Arguments; None takes those of the process.
+        prog: Name shown in the usage line.
+
+    Returns:
+        The validated configuration.
+    """
+    first = _first_parser()
+    chosen, rest = first.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    parser = build_parser(RunConfig(), prog=prog, description=DESCRIPTION)
+    try:
+        defaults = get_recipe(chosen.recipe)
+        if chosen.config:
+            defaults = build(defaults, read_yaml(chosen.config), source=chosen.config)
+        parser = build_parser(defaults, prog=prog, description=DESCRIPTION, parents=[first])
+        config = instantiate(parser, parser.parse_args(rest))
+        world_size = os.environ.get("WORLD_SIZE")
+        if chosen.print_config:
+            print(to_yaml(config), end="")
+            validate(config, int(world_size) if world_size else None)
+            sys.exit(0)
+        return validate(config, int(world_size or 1), training=True)
+    except (ArgumentError, ValueError) as error:
+        if os.environ.get("RANK", "0") == "0":  # once, not from every rank
+            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None) -> RunConfig:
+    """A saved configuration with overrides, for the tools that work on a finished run.
+
+    Args:
+        path: YAML file, such as the one in every checkpoint.
+        overrides: Dotted settings as on the command line: ["--generation.seed", "3"] or ["--generation.seed=3"].
+        world_size: Number of ranks, where the layout must fit it.
+
+    Raises:
+        ValueError: The file or an override is wrong, or the settings contradict each other.
+    """
+    return validate(override(from_yaml(path), overrides), world_size)
+
+
+def _first_parser() -> argparse.ArgumentParser:
+    """The options that decide the defaults of all the others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="tiny", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument("--config", default="", metavar="FILE", help="YAML file of settings, complete or partial")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and exit")
+    return parser

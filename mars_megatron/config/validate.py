@@ -1,0 +1,300 @@
+"""Cross-field validation: every contradiction of a RunConfig, found before any process group exists."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mars_megatron.config.schema import RunConfig
+
+# Rows of data.micro_batch_tokens that packing keeps free for padding each modality to the tensor-parallel size,
+# and the largest size that fits. mars_megatron.data.packing holds to the same two numbers.
+RESERVED_ROWS = 64
+MAX_SEQUENCE_PARALLEL = 32
+
+
+def validate(config: RunConfig, world_size: int | None = None, *, training: bool = False) -> RunConfig:
+    """Check a configuration and report all of its problems at once.
+
+    Args:
+        config: The run.
+        world_size: Number of ranks; None leaves out what depends on it (as on a login node).
+        training: Also require what only a training run needs, such as data.path.
+
+    Returns:
+        The same configuration, for chaining.
+
+    Raises:
+        ValueError: One line for each problem: the dotted setting, its value and what would be accepted.
+    """
+    problems = Problems(config)
+    problems.types()
+    if not problems.lines:  # the rest does arithmetic on the values
+        for check in (_model, _vocabulary_and_image, _data, _trainable, _parallel, _recompute):
+            check(config, problems)
+        for check in (_optimizer, _training, _checkpoint_and_logging, _generation):
+            check(config, problems)
+        if world_size is not None and not problems.lines:
+            _world(config, world_size, problems)
+        if training:
+            problems.check(config.data.path != "", "data.path", "the prefix of an index made by tools/index_data.py")
+    problems.raise_if_any()
+    return config
+
+
+class Problems:
+    """Collects the problems of one configuration; values are looked up by their dotted name."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.lines: list[str] = []
+
+    def value(self, setting: str) -> Any:
+        """Value of a dotted setting."""
+        value: Any = self.config
+        for name in setting.split("."):
+            value = getattr(value, name)
+        return value
+
+    def check(self, fine: bool, setting: str, accepted: str) -> None:
+        """Record a problem of `setting` unless `fine`."""
+        if not fine:
+            self.lines.append(f"{setting} is {self.value(setting)!r}; accepted: {accepted}")
+
+    def at_least(self, minimum: float, *settings: str) -> None:
+        """Each setting must be at least `minimum`."""
+        for setting in settings:
+            self.check(self.value(setting) >= minimum, setting, f"{minimum} or more")
+
+    def above(self, bound: float, *settings: str) -> None:
+        """Each setting must be above `bound`."""
+        for setting in settings:
+            self.check(self.value(setting) > bound, setting, f"a number above {bound}")
+
+    def divides(self, divisor: str, setting: str) -> None:
+        """The value of `divisor` must divide that of `setting`."""
+        number = self.value(divisor)
+        self.check(self.value(setting) % number == 0, setting, f"a multiple of {divisor}, which is {number}")
+
+    def types(self) -> None:
+        """Every leaf must have its declared type; the command line checks it, Python callers may not."""
+        for setting, value, declared in leaves(self.config):
+            if get_origin(declared) is Literal:
+                choices = get_args(declared)
+                self.check(value in choices, setting, ", ".join(map(str, choices)))
+            elif declared is float:
+                number = isinstance(value, (int, float)) and not isinstance(value, bool)
+                self.check(number and math.isfinite(value), setting, "a finite number")
+            elif declared is int:
+                self.check(isinstance(value, int) and not isinstance(value, bool), setting, "an integer")
+            elif declared in (bool, str):
+                self.check(isinstance(value, declared), setting, declared.__name__)
+            else:
+                strings = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+                self.check(strings, setting, "a tuple of strings")
+
+    def raise_if_any(self) -> None:
+        """Raise ValueError with all the lines."""
+        if self.lines:
+            raise ValueError("invalid configuration:\n" + "\n".join(f"  {line}" for line in self.lines))
+
+
+def leaves(node: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(dotted name, value, declared type) of every setting below a configuration dataclass."""
+    found = []
+    hints = get_type_hints(type(node))
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            found += leaves(value, f"{prefix}{field.name}.")
+        else:
+            found.append((f"{prefix}{field.name}", value, hints[field.name]))
+    return found
+
+
+def _model(config: RunConfig, problems: Problems) -> None:
+    model = config.model
+    counts = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
+    problems.at_least(1, *(f"model.{name}" for name in counts))
+    problems.at_least(0, "model.head_dim")
+    problems.above(0, "model.norm_eps", "model.rope_base", "model.init_std")
+    if problems.lines:
+        return
+    problems.divides("model.num_query_groups", "model.num_attention_heads")
+    if model.head_dim == 0:
+        problems.divides("model.num_attention_heads", "model.hidden_size")
+        even = (model.hidden_size // model.num_attention_heads) % 2 == 0
+        problems.check(even, "model.hidden_size", "an even size per attention head (rotary embedding turns pairs)")
+    else:
+        problems.check(model.head_dim % 2 == 0, "model.head_dim", "an even size (rotary embedding turns pairs)")
+
+
+def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
+    problems.at_least(1, "vocabulary.text_size", "vocabulary.codebook_size", "vocabulary.pad_multiple")
+    problems.at_least(1, "image.resolution", "image.downsample")
+    if config.image.downsample >= 1:
+        problems.divides("image.downsample", "image.resolution")
+
+
+def _data(config: RunConfig, problems: Problems) -> None:
+    data, image = config.data, config.image
+    fraction = data.validation_fraction
+    problems.check(0 <= fraction < 1, "data.validation_fraction", "from 0 up to, but not including, 1")
+    problems.check(0 <= data.caption_dropout <= 1, "data.caption_dropout", "a probability from 0 to 1")
+    problems.at_least(0, "data.num_workers", "data.seed", "data.tasks.t2i", "data.tasks.i2t")
+    problems.check(data.tasks.sr == 0, "data.tasks.sr", "0, because super-resolution cannot be trained yet")
+    shares = data.tasks.t2i + data.tasks.i2t + data.tasks.sr
+    problems.check(shares > 0, "data.tasks.t2i", "a weight above 0 here or in data.tasks.i2t")
+    if image.downsample >= 1 and image.resolution >= 1:
+        # BOI, the codes, EOI, and the shortest caption and its end of sequence.
+        shortest = (image.resolution // image.downsample) ** 2 + 4
+        least = shortest + RESERVED_ROWS
+        problems.check(
+            data.micro_batch_tokens >= least,
+            "data.micro_batch_tokens",
+            f"{least} or more: one image sample needs {shortest} rows and {RESERVED_ROWS} are kept for padding",
+        )
+
+
+def _trainable(config: RunConfig, problems: Problems) -> None:
+    freeze = config.freeze
+    # With expert norms the norms are frozen with their expert, whatever freeze.norms says.
+    norms = freeze.norms or config.model.expert_norms
+    problems.check(
+        not (freeze.text and freeze.visual and norms),
+        "freeze.visual",
+        "false here or in freeze.text: with both experts and the norms frozen there is nothing to train",
+    )
+
+
+def _parallel(config: RunConfig, problems: Problems) -> None:
+    parallel = config.parallel
+    problems.at_least(1, "parallel.tensor", "parallel.pipeline", "parallel.virtual_pipeline")
+    if problems.lines:
+        return
+    for setting in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
+        problems.divides("parallel.tensor", f"model.{setting}")
+    problems.divides("parallel.tensor", "vocabulary.pad_multiple")
+    chunks = parallel.pipeline * parallel.virtual_pipeline
+    problems.check(
+        config.model.num_layers % chunks == 0,
+        "model.num_layers",
+        f"a multiple of parallel.pipeline x parallel.virtual_pipeline, which is {chunks}",
+    )
+    problems.check(
+        parallel.virtual_pipeline == 1 or parallel.pipeline > 1,
+        "parallel.virtual_pipeline",
+        f"1, because parallel.pipeline is {parallel.pipeline}; interleaving needs 2 or more stages",
+    )
+    if parallel.sequence:
+        problems.check(parallel.tensor > 1, "parallel.sequence", "false, because parallel.tensor is 1")
+        problems.check(
+            parallel.tensor <= MAX_SEQUENCE_PARALLEL,
+            "parallel.tensor",
+            f"at most {MAX_SEQUENCE_PARALLEL} with parallel.sequence",
+        )
+        problems.divides("parallel.tensor", "data.micro_batch_tokens")
+
+
+def _recompute(config: RunConfig, problems: Problems) -> None:
+    recompute, parallel = config.recompute, config.parallel
+    problems.at_least(1, "recompute.num_layers")
+    if recompute.granularity == "full" and parallel.pipeline >= 1 and parallel.virtual_pipeline >= 1:
+        layers = config.model.num_layers // (parallel.pipeline * parallel.virtual_pipeline)
+        problems.check(
+            recompute.num_layers <= max(layers, 1),
+            "recompute.num_layers",
+            f"at most {layers}, the layers of one pipeline stage (model chunk)",
+        )
+
+
+def _optimizer(config: RunConfig, problems: Problems) -> None:
+    optimizer = config.optimizer
+    problems.above(0, "optimizer.lr", "optimizer.eps")
+    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad")
+    problems.check(
+        0 <= optimizer.min_lr <= optimizer.lr, "optimizer.min_lr", f"from 0 to optimizer.lr, which is {optimizer.lr}"
+    )
+    for setting in ("optimizer.warmup_ratio", "optimizer.beta1", "optimizer.beta2"):
+        problems.check(0 <= problems.value(setting) < 1, setting, "from 0 up to, but not including, 1")
+
+
+def _training(config: RunConfig, problems: Problems) -> None:
+    training = config.training
+    problems.at_least(1, "training.steps", "training.global_batch_size", "training.eval_batches")
+    problems.at_least(0, "training.seed", "training.eval_interval")
+    if training.eval_interval > 0:
+        problems.check(
+            config.data.validation_path != "" or config.data.validation_fraction > 0,
+            "training.eval_interval",
+            "0, or set data.validation_path, or data.validation_fraction above 0",
+        )
+    if training.backend == "transformer_engine":
+        problems.check(
+            training.device != "cpu", "training.backend", "local, because training.device is cpu (it needs a GPU)"
+        )
+        problems.check(
+            training.precision == "bf16",
+            "training.precision",
+            "bf16 with training.backend transformer_engine: its packed attention has no fp32 kernels",
+        )
+
+
+def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
+    logging, checkpoint = config.logging, config.checkpoint
+    problems.at_least(0, "checkpoint.interval", "checkpoint.keep", "logging.sample_interval")
+    problems.at_least(1, "logging.interval")
+    problems.check(
+        checkpoint.interval <= 0 or checkpoint.dir != "", "checkpoint.interval", "0, because checkpoint.dir is empty"
+    )
+    if logging.sample_interval <= 0:
+        return
+    needs = {
+        "logging.sample_prompts": (
+            len(logging.sample_prompts) > 0 and all(logging.sample_prompts),
+            "one or more prompts, none empty",
+        ),
+        "logging.tensorboard": (logging.tensorboard, "true, the grids are written to TensorBoard"),
+        "checkpoint.dir": (checkpoint.dir != "", "a folder to write to"),
+        "data.text_tokenizer": (config.data.text_tokenizer != "", "the tokenizer that reads the prompts"),
+        "data.image_tokenizer": (config.data.image_tokenizer != "", "the tokenizer that decodes the codes"),
+        "parallel.pipeline": (config.parallel.pipeline == 1, "1, sampling runs on tensor parallelism alone"),
+        "training.backend": (config.training.backend == "local", "local, the one that decodes with a cache"),
+    }
+    for setting, (fine, accepted) in needs.items():
+        problems.check(fine, setting, f"{accepted} (logging.sample_interval is {logging.sample_interval})")
+
+
+def _generation(config: RunConfig, problems: Problems) -> None:
+    generation = config.generation
+    problems.at_least(0, "generation.guidance", "generation.temperature", "generation.seed")
+    problems.at_least(1, "generation.batch_size", "generation.max_caption_tokens")
+    codes = config.vocabulary.codebook_size
+    problems.check(0 <= generation.top_k <= codes, "generation.top_k", f"from 0 to the {codes} codes")
+    problems.check(0 < generation.top_p <= 1, "generation.top_p", "above 0, up to 1")
+
+
+def _world(config: RunConfig, world_size: int, problems: Problems) -> None:
+    parallel, training = config.parallel, config.training
+    ranks = parallel.tensor * parallel.pipeline
+    if world_size % ranks:
+        problems.lines.append(
+            f"parallel.tensor is {parallel.tensor} and parallel.pipeline is {parallel.pipeline}, one model takes "
+            f"{ranks} ranks, but there are {world_size}; accepted: sizes whose product divides {world_size}"
+        )
+        return
+    replicas = world_size // ranks
+    batches = {"training.global_batch_size": training.global_batch_size}
+    if training.eval_interval > 0:
+        batches["training.eval_batches"] = training.eval_batches
+    for setting, size in batches.items():
+        if size % replicas:
+            problems.check(False, setting, f"a multiple of the data-parallel size, which is {replicas}")
+        elif parallel.virtual_pipeline > 1:
+            problems.check(
+                (size // replicas) % parallel.pipeline == 0,
+                setting,
+                f"a multiple of {replicas * parallel.pipeline} (data-parallel size x parallel.pipeline): "
+                f"interleaving takes micro-batches in groups of parallel.pipeline",
+            )

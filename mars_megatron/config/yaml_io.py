@@ -1,0 +1,78 @@
+"""RunConfig to YAML text and back, exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mars_megatron.config.schema import RunConfig
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML; `from_yaml` gives back an equal one."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def from_yaml(path: str | Path) -> RunConfig:
+    """Read a YAML file; settings it leaves out have their schema defaults.
+
+    Raises:
+        ValueError: The file is missing or not YAML, names an unknown or repeated setting, or a value of another type.
+    """
+    from mars_megatron.config.parser import build  # jsonargparse only where something is parsed
+
+    return build(RunConfig(), read_yaml(path), source=str(path))
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain values, tuples as lists."""
+    return dataclasses.asdict(config, dict_factory=_plain)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, before any check of its settings.
+
+    Raises:
+        ValueError: The file is missing, not YAML, not a mapping, or repeats a key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"configuration file {path} does not exist; give the path of a YAML file")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration file {path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"configuration file {path} holds a {type(content).__name__}; accepted: a mapping of settings")
+    return content
+
+
+def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe loading that refuses repeated keys and reads 1e-4 as a number, as YAML 1.2 does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"setting {key!r} appears twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)

@@ -1,0 +1,5 @@
+"""Named, complete configurations. They import only mars_megatron.config."""
+
+from mars_megatron.recipes.registry import RECIPES, get_recipe
+
+__all__ = ["RECIPES", "get_recipe"]
