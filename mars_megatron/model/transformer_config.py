@@ -15,11 +15,13 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def build_transformer_config(config: RunConfig) -> TransformerConfig:
     """megatron-core's `TransformerConfig` of a run.
 
-    Weights are left uninitialised: `initialize_parameters` fills them the same way under every layout.
+    megatron-core's own initialisation only marks how each weight is split: `initialize_parameters` fills the values,
+    the same ones under every layout.
     """
     model, parallel, recompute = config.model, config.parallel, config.recompute
     dtype = DTYPES[config.training.precision]
     full = recompute.granularity == "full"
+    on_cpu = platform.device().type == "cpu"
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -38,8 +40,9 @@ def build_transformer_config(config: RunConfig) -> TransformerConfig:
         params_dtype=dtype,
         bf16=dtype is torch.bfloat16,
         pipeline_dtype=dtype,
-        perform_initialization=False,
-        use_cpu_initialization=platform.device().type == "cpu",
+        init_method=_leave,
+        output_layer_init_method=_leave,
+        use_cpu_initialization=on_cpu,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
@@ -48,12 +51,22 @@ def build_transformer_config(config: RunConfig) -> TransformerConfig:
         recompute_method=recompute.method if full else None,
         recompute_num_layers=recompute.num_layers if full else None,
         calculate_per_token_loss=True,
-        deallocate_pipeline_outputs=True,
+        # gloo sends from the tensor's own memory, with no stream to keep its release behind the send.
+        deallocate_pipeline_outputs=not on_cpu,
+        # With two stages a chunk's next and previous rank are the same; only the unbatched, overlapped exchange
+        # keeps the two directions apart (one process group each).
+        overlap_p2p_comm=parallel.virtual_pipeline > 1,
+        batch_p2p_comm=parallel.virtual_pipeline == 1,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
     )
+
+
+def _leave(weight: torch.Tensor) -> torch.Tensor:
+    """Initialise nothing."""
+    return weight
 
 
 def head_dim(config: RunConfig) -> int:
