@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Makes .venv, installs the pinned dependencies and builds csrc/. Does nothing when all of it is there.
+#
+#   bash examples/setup.sh
+#
+# Needs Python >= 3.10 with its headers, pip and a C++ compiler.
+# Knobs: PYTHON (interpreter to start from), TORCH (what pip installs for torch; default chosen below).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+: "${PYTHON:=python3}"
+: "${TORCH:=}"
+torch_version=2.13.0
+torch_cpu_index=https://download.pytorch.org/whl/cpu
+venv=.venv
+python=$venv/bin/python
+stamp=$venv/.setup-complete
+
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+say() {
+    echo "setup: $* (${SECONDS} s)"
+}
+
+# pip shows its progress bars on a terminal and stays quiet in a log.
+pip_install() {
+    local quiet=(-q)
+    if [[ -t 1 ]]; then quiet=(); fi
+    "$python" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} "$@"
+}
+
+# What decides the environment: when it changes, the steps below run again.
+fingerprint() {
+    "$1" - <<'PYTHON_CODE'
+import glob, hashlib, os, sys
+
+names = ["pyproject.toml", "setup.py", "examples/setup.sh", *glob.glob("requirements*.txt"), *glob.glob("csrc/*")]
+digest = hashlib.sha256(f"{sys.version} {os.getcwd()}".encode())
+for name in sorted(names):
+    with open(name, "rb") as file:
+        digest.update(name.encode() + b"\0" + file.read())
+print(digest.hexdigest())
+PYTHON_CODE
+}
+
+complete() {
+    [[ -x $python && -f $stamp ]] && compgen -G "mars_megatron/_C*.so" >/dev/null &&
+        [[ $(cat "$stamp") == "$(fingerprint "$python")" ]]
+}
+
+check_machine() {
+    command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which is not there; give a Python >= 3.10"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "PYTHON is $("$PYTHON" --version); give a Python >= 3.10"
+    "$PYTHON" -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
+        fail "the headers of $PYTHON are missing; install them (Debian: python3-dev)"
+    command -v "${CXX:-c++}" >/dev/null || fail "there is no C++ compiler; install one (Debian: g++) or set CXX"
+}
+
+make_venv() {
+    if [[ -x $python ]]; then return; fi
+    say "making $venv"
+    rm -rf "$venv"
+    if "$PYTHON" -c 'import ensurepip' 2>/dev/null; then
+        "$PYTHON" -m venv "$venv"
+        return
+    fi
+    # Debian without python3-venv: let the interpreter's own pip install a pip.
+    local pip
+    pip=$("$PYTHON" -c 'import os, pip; print(os.path.dirname(pip.__file__))') ||
+        fail "$PYTHON has neither ensurepip nor pip; install one (Debian: python3-venv)"
+    "$PYTHON" -m venv --without-pip "$venv"
+    "$python" "$pip" install -q --disable-pip-version-check pip
+}
+
+has_gpu() {
+    command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU
+}
+
+# Before anything that depends on torch, or pip would choose the build.
+install_torch() {
+    if "$python" -c 'import torch' 2>/dev/null; then return; fi
+    if [[ -n $TORCH ]]; then
+        say "installing $TORCH"
+        pip_install "$TORCH"
+    elif has_gpu; then
+        say "installing torch for the NVIDIA GPU"
+        pip_install torch
+    elif [[ $(uname -s) != Linux ]]; then
+        say "installing torch"
+        pip_install "torch==$torch_version"
+    else
+        say "installing the CPU build of torch"
+        pip_install "torch==$torch_version+cpu" 2>/dev/null ||
+            pip_install --index-url "$torch_cpu_index" "torch==$torch_version+cpu" ||
+            fail "no CPU build of torch $torch_version found; set TORCH to the requirement that pip shall install"
+    fi
+}
+
+if complete; then
+    exit 0
+fi
+rm -f "$stamp"
+check_machine
+make_venv
+install_torch
+say "installing the dependencies"
+pip_install -r requirements.txt -r requirements-dev.txt
+say "building csrc/"
+pip_install --no-build-isolation --no-deps -e .
+compgen -G "mars_megatron/_C*.so" >/dev/null || fail "the build left no mars_megatron/_C"
+fingerprint "$python" >"$stamp"
+say "done"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Sets everything up (reusing what is there), then runs the tests.
+#
+#   bash tests/run.sh                          all but those marked long or gpu
+#   bash tests/run.sh tests/unit/ops -k plan   arguments go to pytest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash examples/setup.sh
+
+# Several ranks share the cores of one machine.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+if [[ $# -eq 0 ]]; then
+    set -- tests/unit tests/distributed
+fi
+exec .venv/bin/python -m pytest --durations=10 "$@"
