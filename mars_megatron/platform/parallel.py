@@ -40,3 +40,10 @@ def is_last_stage(groups: ProcessGroupCollection) -> bool:
 def world_size() -> int:
     """Ranks of the job."""
     return torch.distributed.get_world_size()
+
+
+def shut_down() -> None:
+    """Leave the job in step with the other ranks; gloo aborts a rank whose peer vanished before it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()

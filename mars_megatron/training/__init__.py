@@ -1,0 +1,6 @@
+"""The training loop."""
+
+from mars_megatron.platform.parallel import shut_down
+from mars_megatron.training.trainer import Trainer
+
+__all__ = ["Trainer", "shut_down"]

@@ -1,0 +1,175 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import tee
+from pathlib import Path
+
+import torch
+
+from mars_megatron import platform
+from mars_megatron.checkpoint import Position, latest, load, load_model, save
+from mars_megatron.config import validate
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.data import Batch, build_loader
+from mars_megatron.model import build_model
+from mars_megatron.model.initialization import start_from_language_model
+from mars_megatron.platform.parallel import initialize_parallel, world_size
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.training.metrics import MetricsWriter
+from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
+from mars_megatron.training.samples import SampleGrid
+from mars_megatron.training.signals import StopRequest
+from mars_megatron.training.step import StepResult, Stepper
+
+
+class Trainer:
+    """One run, from its configuration to its last checkpoint.
+
+    A complete checkpoint in `checkpoint.dir` is resumed; otherwise training starts from `checkpoint.init_from`,
+    or from random values.
+
+    Args:
+        config: The run.
+
+    Raises:
+        ValueError: settings that contradict each other or the data, before anything is trained.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        platform.initialize(config.training.device)
+        self.groups = initialize_parallel(config.parallel, config.training.seed)
+        validate(config, world_size(), training=True)
+        torch.manual_seed(config.training.seed)
+        self.vocabulary = Vocabulary.from_config(config.vocabulary)
+        self.chunks = build_model(config, self.groups)
+        self.root = Path(config.checkpoint.dir) if config.checkpoint.dir else None
+        checkpoint = latest(self.root) if self.root else None
+        if checkpoint is None and config.checkpoint.init_from:
+            load_model(config.checkpoint.init_from, config, self.groups, self.chunks)
+            for chunk in self.chunks:
+                start_from_language_model(chunk, self.vocabulary, self.groups)
+        self.model = wrap_data_parallel(self.chunks, config, self.groups)
+        self.optimizer, self.scheduler = build_optimizer(self.model, config, self.groups)
+        self.position = Position()
+        if checkpoint is not None:
+            self.position = load(checkpoint, config, self.groups, self.chunks, self.optimizer, self.scheduler)
+        self.stepper = Stepper(self.model, config, self.groups)
+        self.train_batches = self._batches("train", self.position.micro_batches)
+
+    def run(self) -> StepResult | None:
+        """Train to the last step, or to a request to stop; saves a checkpoint either way.
+
+        Returns:
+            The last step's result; None if there was nothing left to do.
+        """
+        config, metrics = self.config, MetricsWriter(self.config, self.position.step)
+        samples = SampleGrid(config, self.vocabulary) if config.logging.sample_interval else None
+        stop, result, saved = StopRequest(), None, self.position.step
+        metrics.say(self._summary())
+        interval = Interval()
+        while self.position.step < config.training.steps:
+            result = self._step()
+            interval.add(result)
+            step, last = self.position.step, self.position.step == config.training.steps
+            metrics.step_done()
+            if step % config.logging.interval == 0 or last:
+                metrics.write(step, "train", {**_losses(result), **interval.rates(), "lr": self._lr()})
+            if config.training.eval_interval and (step % config.training.eval_interval == 0 or last):
+                metrics.write(step, "validation", _losses(self.evaluate()))
+                interval.restart()
+            if samples and (step % config.logging.sample_interval == 0 or last):
+                metrics.write_images(step, samples.draw(self.chunks[0]))
+                interval.restart()
+            stopping = stop.agreed()
+            due = config.checkpoint.interval and step % config.checkpoint.interval == 0
+            if self.root and (due or last or stopping):
+                self.save()
+                saved = step
+                interval.restart()
+            if stopping and not last:
+                kept = f"step {saved} is saved" if self.root else "checkpoint.dir is empty, so nothing is saved"
+                metrics.say(f"stopped on request after step {step}; {kept}")
+                break
+        metrics.close()
+        return result
+
+    def evaluate(self) -> StepResult:
+        """Losses on the validation split, the same micro-batches every time."""
+        per_rank = max(1, self.config.training.eval_batches // self.groups.dp.size())
+        return self.stepper.evaluate(self._batches("validation", 0), per_rank)
+
+    def save(self) -> Path:
+        """Write a checkpoint of the current step."""
+        assert self.root is not None
+        return save(
+            self.root, self.position, self.config, self.groups, self.chunks, self.optimizer, self.scheduler
+        )
+
+    def _step(self) -> StepResult:
+        # The schedule counts finished steps; this one must not run with the rate of the previous.
+        self.scheduler.step(increment=1)
+        result = self.stepper.train(self.train_batches, self.optimizer)
+        batch = self.config.training.global_batch_size
+        self.position = Position(self.position.step + 1, self.position.micro_batches + batch)
+        return result
+
+    def _batches(self, split: str, start: int) -> list[Iterator[Batch]]:
+        """One iterator per model chunk over this rank's micro-batches; every stage needs their plans."""
+        parallel = self.config.parallel
+        loader = build_loader(
+            self.config,
+            self.vocabulary,
+            split=split,
+            dp_rank=self.groups.dp.rank(),
+            dp_size=self.groups.dp.size(),
+            start=start,
+            row_multiple=parallel.tensor if parallel.sequence else 1,
+        )
+        return list(tee(loader, len(self.chunks)))
+
+    def _lr(self) -> float:
+        return max(group["lr"] for group in self.optimizer.param_groups)
+
+    def _summary(self) -> str:
+        total = sum(p.numel() for chunk in self.chunks for p in chunk.parameters())
+        trained = sum(p.numel() for chunk in self.chunks for p in chunk.parameters() if p.requires_grad)
+        parallel = self.config.parallel
+        start = f"resumed at step {self.position.step}" if self.position.step else "from step 0"
+        return (
+            f"{total / 1e6:.1f}M parameters on this rank, {trained / 1e6:.1f}M trained; tensor {parallel.tensor} x "
+            f"pipeline {parallel.pipeline} x data {self.groups.dp.size()}; {platform.device()}; {start}"
+        )
+
+
+class Interval:
+    """Speed since the last restart."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted: time spent elsewhere must not look like slow steps."""
+        self._began, self._steps, self._tokens = time.monotonic(), 0, 0
+
+    def add(self, result: StepResult) -> None:
+        """Count one step."""
+        self._steps += 1
+        self._tokens += result.num_tokens
+
+    def rates(self) -> dict[str, float | None]:
+        """Seconds per step and tokens per second since the restart, which this call performs."""
+        if not self._steps:
+            return {}
+        seconds = time.monotonic() - self._began
+        rates = {"seconds_per_step": seconds / self._steps, "tokens_per_second": self._tokens / seconds}
+        self.restart()
+        return rates
+
+
+def _losses(result: StepResult) -> dict[str, float | None]:
+    return asdict(result)
