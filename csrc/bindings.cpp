@@ -1,4 +1,4 @@
-// mars_megatron._C. std::invalid_argument becomes ValueError, std::out_of_range IndexError (pybind11's own rule).
+// mars_megatron._C. pybind11 turns std::invalid_argument into ValueError, std::out_of_range into IndexError.
 #include <torch/csrc/utils/pybind.h>
 
 #include "tensors.h"
@@ -17,9 +17,10 @@ py::dict build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, in
   }
   const mars::PlanLayout& layout = plan.layout;
   return py::dict(
-      "num_tokens"_a = layout.num_tokens, "num_samples"_a = layout.num_samples, "num_text"_a = layout.num_text,
-      "num_visual"_a = layout.num_visual, "padded_text"_a = layout.padded_text,
-      "padded_visual"_a = layout.padded_visual, "row_multiple"_a = row_multiple, "max_seqlen"_a = layout.max_seqlen,
+      "num_tokens"_a = layout.num_tokens, "num_samples"_a = layout.num_samples,
+      "num_text"_a = layout.num_text, "num_visual"_a = layout.num_visual,
+      "padded_text"_a = layout.padded_text, "padded_visual"_a = layout.padded_visual,
+      "row_multiple"_a = row_multiple, "max_seqlen"_a = layout.max_seqlen,
       "image_before_text"_a = layout.image_before_text, "runs"_a = plan.runs, "cu_seqlens"_a = plan.cu_seqlens,
       "position_ids"_a = plan.position_ids, "sequence_to_sorted"_a = plan.sequence_to_sorted,
       "sorted_to_sequence"_a = plan.sorted_to_sequence, "padded_to_sorted"_a = plan.padded_to_sorted,

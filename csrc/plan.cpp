@@ -17,8 +17,8 @@ int64_t check_cu_seqlens(const int32_t* cu_seqlens, int64_t num_offsets, int64_t
     fail("cu_seqlens must have at least 2 entries (one sample), got " + std::to_string(num_offsets));
   }
   if (cu_seqlens[0] != 0 || cu_seqlens[num_offsets - 1] != num_tokens) {
-    fail("cu_seqlens must start at 0 and end at the " + std::to_string(num_tokens) + " tokens of modality, got " +
-         std::to_string(cu_seqlens[0]) + " and " + std::to_string(cu_seqlens[num_offsets - 1]));
+    fail("cu_seqlens must start at 0 and end at the " + std::to_string(num_tokens) + " tokens of modality, " +
+         "got " + std::to_string(cu_seqlens[0]) + " and " + std::to_string(cu_seqlens[num_offsets - 1]));
   }
   int64_t longest = 0;
   for (int64_t sample = 0; sample + 1 < num_offsets; ++sample) {
@@ -100,8 +100,8 @@ void fill_padding(const PlanArrays& arrays, int64_t begin, int64_t end) {
 
 }  // namespace
 
-PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens, int64_t num_offsets,
-                       int64_t row_multiple, std::optional<int64_t> total_rows) {
+PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
+                       int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows) {
   if (row_multiple < 1) fail("row_multiple must be at least 1, got " + std::to_string(row_multiple));
   PlanLayout layout;
   layout.num_tokens = num_tokens;

@@ -48,8 +48,8 @@ struct PlanArrays {
 // Reads modality [num_tokens] and cu_seqlens [num_offsets] once, checking every value.
 // The number of rows is free unless total_rows has a value.
 // Throws std::invalid_argument where an input is not what build_plan of ops/plan.py asks for.
-PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens, int64_t num_offsets,
-                       int64_t row_multiple, std::optional<int64_t> total_rows);
+PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
+                       int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows);
 
 // Writes every element of the arrays. `layout` must come from the same cu_seqlens.
 void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanArrays& arrays);

@@ -27,6 +27,8 @@ void check_vector(const at::Tensor& value, at::ScalarType dtype, const std::stri
 
 at::Tensor empty_indices(at::IntArrayRef shape) { return at::empty(shape, at::kLong); }
 
+int64_t* write(const at::Tensor& indices) { return indices.mutable_data_ptr<int64_t>(); }
+
 at::Tensor runs_tensor(const std::vector<Run>& runs) {
   static_assert(sizeof(Run) == 4 * sizeof(int64_t), "a run is a row of the tensor");
   at::Tensor out = empty_indices({static_cast<int64_t>(runs.size()), 4});
@@ -53,9 +55,8 @@ PlanTensors build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens,
   plan.padded_to_sorted = empty_indices({plan.layout.num_places()});
   plan.sorted_to_padded = empty_indices({plan.layout.num_rows()});
   fill_plan(plan.layout, offsets,
-            {plan.position_ids.mutable_data_ptr<int64_t>(), plan.sequence_to_sorted.mutable_data_ptr<int64_t>(),
-             plan.sorted_to_sequence.mutable_data_ptr<int64_t>(), plan.padded_to_sorted.mutable_data_ptr<int64_t>(),
-             plan.sorted_to_padded.mutable_data_ptr<int64_t>()});
+            {write(plan.position_ids), write(plan.sequence_to_sorted), write(plan.sorted_to_sequence),
+             write(plan.padded_to_sorted), write(plan.sorted_to_padded)});
   return plan;
 }
 
@@ -72,7 +73,8 @@ at::Tensor permute_rows(const at::Tensor& x, const at::Tensor& index) {
   shape[0] = order.numel();
   at::Tensor out = at::empty(shape, source.options());
 
-  const int64_t row_bytes = static_cast<int64_t>(source.itemsize()) * c10::multiply_integers(source.sizes().slice(1));
+  const int64_t row_numel = c10::multiply_integers(source.sizes().slice(1));
+  const int64_t row_bytes = row_numel * static_cast<int64_t>(source.itemsize());
   const auto* in = static_cast<const std::byte*>(source.const_data_ptr());
   auto* target = static_cast<std::byte*>(out.mutable_data_ptr());
   const int64_t* rows = order.const_data_ptr<int64_t>();

@@ -27,8 +27,8 @@ def extension() -> ModuleType:
     """
     if not native_available():
         raise RuntimeError(
-            f"{_EXTENSION} is not compiled: run `pip install -e . --no-build-isolation` in the repository, or "
-            'use impl="reference"'
+            f"{_EXTENSION} is not compiled: run `pip install -e . --no-build-isolation` in the repository, "
+            'or use impl="reference"'
         )
     return importlib.import_module(_EXTENSION)
 

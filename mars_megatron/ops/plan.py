@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
 
@@ -25,7 +25,8 @@ class DispatchPlan:
         sorted    [P]                  text rows, text padding, visual rows, visual padding; each part stable
         sample    [S * max_seqlen]     samples padded on the right
 
-    Counts are host integers, so no layer ever asks a device for one. Tensors are made on the CPU; `to` moves them.
+    Counts are host integers, so no layer ever asks a device for one. Tensors are made on the CPU; `to` moves
+    them.
 
     Args:
         num_tokens: T.
@@ -36,8 +37,8 @@ class DispatchPlan:
         padded_visual: Rows of the visual part, a positive multiple of row_multiple.
         row_multiple: What both parts are padded to.
         max_seqlen: Length of the longest sample.
-        image_before_text: Whether some sample has a visual token before a text token. Where it is false nothing
-            trainable lies upstream of a text token.
+        image_before_text: Whether some sample has a visual token before a text token. Where it is false
+            nothing trainable lies upstream of a text token.
         runs: int64 [R, 4]. Maximal runs of equal modality in sequence order (a run may span samples), columns
             (sequence_start, sorted_start, length, modality).
         cu_seqlens: int32 [S + 1]. Start of each sample in the sequence, and T.
@@ -83,22 +84,19 @@ class DispatchPlan:
         """
         if world < 1 or self.row_multiple % world != 0:
             raise ValueError(
-                f"rows padded to a multiple of {self.row_multiple} do not split over {world} ranks: build the "
-                f"plan with a row_multiple that {world} divides"
+                f"rows padded to a multiple of {self.row_multiple} do not split over {world} ranks: build "
+                f"the plan with a row_multiple that {world} divides"
             )
         return self.padded_text // world, self.padded_visual // world
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DispatchPlan:
         """The same plan with its tensors on `device` (asynchronously from pinned memory if non_blocking)."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self,
-            **{
-                name: value.to(device, non_blocking=non_blocking)
-                for name, value in tensors.items()
-                if isinstance(value, torch.Tensor)
-            },
-        )
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
+            for name, value in values.items()
+        }
+        return DispatchPlan(**moved)
 
     def validate(self) -> None:
         """Assert that counts, permutations and runs agree with one another. Reads values: for tests only."""

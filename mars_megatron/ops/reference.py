@@ -60,7 +60,7 @@ def permute_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     Differentiable by ordinary autograd, and free of anything a device would have to report to the host.
 
     Args:
-        x: [rows, ...], at least one row, any dtype.
+        x: [rows, ...], any dtype.
         index: int64 [out rows], each -1 or a row of x, on the device of x.
 
     Raises:

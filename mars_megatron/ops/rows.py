@@ -34,28 +34,30 @@ def permute_rows(
     """out[i] = x[index[i]], zeros where index[i] is -1.
 
     Args:
-        x: [rows, ...], at least one row, any dtype, contiguous or not.
+        x: [rows, ...], any dtype, contiguous or not.
         index: int64 [out rows], each -1 or a row of x, no row twice, on the device of x.
-        inverse_index: int64 [rows], the place of each row of x in the output, -1 where it has none. The caller
-            guarantees that it is the inverse of index; the backward relies on it.
+        inverse_index: int64 [rows], the place of each row of x in the output, -1 where it has none. The
+            caller guarantees that it is the inverse of index; the backward relies on it.
         impl: "native" (C++), "reference" (torch) or "auto": native where it is compiled and x is on the CPU.
 
     Returns:
-        [out rows, ...], contiguous, dtype and device of x.
+        [out rows, ...], contiguous, the dtype and device of x.
 
     Raises:
-        ValueError: A shape or dtype breaks the above.
+        ValueError: A shape or dtype breaks the above, or there are no rows to read or to write.
         IndexError: An index is out of range.
         RuntimeError: impl="native" without the compiled extension, or with x elsewhere than on the CPU.
     """
-    if x.dim() == 0 or x.shape[0] == 0:
-        raise ValueError(f"permute_rows needs at least one row, got shape {tuple(x.shape)}")
     if index.dtype != torch.int64 or inverse_index.dtype != torch.int64:
         raise ValueError(f"indices must be int64, got {index.dtype} and {inverse_index.dtype}")
-    if index.dim() != 1 or inverse_index.shape != x.shape[:1]:
+    if x.dim() == 0 or index.dim() != 1 or inverse_index.shape != x.shape[:1]:
         raise ValueError(
-            f"indices must be 1-dimensional, the inverse one entry for each of the {x.shape[0]} rows; got shapes "
-            f"{tuple(index.shape)} and {tuple(inverse_index.shape)}"
+            "indices must be 1-dimensional, the inverse with one entry for each row of x; got shapes "
+            f"{tuple(index.shape)}, {tuple(inverse_index.shape)} and {tuple(x.shape)}"
+        )
+    if len(index) == 0 or len(inverse_index) == 0:
+        raise ValueError(
+            f"there must be rows to read and to write, got {len(inverse_index)} and {len(index)}"
         )
     return _PermuteRows.apply(x, index, inverse_index, impl)
 

@@ -1,0 +1,58 @@
+"""Which implementation serves, with the extension and without it."""
+
+import pytest
+import torch
+
+from mars_megatron.ops import build_plan, combine, dispatch, native, native_available
+
+MODALITY = torch.tensor([0, 1, 1, 0], dtype=torch.uint8)
+CU_SEQLENS = torch.tensor([0, 3, 4], dtype=torch.int32)
+
+
+@pytest.fixture
+def no_extension(monkeypatch):
+    monkeypatch.setattr(native, "native_available", lambda: False)
+    native.extension.cache_clear()
+    yield
+    native.extension.cache_clear()
+
+
+def test_extension_is_built():
+    assert native_available()
+    assert native.extension().__name__ == "mars_megatron._C"
+
+
+def test_auto_is_native_on_the_cpu_only():
+    assert native.use_native("auto", torch.zeros(1))
+    assert not native.use_native("auto", torch.zeros(1, device="meta"))
+    assert not native.use_native("reference", torch.zeros(1))
+
+
+def test_native_refuses_other_devices():
+    plan = build_plan(MODALITY, CU_SEQLENS).to("meta")
+    with pytest.raises(ValueError, match="CPU tensor"):
+        dispatch(torch.zeros(4, 2, device="meta"), plan, impl="native")
+    with pytest.raises(ValueError, match="index must be .* on the CPU"):
+        dispatch(torch.zeros(4, 2), plan, impl="native")
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match="impl must be .* got 'cuda'"):
+        build_plan(MODALITY, CU_SEQLENS, impl="cuda")
+
+
+def test_reference_serves_without_extension(no_extension):
+    plan = build_plan(MODALITY, CU_SEQLENS)
+    plan.validate()
+    x = torch.randn(4, 2, requires_grad=True)
+    out = combine(dispatch(x, plan), plan)
+    out.sum().backward()
+    assert torch.equal(out, x) and torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_native_without_extension_says_how_to_build_it(no_extension):
+    with pytest.raises(RuntimeError, match="pip install -e . --no-build-isolation"):
+        build_plan(MODALITY, CU_SEQLENS, impl="native")
+    plan = build_plan(MODALITY, CU_SEQLENS)
+    with pytest.raises(RuntimeError, match="is not compiled"):
+        dispatch(torch.zeros(4, 2), plan, impl="native")
