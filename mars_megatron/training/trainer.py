@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import tee
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,9 +22,11 @@ from mars_megatron.platform.parallel import initialize_parallel, world_size
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training.metrics import MetricsWriter
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
-from mars_megatron.training.samples import SampleGrid
 from mars_megatron.training.signals import StopRequest
 from mars_megatron.training.step import StepResult, Stepper
+
+if TYPE_CHECKING:
+    from mars_megatron.training.samples import SampleGrid
 
 
 class Trainer:
@@ -68,7 +71,7 @@ class Trainer:
             The last step's result; None if there was nothing left to do.
         """
         config, metrics = self.config, MetricsWriter(self.config, self.position.step)
-        samples = SampleGrid(config, self.vocabulary) if config.logging.sample_interval else None
+        samples = self._sample_grid()
         stop, result, saved = StopRequest(), None, self.position.step
         metrics.say(self._summary())
         interval = Interval()
@@ -131,6 +134,13 @@ class Trainer:
             row_multiple=parallel.tensor if parallel.sequence else 1,
         )
         return list(tee(loader, len(self.chunks)))
+
+    def _sample_grid(self) -> SampleGrid | None:
+        if not self.config.logging.sample_interval:
+            return None
+        from mars_megatron.training.samples import SampleGrid  # the tokenizers' libraries take seconds to import
+
+        return SampleGrid(self.config, self.vocabulary)
 
     def _lr(self) -> float:
         return max(group["lr"] for group in self.optimizer.param_groups)

@@ -1,0 +1,72 @@
+"""What the ranks of the distributed tests do. Started by `ranks.run_ranks`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import DataConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, VocabularyConfig
+from mars_megatron.training import Trainer, shut_down
+from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
+
+BASE = RunConfig(
+    model=ModelConfig(
+        num_layers=4, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2, init_std=0.1
+    ),
+    vocabulary=VocabularyConfig(text_size=TEXT_SIZE, codebook_size=CODEBOOK_SIZE),
+    data=DataConfig(micro_batch_tokens=192, validation_fraction=0.1),
+    training=TrainingConfig(steps=20, global_batch_size=4, device="cpu"),
+    logging=LoggingConfig(interval=1, progress=False, tensorboard=False),
+)
+
+
+def tiny_config(overrides: dict[str, Any]) -> RunConfig:
+    """The tests' tiny run with dotted overrides."""
+    return override(BASE, [f"--{name}={value}" for name, value in overrides.items()])
+
+
+def losses(runs: list[dict[str, Any]]) -> list[list[float]]:
+    """Train each run to its end; the loss of every step."""
+    return [_train(Trainer(tiny_config(run))) for run in runs]
+
+
+def _train(trainer: Trainer, steps: int | None = None) -> list[float]:
+    steps = trainer.config.training.steps - trainer.position.step if steps is None else steps
+    return [trainer._step().loss for _ in range(steps)]
+
+
+def save_after(run: dict[str, Any], steps: int) -> list[float]:
+    """Train some steps, save, and go on to the end; the losses after the checkpoint."""
+    trainer = Trainer(tiny_config(run))
+    _train(trainer, steps)
+    trainer.save()
+    return _train(trainer)
+
+
+def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
+    """Resume each run from the checkpoint in its folder; the losses to the end."""
+    results = []
+    for run in runs:
+        trainer = Trainer(tiny_config(run))
+        assert trainer.position.step > 0, "nothing was resumed"
+        results.append(_train(trainer))
+    return results
+
+
+def main() -> None:
+    """Run the named job and let rank 0 write its result."""
+    job, arguments, result = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    value = globals()[job](**arguments)
+    if torch.distributed.get_rank() == 0:
+        result.write_text(json.dumps(value))
+    shut_down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Runs functions of `jobs.py` on real gloo ranks, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -> list[str]:
+    """The torchrun command line of a job."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)),
+        *("-m", "tests.distributed.jobs", job, json.dumps(arguments), str(result)),
+    ]
+
+
+def environment() -> dict[str, str]:
+    """One thread per rank, and the repository importable."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+
+
+def run_ranks(num_ranks: int, job: str, arguments: dict[str, Any], timeout: float = 240) -> Any:
+    """Run a job on `num_ranks` ranks and return rank 0's result.
+
+    Raises:
+        RuntimeError: with the job's output, if a rank failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        done = subprocess.run(
+            command(num_ranks, job, arguments, result),
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{job} failed on {num_ranks} ranks:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
+        return json.loads(result.read_text())
