@@ -184,7 +184,7 @@ def _flush(
         usable.append((texts, len(images)))
         images.append(image)
     waiting.clear()
-    codes = None
+    codes = np.zeros((0, 0), dtype=np.int64)  # [images, h * w]
     if images:
         assert tokenizer is not None
         codes = tokenizer.encode(torch.stack(images), batch_size=len(images)).numpy()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from mars_megatron.tokenizers.fingerprint import image_fingerprint
+
+if TYPE_CHECKING:  # slow to import
+    from diffusers import VQModel
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -35,14 +39,14 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
     )
 
 
-def encode_codes(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+def encode_codes(model: VQModel, images: torch.Tensor) -> torch.Tensor:
     """Float images [N, 3, H, W] in [-1, 1] -> codes int64 [N, h, w], by the model's own quantiser."""
     latents = model.encode(images).latents  # [N, dim, h, w]
     indices = model.quantize(latents)[2][2]
     return indices.reshape(latents.shape[0], latents.shape[2], latents.shape[3])
 
 
-def decode_codes(model: torch.nn.Module, codes: torch.Tensor) -> torch.Tensor:
+def decode_codes(model: VQModel, codes: torch.Tensor) -> torch.Tensor:
     """Codes int64 [N, h, w] -> float images [N, 3, H, W], not clipped."""
     num, height, width = codes.shape
     shape = (num, height, width, model.quantize.embedding.embedding_dim)
@@ -64,7 +68,7 @@ class ImageTokenizer:
         ValueError: The model does not take three channels.
     """
 
-    def __init__(self, model: torch.nn.Module, path: str | Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: VQModel, path: str | Path, device: torch.device | str = "cpu") -> None:
         config = model.config
         if (config.in_channels, config.out_channels) != (3, 3):
             raise ValueError(f"image tokenizer {path} has {config.in_channels} input channels; it must have 3")
@@ -121,7 +125,7 @@ def load_image_tokenizer(path: str | Path, device: torch.device | str = "cpu") -
     Raises:
         ValueError: The folder does not exist or holds no VQModel.
     """
-    from diffusers import VQModel  # slow to import
+    from diffusers import VQModel
 
     if not (Path(path) / "config.json").is_file():
         raise ValueError(f"image tokenizer {path} is not a diffusers VQModel folder (no config.json)")

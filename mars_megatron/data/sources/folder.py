@@ -69,6 +69,14 @@ class FolderSource:
                 if line.strip():
                     yield self._parse(number, line)
 
+    def images(self, limit: int = 0) -> list[Path]:
+        """The image files that the lines name, each once, in file order; with a limit, spread evenly over them."""
+        names = dict.fromkeys(record.image for record in self if isinstance(record, Record) and record.image)
+        paths = list(names)
+        if limit and len(paths) > limit:
+            return [paths[i * len(paths) // limit] for i in range(limit)]
+        return paths
+
     def _parse(self, number: int, line: bytes) -> Record | SkippedLine:
         try:
             sample = json.loads(line)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,14 +11,15 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
+TOOL = ROOT / "tools" / "index_data.py"
 
 
-def run(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "index_data.py"), *map(str, arguments)],
-        capture_output=True, text=True, env=environment, timeout=120,
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("index_data", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main(list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +49,42 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_indexes_a_folder(made, tmp_path):
+def test_indexes_a_folder(main, made, tmp_path, capsys):
     prefix = tmp_path / "new" / "train"
-    done = run("--input", made, "--output", prefix, "--text-tokenizer", made / "text.model",
-               "--image-tokenizer", made / "vq", "--resolution", 8)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "2 image documents, 1 text documents" in done.stdout and "unreadable_image" in done.stdout
+    code = main("--input", made, "--output", prefix, "--text-tokenizer", made / "text.model",
+                "--image-tokenizer", made / "vq", "--resolution", 8)  # fmt: skip
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert "2 image documents, 1 text documents" in out and "unreadable_image" in out
     names = sorted(path.name for path in prefix.parent.iterdir())
     assert names == ["train.bin", "train.idx", "train.json", "train.skipped.jsonl"]
     manifest = json.loads((tmp_path / "new" / "train.json").read_text())
     assert manifest["image_tokenizer"]["grid"] == [4, 4] and manifest["num_documents"] == 3
 
 
-def test_errors_are_one_clear_line_and_a_non_zero_code(made, tmp_path):
-    done = run("--input", tmp_path / "nowhere", "--output", tmp_path / "index", "--text-tokenizer", made / "text.model")
-    assert done.returncode == 1 and "nowhere is not a folder" in done.stderr
-    assert "Traceback" not in done.stderr and list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--input": "nowhere"}, "nowhere is not a folder"),
+        ({"--text-tokenizer": "none.model"}, "none.model does not exist"),
+        ({"--resolution": 9}, "resolution is 9"),
+        ({"--batch-size": 0}, "batch size is 0"),
+    ],
+)
+def test_errors_are_one_clear_line_and_a_non_zero_code(main, made, tmp_path, capsys, changes, message):
+    options = {"--input": made, "--output": tmp_path / "index", "--text-tokenizer": made / "text.model",
+               "--image-tokenizer": made / "vq", "--resolution": 8} | changes  # fmt: skip
+    assert main(*(part for option in options.items() for part in option)) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_and_wrong_options():
+    def run(*arguments):
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(TOOL), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+
     done = run("--help")
     assert done.returncode == 0 and "captions.jsonl" in done.stdout and "--resolution" in done.stdout
     done = run("--input", "x", "--output", "y", "--text-tokenizer", "z", "--image-tokenizer", "v")

@@ -1,0 +1,67 @@
+"""Training a SentencePiece text tokenizer on a text file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from mars_megatron.tokenizers.text import SentencePieceTokenizer
+
+
+def train_text_tokenizer(
+    text: str | Path,
+    output: str | Path,
+    *,
+    vocab_size: int,
+    character_coverage: float = 1.0,
+    symbols: Sequence[str] = (),
+) -> SentencePieceTokenizer:
+    """Train a unigram SentencePiece model and write it under its name only when it is complete.
+
+    The ids are 0 unknown, 1 begin of sentence, 2 end of sentence, then the pieces.
+
+    Args:
+        text: UTF-8 file, one sentence per line.
+        output: The .model file; its folder is made, a file there is replaced.
+        vocab_size: Number of ids.
+        character_coverage: Share of the text's characters that get a piece; 0.9995 for languages of many
+            characters where rare ones may become unknown.
+        symbols: Strings that always are one piece of their own.
+
+    Returns:
+        The tokenizer, opened from the file.
+
+    Raises:
+        ValueError: The file does not exist or is empty, or a setting does not fit it.
+    """
+    text, output = Path(text), Path(output)
+    if not text.is_file() or not text.stat().st_size:
+        raise ValueError(f"text {text} does not exist or is empty; give a UTF-8 file with one sentence per line")
+    if not 0.9 <= character_coverage <= 1.0:
+        raise ValueError(f"character coverage is {character_coverage}; it must lie in 0.9..1")
+    if any("," in symbol or not symbol for symbol in symbols):
+        raise ValueError(f"symbols are {list(symbols)}; none may be empty or hold a comma")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text),
+            model_writer=model,
+            vocab_size=vocab_size,
+            character_coverage=character_coverage,
+            user_defined_symbols=",".join(symbols),
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:  # says which size would do
+        raise ValueError(f"no tokenizer of {vocab_size} ids from {text}: {error}") from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(output.name + ".tmp")
+    try:
+        temporary.write_bytes(model.getvalue())
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return SentencePieceTokenizer(output)

@@ -1,0 +1,107 @@
+import pytest
+import sentencepiece
+
+from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.train_text import train_text_tokenizer
+
+LINES = ["a red square", "a blue circle", "three plus four is seven", "one two five six nine", "zero comes before",
+         "everything has its own name here", "what a quick jump", "一个手写数字三", "三加四等于七"] * 20  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "corpus.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tmp_path_factory):
+    """A tokenizer folder as transformers writes it: whole words, and an end-of-text token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({word for line in LINES for word in line.split()})
+    core = Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1} | {w: i + 2 for i, w in enumerate(words)}, "<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path_factory.mktemp("hf") / "tokenizer"
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+    return folder
+
+
+def test_training_writes_a_tokenizer_that_keeps_the_text(corpus, tmp_path):
+    trained = train_text_tokenizer(corpus, tmp_path / "new" / "t.model", vocab_size=48, symbols=["三", "▁seven"])
+    tokenizer = load_text_tokenizer(tmp_path / "new" / "t.model")
+    assert tokenizer.size == 48 and (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    assert tokenizer.fingerprint == trained.fingerprint
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["t.model"]
+    for line in set(LINES):
+        ids = tokenizer.encode(line)
+        assert 0 <= min(ids) and max(ids) < 48 and tokenizer.eos_id not in ids
+        assert tokenizer.decode(ids) == line
+        assert tokenizer.decode([*ids, tokenizer.eos_id]) == line
+    pieces = sentencepiece.SentencePieceProcessor(model_file=tokenizer.path).encode("is seven 三三", out_type=str)
+    assert pieces.count("三") == 2 and "▁seven" in pieces
+
+
+def test_training_is_deterministic_and_the_fingerprint_tells_models_apart(corpus, tmp_path):
+    sizes = {"a": 46, "b": 46, "c": 47}
+    models = {n: train_text_tokenizer(corpus, tmp_path / f"{n}.model", vocab_size=s) for n, s in sizes.items()}
+    assert models["a"].fingerprint == models["b"].fingerprint != models["c"].fingerprint
+
+
+def test_training_errors_name_the_setting_and_leave_nothing(corpus, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    output = tmp_path / "out" / "t.model"
+    with pytest.raises(ValueError, match=r"no tokenizer of 9999 ids .* <= \d+"):
+        train_text_tokenizer(corpus, output, vocab_size=9999)
+    with pytest.raises(ValueError, match="empty.txt does not exist or is empty"):
+        train_text_tokenizer(tmp_path / "empty.txt", output, vocab_size=46)
+    with pytest.raises(ValueError, match="character coverage is 2"):
+        train_text_tokenizer(corpus, output, vocab_size=46, character_coverage=2.0)
+    with pytest.raises(ValueError, match="symbols are"):
+        train_text_tokenizer(corpus, output, vocab_size=46, symbols=["a,b"])
+    assert not output.parent.exists()
+
+
+def test_hugging_face_folder(hugging_face):
+    tokenizer = load_text_tokenizer(hugging_face)
+    ids = tokenizer.encode("a red circle")
+    assert len(ids) == 3 and tokenizer.decode([*ids, tokenizer.eos_id]) == "a red circle"
+    assert (tokenizer.eos_id, tokenizer.bos_id) == (0, None)
+    assert tokenizer.size == len({w for line in LINES for w in line.split()}) + 2
+
+
+def test_fingerprint_of_a_folder_ignores_model_weights(hugging_face, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(hugging_face, tmp_path / "copy")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    before = load_text_tokenizer(hugging_face).fingerprint
+    assert load_text_tokenizer(folder).fingerprint == before
+    config = folder / "tokenizer.json"
+    config.write_text(config.read_text().replace("circle", "cercle"))
+    assert load_text_tokenizer(folder).fingerprint != before
+
+
+def test_no_eos_token_is_refused(hugging_face, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(hugging_face, tmp_path / "copy")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            (folder / name).write_text((folder / name).read_text().replace('"eos_token"', '"no_token"'))
+    with pytest.raises(ValueError, match="names no eos_token"):
+        load_text_tokenizer(folder)
+
+
+def test_what_is_no_tokenizer_is_refused(tmp_path):
+    (tmp_path / "bad.model").write_bytes(b"not a model")
+    (tmp_path / "folder").mkdir()
+    for name, match in (
+        ("bad.model", "not a SentencePiece model"),
+        ("none", "does not exist"),
+        ("folder", "no tokenizer"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_text_tokenizer(tmp_path / name)

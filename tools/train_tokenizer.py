@@ -1,0 +1,107 @@
+"""Train a text tokenizer (SentencePiece) on a text file, or an image tokenizer (VQ) on an image-text folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    text = commands.add_parser(
+        "text",
+        help="SentencePiece model from a text file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    text.add_argument("--input", required=True, metavar="FILE", help="UTF-8 text, one sentence per line")
+    text.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
+    text.add_argument("--vocab-size", type=int, default=512, help="number of ids")
+    text.add_argument("--character-coverage", type=float, default=1.0, help="share of the characters that get a piece")
+    text.add_argument(
+        "--symbols", nargs="*", default=[], metavar="TEXT", help="strings that always are one piece of their own"
+    )
+
+    image = commands.add_parser(
+        "image",
+        help="VQ model (diffusers VQModel) from the images of an image-text folder",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    image.add_argument("--input", required=True, metavar="FOLDER", help="folder with captions.jsonl and images")
+    image.add_argument("--output", required=True, metavar="FOLDER", help="the model folder to write")
+    image.add_argument("--resolution", type=int, required=True, metavar="PIXELS", help="square of the images")
+    image.add_argument("--max-images", type=int, default=50000, help="most images read (all are held in memory)")
+    image.add_argument("--codebook-size", type=int, default=256, help="number of codes")
+    image.add_argument("--code-dim", type=int, default=8, help="channels of a code")
+    image.add_argument(
+        "--widths",
+        type=int,
+        nargs="+",
+        default=[16, 32, 32],
+        help="channels at each resolution; each after the first halves the image",
+    )
+    image.add_argument("--warmup-steps", type=int, default=250, help="steps as a plain autoencoder")
+    image.add_argument("--steps", type=int, default=350, help="steps with quantisation")
+    image.add_argument("--batch-size", type=int, default=32, help="images per step")
+    image.add_argument("--warmup-lr", type=float, default=2e-3, help="peak learning rate of the warm-up")
+    image.add_argument("--lr", type=float, default=1e-3, help="peak learning rate with quantisation")
+    image.add_argument("--seed", type=int, default=0, help="seed of everything")
+    image.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it trains")
+    return parser.parse_args(arguments)
+
+
+def train_text(options: argparse.Namespace) -> None:
+    from mars_megatron.tokenizers.train_text import train_text_tokenizer
+
+    tokenizer = train_text_tokenizer(
+        options.input,
+        options.output,
+        vocab_size=options.vocab_size,
+        character_coverage=options.character_coverage,
+        symbols=options.symbols,
+    )
+    print(f"{options.output}: {tokenizer.size} ids, end of text {tokenizer.eos_id}")
+
+
+def train_image(options: argparse.Namespace) -> None:
+    from mars_megatron.data.images import load_images
+    from mars_megatron.data.sources import FolderSource
+    from mars_megatron.tokenizers.train_image import ImageTrainingConfig, train_image_tokenizer
+
+    config = ImageTrainingConfig(
+        codebook_size=options.codebook_size,
+        code_dim=options.code_dim,
+        widths=tuple(options.widths),
+        warmup_steps=options.warmup_steps,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        warmup_lr=options.warmup_lr,
+        lr=options.lr,
+        seed=options.seed,
+        device=options.device,
+    )
+    if options.resolution < 1 or options.resolution % config.downsample:
+        raise ValueError(f"--resolution is {options.resolution}; it must be a multiple of {config.downsample}")
+    images, unreadable = load_images(FolderSource(options.input).images(options.max_images), options.resolution)
+    for path, why in unreadable:
+        print(f"warning: {path} left out: {why}", file=sys.stderr)
+    report = train_image_tokenizer(images, options.output, config)
+    print(
+        f"{options.output}: {len(images)} images, codes in use {report.codes_used} of {report.codebook_size} "
+        f"({report.num_revived} revived), reconstruction MSE {report.reconstruction_mse:.5f}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        (train_text if options.command == "text" else train_image)(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
