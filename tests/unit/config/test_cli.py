@@ -1,0 +1,155 @@
+"""The command line: precedence, help, print-config, errors, and that it stays light."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mars_megatron.config import RunConfig, from_yaml, to_yaml
+from mars_megatron.config.cli import load_config, parse
+from mars_megatron.config.validate import leaves
+from mars_megatron.recipes import get_recipe
+
+DATA = ["--data.path", "corpus"]
+
+
+@pytest.fixture
+def partial(tmp_path):
+    path = tmp_path / "partial.yaml"
+    path.write_text("optimizer: {lr: 0.002, beta2: 0.9}\n")
+    return str(path)
+
+
+def refused(arguments, capsys):
+    """The message with which parse ends the process."""
+    with pytest.raises(SystemExit) as stop:
+        parse(arguments, prog="train")
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_default_is_the_tiny_recipe():
+    config = parse(DATA)
+    assert config.model == get_recipe("tiny").model and config.data.path == "corpus"
+
+
+@pytest.mark.parametrize("override_first", [False, True])
+def test_recipe_then_file_then_overrides(partial, monkeypatch, override_first):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    override = ["--optimizer.lr", "0.003"]
+    chosen = ["--recipe", "mars_7b_stage2", "--config", partial]
+    config = parse(DATA + (override + chosen if override_first else chosen + override))
+    recipe = get_recipe("mars_7b_stage2")
+    assert config.optimizer.lr == 0.003  # recipe 1e-4, file 0.002
+    assert config.optimizer.beta2 == 0.9  # recipe 0.95
+    assert config.optimizer.min_lr == recipe.optimizer.min_lr  # schema's default is another
+    assert config.model == recipe.model != RunConfig().model
+
+
+def test_overrides_of_every_kind():
+    config = parse(
+        [
+            *DATA,
+            "--model.num_layers=8",
+            "--freeze.norms",
+            "false",
+            "--logging.sample_prompts",
+            '["a digit, three", "手写数字三"]',
+            "--loss.vocabulary",
+            "modality",
+            "--data.tasks.t2i",
+            "0.7",
+            "--data.text_tokenizer",
+            "007",
+        ]
+    )
+    assert config.model.num_layers == 8 and config.freeze.norms is False
+    assert config.logging.sample_prompts == ("a digit, three", "手写数字三")
+    assert config.loss.vocabulary == "modality" and config.data.tasks.t2i == 0.7
+    assert config.data.text_tokenizer == "007"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.num_layer", "3"], "unrecognized arguments: --model.num_layer 3"),  # no abbreviations
+        (["--parallel.tensors=3"], "unrecognized arguments: --parallel.tensors=3"),
+        (["--model.num_layers", "many"], "model.num_layers"),
+        (["--recipe", "huge"], "--recipe is 'huge'; accepted: tiny, "),
+        (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--parallel.tensor", "3"], "accepted: a multiple of parallel.tensor, which is 3"),
+        (["--parallel.tensor", "2"], "one model takes 2 ranks, but there are 1"),
+        (["--recipe", "mars_7b_stage3"], "data.tasks.sr is 1.0; accepted: 0, because super-resolution"),
+        (["--data.path", ""], "data.path is ''; accepted: the prefix"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_a_named_setting(arguments, message, capsys):
+    assert message in refused(DATA + arguments, capsys)
+
+
+def test_the_number_of_ranks_comes_from_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert parse([*DATA, "--parallel.tensor", "2"]).parallel.tensor == 2
+    assert "there are 2" in refused([*DATA, "--parallel.pipeline", "4"], capsys)
+    monkeypatch.setenv("RANK", "1")
+    assert refused([*DATA, "--parallel.pipeline", "4"], capsys) == ""  # rank 0 says it
+
+
+def test_print_config_resolves_and_needs_no_data(partial, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--recipe", "mars_7b_stage1", "--config", partial, "--parallel.pipeline", "2", "--print-config"])
+    assert not stop.value.code
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    config = from_yaml(printed)
+    assert (config.optimizer.lr, config.parallel.pipeline, config.model.num_layers) == (0.002, 2, 32)
+    with pytest.raises(SystemExit):
+        parse(["--config", str(printed), "--print-config"])
+    assert capsys.readouterr().out == printed.read_text()
+
+
+def test_print_config_shows_what_it_refuses(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--recipe", "mars_7b_stage3", "--print-config"])
+    streams = capsys.readouterr()
+    assert stop.value.code == 2 and "resolution: 1024" in streams.out and "data.tasks.sr" in streams.err
+
+
+def test_help_documents_every_setting(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    for setting, _, _ in leaves(RunConfig()):
+        described = re.search(rf"^  --{re.escape(setting)} [^\n]*?\n?\s+(\S.*)\(type:", text, re.MULTILINE | re.DOTALL)
+        assert described, setting
+    for setting in ("--recipe", "--config", "--print-config"):
+        assert f"  {setting}" in text
+    assert "Rows of one micro-batch" in text
+
+
+def test_load_config_applies_overrides(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(get_recipe("mars_7b_stage1")))
+    config = load_config(path, ["--parallel.tensor", "1", "--parallel.sequence=false", "--generation.seed", "3"])
+    assert (config.parallel.tensor, config.generation.seed, config.model.num_layers) == (1, 3, 32)
+    assert load_config(path, world_size=8) == get_recipe("mars_7b_stage1")
+    with pytest.raises(ValueError, match="unrecognized arguments: --generation.seeds 3"):
+        load_config(path, ["--generation.seeds", "3"])
+    with pytest.raises(ValueError, match=r"parallel\.sequence is True; accepted: false"):
+        load_config(path, ["--parallel.tensor", "1"])
+    with pytest.raises(ValueError, match="there are 2"):
+        load_config(path, world_size=2)
+
+
+def test_the_command_line_does_not_import_torch():
+    code = (
+        "import sys\nfrom mars_megatron.config.cli import parse\nparse(['--data.path', 'x'])\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ).returncode == 0
