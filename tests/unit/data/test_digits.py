@@ -1,0 +1,56 @@
+import torch
+
+from mars_megatron.data.images import load_images
+from mars_megatron.data.sources import FolderSource
+from mars_megatron.data.sources.digits import load_digit_images, vary, write_digits
+
+WORDS = "zero one two three four five six seven eight nine".split()
+
+
+def captions(digit):
+    return [f"the digit {WORDS[digit]}", f"a {WORDS[digit]}", f"数字{digit}"]
+
+
+def test_halves_are_all_the_digits_and_do_not_overlap():
+    train, held_out = load_digit_images("train"), load_digit_images("held_out")
+    assert len(train[0]) + len(held_out[0]) == 1797 and len(train[0]) == 898
+    for images, digits in (train, held_out):
+        assert images.shape[1:] == (3, 16, 16) and images.dtype == torch.uint8
+        assert torch.bincount(digits, minlength=10).min() > 70
+    seen = {image.numpy().tobytes() for image in train[0]}
+    assert not any(image.numpy().tobytes() in seen for image in held_out[0])
+
+
+def test_variants_differ_but_stay_near():
+    images, _ = load_digit_images("train")
+    varied = vary(images[:200], torch.Generator().manual_seed(0))
+    assert varied.dtype == torch.uint8 and varied.shape == images[:200].shape
+    assert (varied != images[:200]).flatten(1).any(1).all()
+    own = (varied.float() - images[:200].float()).square().flatten(1).mean(1)
+    other = (varied.float() - images[200:400].float()).square().flatten(1).mean(1)
+    assert own.mean() < 0.5 * other.mean()
+    still = vary(images[:50], torch.Generator().manual_seed(0), degrees=0, scale=0, shift=0)
+    assert (still.int() - images[:50].int()).abs().max() <= 1
+
+
+def test_folder_is_a_source_of_the_pictures_and_captions(tmp_path):
+    count = write_digits(tmp_path / "digits", captions, split="held_out", progress=False)
+    images, digits = load_digit_images("held_out")
+    records = list(FolderSource(tmp_path / "digits"))
+    assert count == len(records) == 899
+    assert [list(record.texts) for record in records] == [captions(digit) for digit in digits.tolist()]
+    read, unreadable = load_images([record.image for record in records], 16, progress=False)
+    assert torch.equal(read, images) and not unreadable
+
+
+def test_variants_and_captions_in_turn(tmp_path):
+    count = write_digits(tmp_path, captions, variants=2, captions_per_image=2, resolution=8, progress=False)
+    records = list(FolderSource(tmp_path))
+    assert count == len(records) == 2 * 898 and len(list(tmp_path.iterdir())) == count + 1
+    _, digits = load_digit_images("train", 8)
+    for record, digit in zip(records, digits.repeat(2).tolist(), strict=True):
+        assert len(record.texts) == 2 and set(record.texts) < set(captions(digit))
+    assert set(records[0].texts) | set(records[898].texts) == set(captions(int(digits[0])))
+    first = {record.image.name: record.image.read_bytes() for record in records}
+    write_digits(tmp_path, captions, variants=2, captions_per_image=2, resolution=8, progress=False)
+    assert {record.image.name: record.image.read_bytes() for record in FolderSource(tmp_path)} == first
