@@ -15,7 +15,7 @@ from mars_megatron.config.schema import RunConfig
 
 def to_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML; `from_yaml` gives back an equal one."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def from_yaml(path: str | Path) -> RunConfig:
@@ -56,6 +56,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumping that quotes what is not printable: plain, Unicode's own line breaks would become spaces."""
+
+
+def _represent_string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_string)
 
 
 class _StrictLoader(yaml.SafeLoader):
