@@ -1,0 +1,91 @@
+"""Text to image: codes of images for prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from mars_megatron.config.schema import GenerationConfig
+from mars_megatron.generation.decoding import Decoder, agree, inference
+from mars_megatron.generation.sampling import draw, guide, uniforms
+from mars_megatron.model import MARSModel
+from mars_megatron.ops import VISUAL
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+
+def generate_images(
+    model: MARSModel,
+    prompts: Sequence[Sequence[int]],
+    vocabulary: Vocabulary,
+    num_codes: int,
+    config: GenerationConfig,
+    *,
+    progress: bool = False,
+) -> torch.Tensor:
+    """Sample one image for each prompt. Every tensor-parallel rank must call it, and gets the same.
+
+    The image begins at BOI and is exactly `num_codes` codes long; nothing else can be drawn in it.
+    What a prompt gets depends on config.seed and its place in `prompts`, not on config.batch_size.
+
+    Args:
+        model: The whole model (parallel.pipeline 1); put back in the mode it came in.
+        prompts: Text ids of each prompt; an empty one is an image without a caption.
+        vocabulary: Layout of the joined ids.
+        num_codes: Codes of an image (its grid's rows x columns).
+        config: Guidance, temperature, top_k, top_p, seed, batch_size.
+        progress: Show a progress bar on rank 0.
+
+    Returns:
+        Codes, int64 [len(prompts), num_codes] on the CPU, row by row.
+
+    Raises:
+        ValueError: The model is split over pipeline stages, or a prompt holds an id that is not text.
+    """
+    for number, prompt in enumerate(prompts):
+        if any(not 0 <= token < vocabulary.text_size for token in prompt):
+            raise ValueError(
+                f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {vocabulary.text_size - 1} "
+                "(vocabulary.text_size is that of the text tokenizer in use)"
+            )
+    codes = torch.zeros((len(prompts), num_codes), dtype=torch.int64)
+    hidden = not progress or torch.distributed.get_rank() != 0
+    with inference(model), tqdm(total=codes.numel(), desc="sample", unit="code", disable=hidden) as bar:
+        for start in range(0, len(prompts), config.batch_size):
+            part = range(start, min(start + config.batch_size, len(prompts)))
+            beginnings = [[*prompts[index], vocabulary.boi] for index in part]
+            noise = uniforms(config.seed, part, num_codes)
+            codes[start : part.stop] = _generate(model, beginnings, vocabulary, noise, config, bar).cpu()
+    return codes
+
+
+def _generate(
+    model: MARSModel,
+    beginnings: list[list[int]],
+    vocabulary: Vocabulary,
+    noise: torch.Tensor,
+    config: GenerationConfig,
+    bar: tqdm,
+) -> torch.Tensor:
+    """One batch: beginnings end in BOI; noise is float64 [samples, num_codes]. Returns codes of that shape."""
+    num_samples, num_codes = noise.shape
+    guided = config.guidance != 1
+    if guided:  # the same form as a dropped caption in training
+        beginnings = beginnings + [[vocabulary.boi]] * num_samples
+    # The last code is drawn, but never read.
+    decoder = Decoder(model, vocabulary, beginnings, VISUAL, num_codes - 1)
+    logits = decoder.start()
+    noise = noise.to(logits.device)
+    codes: list[torch.Tensor] = []
+    while True:
+        logits = logits[:, vocabulary.text_size : vocabulary.text_size + vocabulary.codebook_size]
+        if guided:
+            conditional, unconditional = logits.chunk(2)
+            logits = guide(conditional, unconditional, config.guidance)
+        codes.append(agree(draw(logits, noise[:, len(codes)], config), model))
+        bar.update(num_samples)
+        if len(codes) == num_codes:
+            return torch.stack(codes, dim=1)
+        ids = vocabulary.code_to_id(codes[-1])
+        logits = decoder.step(torch.cat((ids, ids)) if guided else ids)

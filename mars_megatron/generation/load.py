@@ -1,0 +1,74 @@
+"""A model for sampling from a checkpoint of any training layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from megatron.core.process_groups_config import ProcessGroupCollection
+
+from mars_megatron import platform
+from mars_megatron.checkpoint import load_model, read_config, resolve
+from mars_megatron.config import validate
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
+from mars_megatron.model import MARSModel, build_model
+from mars_megatron.platform.parallel import initialize_parallel, world_size
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+
+class LoadedModel(NamedTuple):
+    """A model that is ready to be sampled from.
+
+    Attributes:
+        model: The whole model, in evaluation mode; this rank's tensor-parallel share.
+        config: The configuration saved in the checkpoint, with the layout and overrides in force now.
+        groups: Process groups.
+        vocabulary: Layout of the joined ids.
+    """
+
+    model: MARSModel
+    config: RunConfig
+    groups: ProcessGroupCollection
+    vocabulary: Vocabulary
+
+
+def load_for_inference(
+    path: str | Path,
+    tensor: int | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    groups: ProcessGroupCollection | None = None,
+) -> LoadedModel:
+    """Load a checkpoint under the layout of this job; every rank must call it.
+
+    Args:
+        path: A checkpoint, or the folder of a run (its latest checkpoint).
+        tensor: Tensor-parallel size; None takes all ranks. With fewer, the replicas hold the same model.
+        overrides: Settings in place of the saved ones: ["--generation.guidance=2", ...].
+        device: Where the model runs; the checkpoint may come from another.
+        groups: Process groups of a model already loaded; None makes them.
+
+    Raises:
+        ValueError: No complete checkpoint at `path`, a wrong override, or a model that `tensor` does not divide.
+    """
+    platform.initialize(device)
+    platform.init_process_group()
+    config = override(read_config(resolve(path)), overrides)
+    tensor = groups.tp.size() if groups else tensor or world_size()
+    if tensor < 1 or world_size() % tensor:
+        raise ValueError(f"tensor is {tensor}; accepted: a divisor of the number of ranks, which is {world_size()}")
+    config = replace(
+        config,
+        parallel=ParallelConfig(tensor=tensor),
+        recompute=RecomputeConfig(),
+        training=replace(config.training, backend="local", device=device),  # the backend that decodes with a cache
+    )
+    validate(config)
+    groups = groups or initialize_parallel(config.parallel, config.training.seed)
+    (model,) = build_model(config, groups)
+    load_model(path, config, groups, [model])
+    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config.vocabulary))

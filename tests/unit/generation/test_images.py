@@ -1,0 +1,79 @@
+"""Text to image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mars_megatron.config.schema import GenerationConfig
+from mars_megatron.generation import generate_images
+from mars_megatron.generation.batches import pack_samples
+from mars_megatron.generation.decoding import inference
+from mars_megatron.model import MARSModel
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+from tests.unit.generation.conftest import NUM_CODES, PROMPTS
+
+SAMPLED = GenerationConfig(seed=3, temperature=3.0)
+
+
+def test_codes_fill_the_grid(model: MARSModel, vocabulary: Vocabulary) -> None:
+    codes = generate_images(model, PROMPTS, vocabulary, NUM_CODES, SAMPLED)
+    assert codes.shape == (len(PROMPTS), NUM_CODES) and codes.dtype == torch.int64
+    assert 0 <= codes.min() and codes.max() < vocabulary.codebook_size
+    assert len(codes.unique()) > 4
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
+def test_greedy_codes_are_those_of_the_whole_forward(model: MARSModel, vocabulary: Vocabulary, guidance: float) -> None:
+    config = GenerationConfig(temperature=0, guidance=guidance)
+    codes = generate_images(model, PROMPTS, vocabulary, NUM_CODES, config)
+    for prompt, image in zip(PROMPTS, codes, strict=True):
+        ids = vocabulary.code_to_id(image).tolist()
+        for number, code in enumerate(image.tolist()):
+            seen = [vocabulary.boi, *ids[:number]]
+            batch = pack_samples([[*prompt, *seen], seen], vocabulary)
+            with inference(model):
+                logits = model(batch, return_logits=True)
+            conditional, unconditional = logits[:, vocabulary.text_size : vocabulary.text_size + 16]
+            best = (unconditional + guidance * (conditional - unconditional)).argmax()
+            assert code == best, (prompt, number)
+
+
+def test_result_depends_on_seed_but_not_on_batch_size(model: MARSModel, vocabulary: Vocabulary) -> None:
+    codes = generate_images(model, PROMPTS, vocabulary, NUM_CODES, SAMPLED)
+    for batch_size in (1, 2, 3):
+        config = replace(SAMPLED, batch_size=batch_size)
+        assert torch.equal(generate_images(model, PROMPTS, vocabulary, NUM_CODES, config), codes)
+    other = generate_images(model, PROMPTS, vocabulary, NUM_CODES, replace(SAMPLED, seed=4))
+    assert (other != codes).float().mean() > 0.3
+
+
+def test_same_prompt_twice_gives_two_images(model: MARSModel, vocabulary: Vocabulary) -> None:
+    first, second = generate_images(model, [PROMPTS[0]] * 2, vocabulary, NUM_CODES, SAMPLED)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_is_restored(model: MARSModel, vocabulary: Vocabulary, training: bool) -> None:
+    model.train(training)
+    generate_images(model, PROMPTS[:1], vocabulary, NUM_CODES, SAMPLED)
+    assert model.training == model.decoder.training == training
+    model.eval()
+
+
+def test_no_prompts_no_images(model: MARSModel, vocabulary: Vocabulary) -> None:
+    assert generate_images(model, [], vocabulary, NUM_CODES, SAMPLED).shape == (0, NUM_CODES)
+
+
+def test_ids_that_are_no_text_are_refused(model: MARSModel, vocabulary: Vocabulary) -> None:
+    with pytest.raises(ValueError, match=r"prompt 1 has the ids \[2, 29\]; accepted: 0 to 28"):
+        generate_images(model, [[1], [2, 29]], vocabulary, NUM_CODES, SAMPLED)
+
+
+def test_pipeline_stages_are_refused(vocabulary: Vocabulary) -> None:
+    stage = SimpleNamespace(config=SimpleNamespace(pipeline_model_parallel_size=2))
+    with pytest.raises(ValueError, match=r"parallel\.pipeline is 2; accepted: 1"):
+        generate_images(stage, PROMPTS, vocabulary, NUM_CODES, SAMPLED)  # type: ignore[arg-type]
