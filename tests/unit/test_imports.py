@@ -20,8 +20,8 @@ ORDER = [
 LEVEL = {name: level for level, name in enumerate(ORDER)}
 # The command line resolves --recipe: the one place that knows both sides.
 ALLOWED = {("config/cli.py", "recipes")}
-# Only these may know megatron-core.
-MEGATRON = {"platform", "model", "checkpoint", "training", "data"}
+# Only these may know megatron-core (data its index format, generation its process groups).
+MEGATRON = {"platform", "model", "checkpoint", "training", "data", "generation"}
 # Light enough for a login node: no torch.
 WITHOUT_TORCH = {"config", "recipes"}
 
