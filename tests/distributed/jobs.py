@@ -40,12 +40,23 @@ def _train(trainer: Trainer, steps: int | None = None) -> list[float]:
     return [trainer._step().loss for _ in range(steps)]
 
 
-def save_after(run: dict[str, Any], steps: int) -> list[float]:
-    """Train some steps, save, and go on to the end; the losses after the checkpoint."""
+def save_after(runs: list[dict[str, Any]], steps: int) -> list[list[float]]:
+    """Train each run some steps, save, and go on to the end; the losses after the checkpoint."""
+    results = []
+    for run in runs:
+        trainer = Trainer(tiny_config(run))
+        _train(trainer, steps)
+        trainer.save()
+        results.append(_train(trainer))
+    return results
+
+
+def save_every_step(run: dict[str, Any]) -> None:
+    """Train to the end with a checkpoint behind every step."""
     trainer = Trainer(tiny_config(run))
-    _train(trainer, steps)
-    trainer.save()
-    return _train(trainer)
+    while trainer.position.step < trainer.config.training.steps:
+        _train(trainer, 1)
+        trainer.save()
 
 
 def resume(runs: list[dict[str, Any]]) -> list[list[float]]:

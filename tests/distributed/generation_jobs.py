@@ -1,0 +1,88 @@
+"""What the ranks of test_generation.py do: `python -m tests.distributed.generation_jobs ARGUMENTS RESULT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mars_megatron import platform
+from mars_megatron.config.schema import GenerationConfig, ModelConfig, ParallelConfig, RunConfig, VocabularyConfig
+from mars_megatron.generation import generate_captions, generate_images, load_for_inference
+from mars_megatron.generation.batches import pack_samples
+from mars_megatron.generation.decoding import Decoder, inference, row_multiple
+from mars_megatron.model import MARSModel, build_model
+from mars_megatron.ops import VISUAL
+from mars_megatron.platform.parallel import initialize_parallel, shut_down
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.training import Trainer
+from tests.distributed.jobs import tiny_config
+
+CONFIG = RunConfig(
+    model=ModelConfig(
+        num_layers=2, hidden_size=32, ffn_hidden_size=48, num_attention_heads=4, num_query_groups=2, init_std=0.3
+    ),
+    vocabulary=VocabularyConfig(text_size=29, codebook_size=16),
+)
+PROMPTS = [[3, 4, 5], [7], [], [1, 2, 3, 4, 5, 6, 7]]
+SETTINGS = GenerationConfig(seed=3, guidance=2.0, temperature=2.0, batch_size=3, max_caption_tokens=6)
+EOS = 1
+
+
+def results(model: MARSModel, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Codes, captions, and the difference of cached and whole logits of one model."""
+    codes = generate_images(model, PROMPTS, vocabulary, 9, SETTINGS)
+    samples = [[*prompt, vocabulary.boi] for prompt in PROMPTS]
+    ids = vocabulary.code_to_id(codes)
+    with inference(model):
+        decoder = Decoder(model, vocabulary, samples, VISUAL, 9)
+        cached = torch.stack([decoder.start(), *(decoder.step(column) for column in ids.T)], dim=1)  # [4, 10, ids]
+        whole = [[*sample, *codes] for sample, codes in zip(samples, ids.tolist(), strict=True)]
+        logits = model(pack_samples(whole, vocabulary, row_multiple(model), every_token=True), return_logits=True)
+    by_sample = logits.split([len(sample) for sample in whole])
+    return {
+        "codes": codes.tolist(),
+        "captions": generate_captions(model, codes, vocabulary, EOS, SETTINGS),
+        "logits": cached[:, -1].tolist(),
+        "difference": max(float((cached[n] - rows[-10:]).abs().max()) for n, rows in enumerate(by_sample)),
+    }
+
+
+def of_layout(tensor: int, sequence: bool) -> dict[str, Any]:
+    """Results of the random model."""
+    platform.initialize("auto")
+    config = replace(CONFIG, parallel=ParallelConfig(tensor=tensor, sequence=sequence))
+    (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+    return results(model, Vocabulary.from_config(config.vocabulary))
+
+
+def of_checkpoint(path: str) -> dict[str, Any]:
+    """Results of a checkpoint, on all ranks."""
+    loaded = load_for_inference(path, overrides=["--generation.seed=9"])
+    assert loaded.config.generation.seed == 9
+    assert loaded.config.parallel.tensor == torch.distributed.get_world_size()
+    return results(loaded.model, loaded.vocabulary)
+
+
+def save(run: dict[str, Any]) -> None:
+    """Train a run of the tests for one step, and save it."""
+    trainer = Trainer(tiny_config(run))
+    trainer.run()
+
+
+def main() -> None:
+    arguments, result = json.loads(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    value = [globals()[job](**keywords) for job, keywords in arguments]
+    # not rank 0: ids must be the same on the others too
+    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
+        result.write_text(json.dumps(value))
+    shut_down()
+
+
+if __name__ == "__main__":
+    main()

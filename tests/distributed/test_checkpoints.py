@@ -1,0 +1,131 @@
+"""Checkpoints: bitwise under the same layout, equal under another, and safe against a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mars_megatron.checkpoint import folders, latest
+from tests.distributed.corpus import write_corpus
+from tests.distributed.ranks import ROOT, environment, run_ranks
+
+pytestmark = pytest.mark.distributed
+
+TENSOR, PIPELINE = {"parallel.tensor": 2}, {"parallel.pipeline": 2}
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "one": (1, {}),
+    "plain": (1, {"parallel.distributed_optimizer": False}),
+    "tensor": (2, {**TENSOR, "parallel.sequence": True}),
+    "pipeline": (2, PIPELINE),
+    "interleaved": (2, {**PIPELINE, "parallel.virtual_pipeline": 2}),
+    "data": (2, {}),
+    "both": (4, {**TENSOR, **PIPELINE}),
+}
+# Where each layout's checkpoint is resumed, beside the layout itself.
+TARGETS = {
+    "one": ("tensor", "pipeline", "interleaved", "data"),
+    "tensor": ("one", "pipeline"),
+    "pipeline": ("one", "tensor"),
+    "interleaved": ("one", "data"),
+    "data": ("one", "tensor"),
+    "both": ("one", "data"),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "train")
+
+
+@pytest.fixture(scope="module")
+def saved(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[float]]]:
+    """For every layout the folder of a run that saved at step 3, and its losses from there to step 6."""
+    root = tmp_path_factory.mktemp("runs")
+    result = {}
+    for num_ranks in (1, 2, 4):
+        names = [name for name in LAYOUTS if LAYOUTS[name][0] == num_ranks]
+        runs = [
+            {"data.path": corpus, "training.steps": 6, "checkpoint.dir": str(root / name), **LAYOUTS[name][1]}
+            for name in names
+        ]
+        losses = run_ranks(num_ranks, "save_after", {"runs": runs, "steps": 3})
+        result |= {name: (root / name, values) for name, values in zip(names, losses, strict=True)}
+    return result
+
+
+def _resume(saved: dict[str, tuple[Path, list[float]]], corpus: str, num_ranks: int) -> dict[tuple[str, str], list[float]]:
+    """Resume every (source, target) pair whose target has `num_ranks` ranks, in one process per rank."""
+    pairs = [
+        (source, target)
+        for source in LAYOUTS
+        for target in (source, *TARGETS.get(source, ()))
+        if LAYOUTS[target][0] == num_ranks
+    ]
+    runs = [
+        {"data.path": corpus, "training.steps": 6, "checkpoint.dir": str(saved[source][0]), **LAYOUTS[target][1]}
+        for source, target in pairs
+    ]
+    return dict(zip(pairs, run_ranks(num_ranks, "resume", {"runs": runs}), strict=True))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_resumed_losses_equal_the_uninterrupted_run(
+    saved: dict[str, tuple[Path, list[float]]], corpus: str, num_ranks: int
+) -> None:
+    for (source, target), losses in _resume(saved, corpus, num_ranks).items():
+        expected = saved[source][1]
+        assert len(losses) == 3
+        if source == target:
+            assert losses == expected, f"{source} is not bitwise equal after resuming"
+        else:
+            assert losses == pytest.approx(expected, rel=1e-4), f"{source} resumed as {target}"
+
+
+def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    run = {
+        "data.path": corpus,
+        "training.steps": 6,
+        "checkpoint.dir": str(root),
+        # Large enough that the kill falls into the writing.
+        "model.hidden_size": 512,
+        "model.ffn_hidden_size": 1024,
+    }
+    process = subprocess.Popen(
+        # Without torchrun, whose workers would outlive it.
+        [sys.executable, "-m", "tests.distributed.jobs", "save_every_step", json.dumps({"run": run}), os.devnull],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    half_written = folders.incomplete(folders.step_folder(root, 3))
+    deadline = time.monotonic() + 120
+    while not (half_written.is_dir() and any(half_written.iterdir())):
+        assert process.poll() is None, "the run ended before its third checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert half_written.is_dir(), "the kill came after the checkpoint was complete: nothing was tested"
+    assert not folders.step_folder(root, 3).exists()
+    assert latest(root) == folders.step_folder(root, 2)
+    with pytest.raises(ValueError, match="not completely written"):
+        folders.resolve(half_written)
+    losses = run_ranks(1, "resume", {"runs": [run]})[0]
+    assert len(losses) == 4  # steps 3 to 6
+    shutil.rmtree(root)
+
+
+def test_checkpoint_of_another_shape_is_refused(saved: dict[str, tuple[Path, list[float]]], corpus: str) -> None:
+    run = {"data.path": corpus, "checkpoint.dir": str(saved["one"][0]), "model.ffn_hidden_size": 96}
+    with pytest.raises(RuntimeError, match=r"model\.ffn_hidden_size is 96, the checkpoint has 64"):
+        run_ranks(1, "resume", {"runs": [run]})

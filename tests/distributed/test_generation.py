@@ -1,0 +1,72 @@
+"""Sampling on two ranks gives what one rank gives."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.corpus import write_corpus
+from tests.distributed.ranks import ROOT, environment
+
+pytestmark = pytest.mark.distributed
+
+Results = list[dict[str, Any]]
+
+
+def run(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
+    """Run jobs of generation_jobs.py; the results of the last rank."""
+    result = folder / f"result_{num_ranks}.json"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)),
+        *("-m", "tests.distributed.generation_jobs", json.dumps(jobs), str(result)),
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
+    return json.loads(result.read_text())
+
+
+def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["codes"] == expected["codes"]
+    assert found["captions"] == expected["captions"]
+    for row, expected_row in zip(found["logits"], expected["logits"], strict=True):
+        assert row == pytest.approx(expected_row, rel=1e-4, abs=1e-4)
+    assert found["difference"] < 1e-4
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Saved by a run of two pipeline stages."""
+    folder = tmp_path_factory.mktemp("run")
+    run_config = {
+        "data.path": write_corpus(folder / "train"),
+        "checkpoint.dir": str(folder / "run"),
+        "parallel.pipeline": 2,
+        "training.steps": 1,
+    }
+    run(2, [("save", {"run": run_config})], folder)
+    return run_config["checkpoint.dir"]
+
+
+def test_two_ranks_sample_what_one_rank_samples(checkpoint: str, tmp_path: Path) -> None:
+    load = ("of_checkpoint", {"path": checkpoint})
+    one = run(1, [("of_layout", {"tensor": 1, "sequence": False}), load], tmp_path)
+    two = run(
+        2,
+        [
+            ("of_layout", {"tensor": 2, "sequence": False}),
+            ("of_layout", {"tensor": 2, "sequence": True}),
+            load,
+        ],
+        tmp_path,
+    )
+    random_model, loaded_model = one
+    assert len({tuple(codes) for codes in random_model["codes"]}) == 4
+    assert random_model["difference"] < 1e-4
+    check_same(two[0], random_model)
+    check_same(two[1], random_model)
+    check_same(two[2], loaded_model)
