@@ -21,7 +21,8 @@ py::dict build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, in
       "num_text"_a = layout.num_text, "num_visual"_a = layout.num_visual,
       "padded_text"_a = layout.padded_text, "padded_visual"_a = layout.padded_visual,
       "row_multiple"_a = row_multiple, "max_seqlen"_a = layout.max_seqlen,
-      "image_before_text"_a = layout.image_before_text, "runs"_a = plan.runs, "cu_seqlens"_a = plan.cu_seqlens,
+      "image_before_text"_a = layout.image_before_text, "runs"_a = plan.runs,
+      "cu_seqlens"_a = plan.cu_seqlens,
       "position_ids"_a = plan.position_ids, "sequence_to_sorted"_a = plan.sequence_to_sorted,
       "sorted_to_sequence"_a = plan.sorted_to_sequence, "padded_to_sorted"_a = plan.padded_to_sorted,
       "sorted_to_padded"_a = plan.sorted_to_padded);

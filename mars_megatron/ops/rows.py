@@ -44,9 +44,10 @@ def permute_rows(
         [out rows, ...], contiguous, the dtype and device of x.
 
     Raises:
-        ValueError: A shape or dtype breaks the above, or there are no rows to read or to write.
+        ValueError: A shape or dtype breaks the above, there are no rows to read or to write, or impl="native" and
+            the tensors are not on the CPU.
         IndexError: An index is out of range.
-        RuntimeError: impl="native" without the compiled extension, or with x elsewhere than on the CPU.
+        RuntimeError: impl="native" without the compiled extension.
     """
     if index.dtype != torch.int64 or inverse_index.dtype != torch.int64:
         raise ValueError(f"indices must be int64, got {index.dtype} and {inverse_index.dtype}")
@@ -56,9 +57,7 @@ def permute_rows(
             f"{tuple(index.shape)}, {tuple(inverse_index.shape)} and {tuple(x.shape)}"
         )
     if len(index) == 0 or len(inverse_index) == 0:
-        raise ValueError(
-            f"there must be rows to read and to write, got {len(inverse_index)} and {len(index)}"
-        )
+        raise ValueError(f"there must be rows to read and to write, got {len(x)} and {len(index)}")
     return _PermuteRows.apply(x, index, inverse_index, impl)
 
 
