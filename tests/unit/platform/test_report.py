@@ -1,0 +1,113 @@
+"""The report says what is there, what is not, and what that costs; also for what is there but broken."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mars_megatron.platform import report
+
+ROOT = Path(__file__).parents[3]
+NAMES = {
+    "Python",
+    "torch",
+    "megatron-core",
+    "psutil",
+    "Transformer Engine",
+    "apex",
+    "DeepSpeed",
+    "GPUs",
+    "NCCL",
+    "gloo",
+    "mars_megatron._C",
+}
+
+
+def by_name():
+    return {finding.name: finding for finding in report.inspect()}
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a module of the given source on the path."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def put(name, source):
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    yield put
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+def test_everything_is_looked_for_and_every_absence_has_a_cost():
+    findings = by_name()
+    assert set(findings) == NAMES
+    assert all(finding.cost for name, finding in findings.items() if name != "Python")
+    assert findings["torch"].detail == importlib.metadata.version("torch")
+    assert findings["megatron-core"].found and findings["gloo"].found
+
+
+def test_an_absent_package_is_missing_and_a_present_one_found(install):
+    if importlib.util.find_spec("deepspeed") is None:
+        assert not by_name()["DeepSpeed"].found
+    install("deepspeed", "")
+    assert by_name()["DeepSpeed"].found
+
+
+def test_a_package_that_cannot_be_imported_is_missing_with_the_reason(install):
+    install("deepspeed", "raise OSError('libcudart.so.12:\\n cannot open')")
+    finding = by_name()["DeepSpeed"]
+    assert not finding.found
+    assert finding.detail == "installed, but cannot be imported: OSError: libcudart.so.12: cannot open"
+
+
+def test_another_megatron_core_is_not_the_one_needed(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.17.0")
+    findings = report.inspect()
+    finding = {finding.name: finding for finding in findings}["megatron-core"]
+    assert not finding.found and finding.detail == "0.17.0 is installed; 0.16.x is needed"
+    assert not report.usable(findings)
+
+
+def test_an_extension_that_was_not_built(monkeypatch):
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.endswith("._C") else original(name))
+    finding = by_name()["mars_megatron._C"]
+    assert (finding.found, finding.detail) == (False, "not built") and "pip install -e ." in finding.cost
+
+
+def test_text_shows_costs_of_what_is_missing_alone():
+    findings = [
+        report.Finding("torch", True, "2.13.0", "nothing runs", required=True),
+        report.Finding("apex", False, "", "no fused kernels"),
+        report.Finding("megatron-core", False, "", "nothing trains", required=True),
+    ]
+    lines = report.as_text(findings).splitlines()
+    assert lines[0].split() == ["torch", "found", "2.13.0"]
+    assert lines[1].split() == ["apex", "missing"]
+    assert lines[2].split() == ["costs:", "no", "fused", "kernels"]
+    assert lines[3].split() == ["megatron-core", "MISSING"]
+    assert not report.usable(findings) and report.usable(findings[:2])
+
+
+def test_auto_takes_the_gpu_where_there_is_one():
+    gpu = report.Finding("GPUs", True, "8 x H200", "slow")
+    assert report.device([gpu]) == "cuda"
+    assert report.device([report.replace(gpu, found=False)]) == "cpu"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_the_command(arguments):
+    command = [sys.executable, "-m", "mars_megatron.platform", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    if arguments:
+        content = json.loads(done.stdout)
+        assert {finding["name"] for finding in content["findings"]} == NAMES
+        assert content["usable"] is True and content["device"] in ("cpu", "cuda")
+    else:
+        assert all(name in done.stdout for name in NAMES)
