@@ -18,7 +18,7 @@ pytestmark = pytest.mark.distributed
 Results = list[dict[str, Any]]
 
 
-def run(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
+def launch(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
     """Run jobs of generation_jobs.py; the results of the last rank."""
     result = folder / f"result_{num_ranks}.json"
     command = [
@@ -38,32 +38,26 @@ def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["difference"] < 1e-4
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Saved by a run of two pipeline stages."""
-    folder = tmp_path_factory.mktemp("run")
-    run_config = {
-        "data.path": write_corpus(folder / "train"),
-        "checkpoint.dir": str(folder / "run"),
+def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
+    root = str(tmp_path / "run")
+    run_of_two_stages = {
+        "data.path": write_corpus(tmp_path / "train"),
+        "checkpoint.dir": root,
         "parallel.pipeline": 2,
         "training.steps": 1,
     }
-    run(2, [("save", {"run": run_config})], folder)
-    return run_config["checkpoint.dir"]
-
-
-def test_two_ranks_sample_what_one_rank_samples(checkpoint: str, tmp_path: Path) -> None:
-    load = ("of_checkpoint", {"path": checkpoint})
-    one = run(1, [("of_layout", {"tensor": 1, "sequence": False}), load], tmp_path)
-    two = run(
+    load = ("of_checkpoint", {"path": root})
+    _, *two = launch(
         2,
         [
+            ("save", {"run": run_of_two_stages}),
             ("of_layout", {"tensor": 2, "sequence": False}),
             ("of_layout", {"tensor": 2, "sequence": True}),
             load,
         ],
         tmp_path,
     )
+    one = launch(1, [("of_layout", {"tensor": 1, "sequence": False}), load], tmp_path)
     random_model, loaded_model = one
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4
     assert random_model["difference"] < 1e-4
