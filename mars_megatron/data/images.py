@@ -41,7 +41,7 @@ def load_images(
     images = torch.empty((len(paths), 3, resolution, resolution), dtype=torch.uint8)
     unreadable: list[tuple[Path, str]] = []
     count = 0
-    for path in tqdm(paths, desc="read images", unit="image", disable=not progress):
+    for path in tqdm(paths, desc="read images", unit="image", disable=not progress, mininterval=0.5):
         try:
             images[count] = load_image(path, resolution)
             count += 1

@@ -123,7 +123,7 @@ def build_index(
     writer = _Writer(str(prefix))
     try:
         waiting: list[tuple[Record, list[list[int]]]] = []
-        for record in tqdm(source, desc="index", unit="sample", disable=not progress):
+        for record in tqdm(source, desc="index", unit="sample", disable=not progress, mininterval=0.5):
             if isinstance(record, SkippedLine):
                 writer.skip(record.line, "bad_line", record.detail)
                 continue

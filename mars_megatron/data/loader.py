@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mars_megatron.config.schema import DataConfig, RunConfig
@@ -164,6 +165,7 @@ def build_loader(
             num_workers=workers,
             collate_fn=_unchanged,
             prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # or it would draw from, and change, the global random state
         )
     )
 

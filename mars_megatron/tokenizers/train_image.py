@@ -223,7 +223,7 @@ class _Trainer:
             return (step + 1) / warmup if step < warmup else max(0.01, (steps - step) / max(1, steps - warmup))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        bar = tqdm(range(1, steps + 1), desc=name, disable=not self.progress)
+        bar = tqdm(range(1, steps + 1), desc=name, disable=not self.progress, mininterval=0.5)
         for step in bar:
             numbers = torch.randint(len(self.images), (self.config.batch_size,), generator=self.generator)
             loss = loss_of(self._floats(numbers))

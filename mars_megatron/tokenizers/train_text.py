@@ -19,6 +19,7 @@ def train_text_tokenizer(
     vocab_size: int,
     character_coverage: float = 1.0,
     symbols: Sequence[str] = (),
+    at_most: bool = False,
 ) -> SentencePieceTokenizer:
     """Train a unigram SentencePiece model and write it under its name only when it is complete.
 
@@ -31,6 +32,7 @@ def train_text_tokenizer(
         character_coverage: Share of the text's characters that get a piece; 0.9995 for languages of many
             characters where rare ones may become unknown.
         symbols: Strings that always are one piece of their own.
+        at_most: Take fewer ids where the text does not give vocab_size of them, instead of raising.
 
     Returns:
         The tokenizer, opened from the file.
@@ -53,6 +55,7 @@ def train_text_tokenizer(
             vocab_size=vocab_size,
             character_coverage=character_coverage,
             user_defined_symbols=",".join(symbols),
+            hard_vocab_limit=not at_most,
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:  # says which size would do

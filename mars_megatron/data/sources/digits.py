@@ -113,7 +113,9 @@ def write_digits(
     originals, digits = load_digit_images(split, resolution, seed)
     generator = torch.Generator().manual_seed(seed)
     lines = []
-    with tqdm(total=variants * len(originals), desc="write digits", unit="image", disable=not progress) as bar:
+    with tqdm(
+        total=variants * len(originals), desc="write digits", unit="image", disable=not progress, mininterval=0.5
+    ) as bar:
         for variant in range(variants):
             images = vary(originals, generator) if variant else originals
             for number, (image, digit) in enumerate(zip(images.permute(0, 2, 3, 1), digits.tolist(), strict=True)):

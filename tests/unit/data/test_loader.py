@@ -128,6 +128,13 @@ def test_epochs_differ_in_order_task_and_caption(config):
         assert values[0] != values[1]
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_reading_leaves_the_random_state_alone(config, num_workers):
+    before = torch.random.get_rng_state()
+    read(with_data(config, num_workers=num_workers), 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_seed_changes_the_order(config):
     assert read(config, 2) != read(with_data(config, seed=7), 2)
 

@@ -64,6 +64,11 @@ def test_training_errors_name_the_setting_and_leave_nothing(corpus, tmp_path):
     assert not output.parent.exists()
 
 
+def test_fewer_ids_where_the_text_gives_fewer(corpus, tmp_path):
+    tokenizer = train_text_tokenizer(corpus, tmp_path / "t.model", vocab_size=9999, at_most=True)
+    assert 46 < tokenizer.size < 9999
+
+
 def test_hugging_face_folder(hugging_face):
     tokenizer = load_text_tokenizer(hugging_face)
     ids = tokenizer.encode("a red circle")
