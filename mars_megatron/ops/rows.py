@@ -44,8 +44,8 @@ def permute_rows(
         [out rows, ...], contiguous, the dtype and device of x.
 
     Raises:
-        ValueError: A shape or dtype breaks the above, there are no rows to read or to write, or impl="native" and
-            the tensors are not on the CPU.
+        ValueError: A shape or dtype breaks the above, there are no rows to read or to write, or impl="native"
+            and the tensors are not on the CPU.
         IndexError: An index is out of range.
         RuntimeError: impl="native" without the compiled extension.
     """
