@@ -18,6 +18,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     text.add_argument("--input", required=True, metavar="FILE", help="UTF-8 text, one sentence per line")
     text.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
     text.add_argument("--vocab-size", type=int, default=512, help="number of ids")
+    text.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="how pieces are chosen")
     text.add_argument("--at-most", action="store_true", help="take fewer ids where the text does not give so many")
     text.add_argument("--character-coverage", type=float, default=1.0, help="share of the characters that get a piece")
     text.add_argument(
@@ -59,6 +60,7 @@ def train_text(options: argparse.Namespace) -> None:
         options.input,
         options.output,
         vocab_size=options.vocab_size,
+        model_type=options.model_type,
         character_coverage=options.character_coverage,
         symbols=options.symbols,
         at_most=options.at_most,

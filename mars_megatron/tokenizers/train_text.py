@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import sentencepiece
 
@@ -17,11 +18,12 @@ def train_text_tokenizer(
     output: str | Path,
     *,
     vocab_size: int,
+    model_type: Literal["unigram", "bpe"] = "unigram",
     character_coverage: float = 1.0,
     symbols: Sequence[str] = (),
     at_most: bool = False,
 ) -> SentencePieceTokenizer:
-    """Train a unigram SentencePiece model and write it under its name only when it is complete.
+    """Train a SentencePiece model and write it under its name only when it is complete.
 
     The ids are 0 unknown, 1 begin of sentence, 2 end of sentence, then the pieces.
 
@@ -29,6 +31,7 @@ def train_text_tokenizer(
         text: UTF-8 file, one sentence per line.
         output: The .model file; its folder is made, a file there is replaced.
         vocab_size: Number of ids.
+        model_type: How pieces are chosen: unigram language model, or byte-pair encoding.
         character_coverage: Share of the text's characters that get a piece; 0.9995 for languages of many
             characters where rare ones may become unknown.
         symbols: Strings that always are one piece of their own.
@@ -53,6 +56,7 @@ def train_text_tokenizer(
             input=str(text),
             model_writer=model,
             vocab_size=vocab_size,
+            model_type=model_type,
             character_coverage=character_coverage,
             user_defined_symbols=",".join(symbols),
             hard_vocab_limit=not at_most,

@@ -48,6 +48,8 @@ def test_training_is_deterministic_and_the_fingerprint_tells_models_apart(corpus
     sizes = {"a": 46, "b": 46, "c": 47}
     models = {n: train_text_tokenizer(corpus, tmp_path / f"{n}.model", vocab_size=s) for n, s in sizes.items()}
     assert models["a"].fingerprint == models["b"].fingerprint != models["c"].fingerprint
+    bpe = train_text_tokenizer(corpus, tmp_path / "bpe.model", vocab_size=46, model_type="bpe")
+    assert bpe.encode("three plus four") != models["a"].encode("three plus four")
 
 
 def test_training_errors_name_the_setting_and_leave_nothing(corpus, tmp_path):
