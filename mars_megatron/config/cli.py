@@ -19,7 +19,7 @@ DESCRIPTION = """Settings come from the recipe, then from the YAML file, then fr
 The defaults shown are those of the chosen recipe and file."""
 
 
-def parse(argv: Sequence[str] | None = None, prog: str | None = None) -> RunConfig:
+def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatron.train") -> RunConfig:
     """Read the command line of a training run.
 
     `--help` and `--print-config` end the process; so does a wrong setting, with exit code 2 and a message that

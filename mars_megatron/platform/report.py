@@ -43,8 +43,8 @@ def inspect() -> list[Finding]:
             "Transformer Engine",
             "transformer-engine",
             "transformer_engine.pytorch",
-            "training.backend=local only: no variable-length attention kernels; the samples of a pack are padded to the "
-            "longest for torch's attention",
+            "training.backend=local only: no variable-length attention kernels; the samples of a pack are padded to "
+            "the longest for torch's attention",
         ),
         _package("apex", "apex", "apex", "no fused kernels of apex; torch's fused AdamW updates the parameters"),
         _package("DeepSpeed", "deepspeed", "deepspeed", "nothing yet: no engine but megatron-core's is offered"),
