@@ -22,12 +22,13 @@ def generate_images(
     num_codes: int,
     config: GenerationConfig,
     *,
+    indices: Sequence[int] | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """Sample one image for each prompt. Every tensor-parallel rank must call it, and gets the same.
 
     The image begins at BOI and is exactly `num_codes` codes long; nothing else can be drawn in it.
-    What a prompt gets depends on config.seed and its place in `prompts`, not on config.batch_size.
+    What a prompt gets depends on config.seed and its index, not on config.batch_size.
 
     Args:
         model: The whole model (parallel.pipeline 1); put back in the mode it came in.
@@ -35,6 +36,7 @@ def generate_images(
         vocabulary: Layout of the joined ids.
         num_codes: Codes of an image (its grid's rows x columns).
         config: Guidance, temperature, top_k, top_p, seed, batch_size.
+        indices: Index of each prompt, which decides its random numbers; None counts from 0.
         progress: Show a progress bar on rank 0.
 
     Returns:
@@ -49,14 +51,15 @@ def generate_images(
                 f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {vocabulary.text_size - 1} "
                 "(vocabulary.text_size is that of the text tokenizer in use)"
             )
+    indices = range(len(prompts)) if indices is None else indices
     codes = torch.zeros((len(prompts), num_codes), dtype=torch.int64)
     hidden = not progress or torch.distributed.get_rank() != 0
     with inference(model), tqdm(total=codes.numel(), desc="sample", unit="code", disable=hidden) as bar:
         for start in range(0, len(prompts), config.batch_size):
-            part = range(start, min(start + config.batch_size, len(prompts)))
-            beginnings = [[*prompts[index], vocabulary.boi] for index in part]
-            noise = uniforms(config.seed, part, num_codes)
-            codes[start : part.stop] = _generate(model, beginnings, vocabulary, noise, config, bar).cpu()
+            part = slice(start, start + config.batch_size)
+            beginnings = [[*prompt, vocabulary.boi] for prompt in prompts[part]]
+            noise = uniforms(config.seed, indices[part], num_codes)
+            codes[part] = _generate(model, beginnings, vocabulary, noise, config, bar).cpu()
     return codes
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from mars_megatron.config.schema import GenerationConfig
 
 
-def uniforms(seed: int, indices: range, num_steps: int) -> torch.Tensor:
+def uniforms(seed: int, indices: Sequence[int], num_steps: int) -> torch.Tensor:
     """The random numbers of some samples: float64 [len(indices), num_steps] in [0, 1), on the CPU.
 
     Those of a sample depend on the seed and its index alone, so neither the batch it is decoded in nor the

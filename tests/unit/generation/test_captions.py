@@ -54,3 +54,10 @@ def test_mode_is_restored(model: MARSModel, vocabulary: Vocabulary) -> None:
     generate_captions(model, CODES[:1], vocabulary, 0, GREEDY)
     assert model.training
     model.eval()
+
+
+def test_ids_that_the_tokenizer_has_not_never_occur(model: MARSModel, vocabulary: Vocabulary) -> None:
+    config = replace(GREEDY, temperature=5.0)
+    every = generate_captions(model, CODES, vocabulary, NEVER, config)
+    some = generate_captions(model, CODES, vocabulary, NEVER, config, num_text_ids=7)
+    assert max(map(max, every)) >= 7 > max(map(max, some))

@@ -1,0 +1,55 @@
+"""Files of prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Args:
+        text: What is asked for.
+        label: What a classifier shall see in the image; empty if unknown.
+        group: What results are reported by, such as a language; empty if none.
+    """
+
+    text: str
+    label: str = ""
+    group: str = ""
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read a file with one prompt per line: {"prompt": ..., "label": ..., "group": ...} in a .jsonl file, plain
+    text in any other.
+
+    Raises:
+        ValueError: The file is missing or has no prompt, or a line is not of that form.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"prompts {path} is not a file; give one with a prompt on each line")
+    numbered = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
+    if not lines:
+        raise ValueError(f"prompts {path} is empty; give one prompt on each line")
+    if path.suffix != ".jsonl":
+        return [Prompt(line) for _, line in lines]
+    return [_parse(line, f"{path} line {number}") for number, line in lines]
+
+
+def _parse(line: str, where: str) -> Prompt:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    wanted = '{"prompt": "...", "label": "...", "group": "..."} with strings, label and group optional'
+    if not isinstance(values, dict) or not values.get("prompt"):
+        raise ValueError(f"{where} has no prompt; accepted: {wanted}")
+    fields = {"prompt": "text", "label": "label", "group": "group"}
+    if not values.keys() <= fields.keys() or not all(isinstance(value, str) for value in values.values()):
+        raise ValueError(f"{where} is {line}; accepted: {wanted}")
+    return Prompt(**{fields[name]: value for name, value in values.items()})
