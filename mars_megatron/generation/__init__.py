@@ -6,6 +6,7 @@ from mars_megatron.generation.images import generate_images
 from mars_megatron.generation.load import LoadedModel, load_for_inference
 from mars_megatron.generation.prompts import Prompt, read_prompts
 from mars_megatron.generation.sampler import Sampler
+from mars_megatron.generation.text import generate_text
 
 __all__ = [
     "LoadedModel",
@@ -13,6 +14,7 @@ __all__ = [
     "Sampler",
     "generate_captions",
     "generate_images",
+    "generate_text",
     "image_grid",
     "load_for_inference",
     "read_prompts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 
@@ -11,7 +12,8 @@ from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.generation.captions import generate_captions
 from mars_megatron.generation.images import generate_images
 from mars_megatron.generation.load import LoadedModel
-from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
+from mars_megatron.generation.text import generate_text
+from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
 
 
 class Sampler:
@@ -21,31 +23,44 @@ class Sampler:
         loaded: The model; its configuration names the tokenizers and has the sampling settings.
 
     Raises:
-        ValueError: A tokenizer is missing or does not fit the model.
+        ValueError: The text tokenizer is missing or does not fit the model.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        data, sizes, image = loaded.config.data, loaded.config.vocabulary, loaded.config.image
-        for setting in ("text_tokenizer", "image_tokenizer"):
-            if not getattr(data, setting):
-                raise ValueError(f"data.{setting} is empty in this checkpoint; give the path of one")
-        self.text_tokenizer = load_text_tokenizer(data.text_tokenizer)
-        self.image_tokenizer = load_image_tokenizer(data.image_tokenizer, platform.device())
-        text, codes, pixels = (
-            self.text_tokenizer.size,
-            self.image_tokenizer.codebook_size,
-            self.image_tokenizer.downsample,
-        )
-        for setting, fine, found, accepted in (
-            ("text_tokenizer", text <= sizes.text_size, f"{text} ids", f"at most {sizes.text_size}"),
-            ("image_tokenizer", codes == sizes.codebook_size, f"{codes} codes", f"{sizes.codebook_size}"),
-            ("image_tokenizer", pixels == image.downsample, f"{pixels} pixels per token", f"{image.downsample}"),
-        ):
-            if not fine:
-                path = getattr(data, setting)
-                raise ValueError(f"data.{setting} {path} has {found}; accepted by this model: {accepted}")
-        self.grid = self.image_tokenizer.grid(image.resolution)
+        size = loaded.config.vocabulary.text_size
+        self.text_tokenizer = load_text_tokenizer(self._path("text_tokenizer"))
+        if self.text_tokenizer.size > size:
+            raise self._misfit("text_tokenizer", f"{self.text_tokenizer.size} ids", f"at most {size}")
+
+    @cached_property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """Opened when first needed: a language model has none.
+
+        Raises:
+            ValueError: It is missing or does not fit the model.
+        """
+        tokenizer = load_image_tokenizer(self._path("image_tokenizer"), platform.device())
+        codes, pixels = self.loaded.config.vocabulary.codebook_size, self.loaded.config.image.downsample
+        if tokenizer.codebook_size != codes:
+            raise self._misfit("image_tokenizer", f"{tokenizer.codebook_size} codes", str(codes))
+        if tokenizer.downsample != pixels:
+            raise self._misfit("image_tokenizer", f"{tokenizer.downsample} pixels per token", str(pixels))
+        return tokenizer
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of codes of an image."""
+        return self.image_tokenizer.grid(self.loaded.config.image.resolution)
+
+    def _path(self, setting: str) -> str:
+        path = getattr(self.loaded.config.data, setting)
+        if not path:
+            raise ValueError(f"data.{setting} is empty in this checkpoint; give the path of one")
+        return path
+
+    def _misfit(self, setting: str, found: str, accepted: str) -> ValueError:
+        return ValueError(f"data.{setting} {self._path(setting)} has {found}; accepted by this model: {accepted}")
 
     def sample(self, prompts: Sequence[str], num_per_prompt: int = 1, *, progress: bool = False) -> torch.Tensor:
         """Codes int64 [len(prompts) * num_per_prompt, grid], all images of the first prompt first.
@@ -97,3 +112,28 @@ class Sampler:
             progress=progress,
         )
         return [self.text_tokenizer.decode(ids) for ids in captions]
+
+    def complete(
+        self, texts: Sequence[str], settings: GenerationConfig | None = None, *, progress: bool = False
+    ) -> list[str]:
+        """What the model writes after each text; arguments as for `caption`.
+
+        Raises:
+            ValueError: A text is empty.
+        """
+        beginnings = [self.text_tokenizer.encode(text) for text in texts]
+        if not all(beginnings):
+            raise ValueError(f"text {beginnings.index([])} to be continued is empty")
+        written = generate_text(
+            self.loaded.model,
+            beginnings,
+            self.loaded.vocabulary,
+            self.text_tokenizer.eos_id,
+            settings or self.loaded.config.generation,
+            num_text_ids=self.text_tokenizer.size,
+            progress=progress,
+        )
+        # Decoded with its beginning: on their own, the first new ids may lose a space or part of a character.
+        wholes = [self.text_tokenizer.decode([*begin, *ids]) for begin, ids in zip(beginnings, written, strict=True)]
+        starts = [self.text_tokenizer.decode(begin) for begin in beginnings]
+        return [whole.removeprefix(start) for whole, start in zip(wholes, starts, strict=True)]
