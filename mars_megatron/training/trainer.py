@@ -28,6 +28,8 @@ from mars_megatron.training.step import StepResult, Stepper
 if TYPE_CHECKING:
     from mars_megatron.training.samples import SampleGrid
 
+FINISHED = "finished"
+
 
 class Trainer:
     """One run, from its configuration to its last checkpoint.
@@ -74,6 +76,7 @@ class Trainer:
         samples = self._sample_grid()
         stop, result, saved = StopRequest(), None, self.position.step
         metrics.say(self._summary())
+        self._mark_finished(False)
         interval = Interval()
         while self.position.step < config.training.steps:
             result = self._step()
@@ -99,6 +102,7 @@ class Trainer:
                 metrics.say(f"stopped on request after step {step}; {kept}")
                 break
         metrics.close()
+        self._mark_finished(self.position.step >= config.training.steps)
         return result
 
     def evaluate(self) -> StepResult:
@@ -134,6 +138,15 @@ class Trainer:
             row_multiple=parallel.tensor if parallel.sequence else 1,
         )
         return list(tee(loader, len(self.chunks)))
+
+    def _mark_finished(self, finished: bool) -> None:
+        """Keep the file FINISHED true, from which job scripts tell whether to queue the run again."""
+        if self.root and torch.distributed.get_rank() == 0:
+            marker = self.root / FINISHED
+            if finished:
+                marker.touch()
+            else:
+                marker.unlink(missing_ok=True)
 
     def _sample_grid(self) -> SampleGrid | None:
         if not self.config.logging.sample_interval:

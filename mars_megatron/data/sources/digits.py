@@ -121,7 +121,8 @@ def write_digits(
             for number, (image, digit) in enumerate(zip(images.permute(0, 2, 3, 1), digits.tolist(), strict=True)):
                 name = f"{number:04d}_{variant:02d}.png"
                 Image.fromarray(image.contiguous().numpy()).save(folder / name)
-                lines.append({"image": name, "captions": _some(captions(digit), captions_per_image, number + variant)})
+                some = _some(captions(digit), captions_per_image, number + variant)
+                lines.append({"image": name, "captions": some, "label": str(digit)})
                 bar.update()
     temporary = folder / f"{CAPTIONS_FILE}.tmp"
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,58 @@
+"""Joins the scores and the seconds of every phase into the quickstart's report, and prints what matters."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--run", required=True, metavar="FOLDER", help="RUN_DIR of the quickstart")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the report")
+    options = parser.parse_args()
+    run = Path(options.run)
+    report: dict[str, Any] = json.loads((run / "mars" / "report.json").read_text(encoding="utf-8"))
+    base = json.loads((run / "base" / "report.json").read_text(encoding="utf-8"))
+    report["language_model"] = {name: value for name, value in base.items() if name.startswith("completion")}
+    report["seconds"] = phase_seconds(run / "phases.txt")
+    output = Path(options.output)
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    temporary.rename(output)
+    print_summary(report, run, output)
+
+
+def phase_seconds(path: Path) -> dict[str, float]:
+    """Seconds by phase and in all, from lines of name, begin and end; of a repeated phase the last."""
+    seconds = {}
+    for line in path.read_text().splitlines():
+        name, began, ended = line.split()
+        seconds[name] = round(float(ended) - float(began), 1)
+    return {**seconds, "total": round(sum(seconds.values()), 1)}
+
+
+def print_summary(report: dict[str, Any], run: Path, output: Path) -> None:
+    """The figures that a reader looks for first."""
+    by_language = ", ".join(f"{name} {value:.3f}" for name, value in report["prompt_fidelity_by_language"].items())
+    digits = report["prompt_fidelity_by_digit"]
+    worst = min(digits, key=digits.get)
+    lines = [
+        ("prompt fidelity", f"{report['prompt_fidelity']:.3f} ({by_language}; worst digit {worst}: {digits[worst]:.3f})"),
+        ("classifier on real digits", f"{report['classifier_accuracy_real']:.3f}"),
+        ("classifier on reconstructions", f"{report['classifier_accuracy_reconstructed']:.3f}"),
+        ("caption accuracy", f"{report['caption_accuracy']:.3f}"),
+        ("language model, held-out facts", f"{report['language_model']['completion_accuracy']:.3f}"),
+        ("text logits, base against MARS", f"max abs difference {report['text_logits_max_abs_diff']}"),
+        ("seconds", f"{report['seconds']['total']} in all"),
+        ("samples", str(run / "samples.png")),
+        ("report", str(output)),
+    ]
+    for name, value in lines:
+        print(f"{name:32}{value}")
+
+
+if __name__ == "__main__":
+    main()
