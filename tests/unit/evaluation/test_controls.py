@@ -1,0 +1,117 @@
+"""A tiny model learns to draw what it is told; the controls must then fail, and leave no trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mars_megatron import platform
+from mars_megatron.config.schema import GenerationConfig, ModelConfig, RunConfig, VocabularyConfig
+from mars_megatron.data.batch import collate
+from mars_megatron.data.samples import T2I, make_sample
+from mars_megatron.evaluation.controls import expert_pairs, swap_experts, visual_from_text
+from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
+from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, text_logits_max_abs_diff
+from mars_megatron.generation import generate_images
+from mars_megatron.generation.prompts import Prompt
+from mars_megatron.model import MARSModel, build_model
+from mars_megatron.platform.parallel import initialize_parallel
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+NUM_LABELS, NUM_CODES, FILLER = 10, 6, 15
+CONFIG = RunConfig(
+    model=ModelConfig(
+        num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2, init_std=0.05
+    ),
+    vocabulary=VocabularyConfig(text_size=16, codebook_size=3 * NUM_LABELS),
+)
+VOCABULARY = Vocabulary.from_config(CONFIG.vocabulary)
+SETTINGS = GenerationConfig(guidance=2.0)
+
+
+def new_model() -> MARSModel:
+    """The same random model every time, its text experts frozen."""
+    platform.initialize("auto")
+    (model,) = build_model(CONFIG, initialize_parallel(CONFIG.parallel, 1))
+    return model
+
+
+def train(model: MARSModel, steps: int = 150) -> None:
+    """Captions "filler... label" of images that draw all their codes from three of the label."""
+    rng = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(steps):
+        samples = []
+        for label in rng.integers(NUM_LABELS, size=24):
+            text = np.array([FILLER] * rng.integers(3) + [label])
+            codes = label + NUM_LABELS * rng.integers(3, size=NUM_CODES)
+            samples.append(make_sample(T2I, None if rng.random() < 0.1 else text, codes, VOCABULARY, 14))
+        loss = model(collate(samples, VOCABULARY).to(platform.device())).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def fidelity(model: MARSModel) -> float:
+    """Share of images whose codes are mostly of the label asked for."""
+    labels = [number % NUM_LABELS for number in range(200)]
+    prompts = [[FILLER] * (number % 3) + [label] for number, label in enumerate(labels)]
+    codes = generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS)
+    seen = (codes % NUM_LABELS).mode(dim=1).values
+    return prompt_fidelity([str(label) for label in seen.tolist()], [Prompt("", str(n)) for n in labels]).overall
+
+
+@pytest.fixture(scope="module")
+def trained() -> MARSModel:
+    model = new_model()
+    train(model)
+    return model
+
+
+def test_controls_fail_where_the_model_succeeds(trained: MARSModel) -> None:
+    before = fidelity(trained)
+    assert before >= 0.95
+    with swap_experts(trained):
+        assert fidelity(trained) <= 0.3
+    with visual_from_text(trained):
+        assert fidelity(trained) <= 0.3
+    assert fidelity(trained) == before
+
+
+@pytest.mark.parametrize("control", [swap_experts, visual_from_text])
+def test_controls_replace_all_experts_and_put_them_back(trained: MARSModel, control) -> None:
+    before = {name: value.clone() for name, value in trained.state_dict().items() if value is not None}
+    pairs = expert_pairs(trained)
+    # in each of 2 layers: qkv weight and bias, projection, two FFN matrices
+    assert len(pairs) == 2 * 5
+    copies = [(text.clone(), visual.clone()) for text, visual in pairs]
+    with pytest.raises(RuntimeError, match="stop"), control(trained):
+        for (text, visual), (old_text, old_visual) in zip(pairs, copies, strict=True):
+            assert torch.equal(visual, old_text) and not torch.equal(old_text, old_visual)
+            assert torch.equal(text, old_visual if control is swap_experts else old_text)
+        raise RuntimeError("stop")
+    for name, value in before.items():
+        assert torch.equal(trained.state_dict()[name], value), name
+
+
+def test_text_is_preserved_by_training(trained: MARSModel) -> None:
+    samples = [[1, 2, 3], [FILLER], list(range(16))]
+    base = new_model()
+    assert text_logits_max_abs_diff(trained, base, samples, VOCABULARY, batch_size=2) == 0.0
+    assert changed_frozen_tensors(trained, base) == []
+
+    weight = base.decoder.layers[1].mlp.text.linear_fc2.weight
+    with torch.no_grad():
+        weight[0, 0] += 1e-3
+    assert text_logits_max_abs_diff(trained, base, samples, VOCABULARY) > 0
+    assert changed_frozen_tensors(trained, base) == ["decoder.layers.1.mlp.text.linear_fc2.weight"]
+
+
+def test_nan_is_a_difference(trained: MARSModel) -> None:
+    broken = new_model()
+    with torch.no_grad():
+        broken.embedding.text.weight[3] = float("nan")
+    assert np.isnan(text_logits_max_abs_diff(trained, broken, [[3], [1]], VOCABULARY, batch_size=1))
