@@ -74,7 +74,7 @@ make_venv() {
     pip=$("$PYTHON" -c 'import os, pip; print(os.path.dirname(pip.__file__))') ||
         fail "$PYTHON has neither ensurepip nor pip; install one (Debian: python3-venv)"
     "$PYTHON" -m venv --without-pip "$venv"
-    "$python" "$pip" install -q --disable-pip-version-check pip
+    "$python" "$pip" install -q --disable-pip-version-check --ignore-installed pip
 }
 
 has_gpu() {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mars_megatron.config import RunConfig, TaskWeights, validate
+from mars_megatron.config import FreezeConfig, ParallelConfig, RunConfig, TaskWeights, validate
 from mars_megatron.config.validate import RESERVED_ROWS
 from mars_megatron.recipes import RECIPES, get_recipe
 from mars_megatron.recipes.mars_7b import STAGE1, STAGE2, STAGE3
@@ -59,6 +59,16 @@ def test_a_stage_sees_its_pairs(name, stage, resolution, pairs, epochs, batch):
     assert config.training.global_batch_size * fitting == batch
     samples = config.training.steps * batch
     assert pairs * epochs <= samples < pairs * epochs + batch
+
+
+def test_digits_start_from_their_base():
+    """The checkpoint of digits_base must fit digits: same shape, ids and images; what is trained is exchanged."""
+    base, run = get_recipe("digits_base"), get_recipe("digits")
+    assert (base.model, base.vocabulary, base.image) == (run.model, run.vocabulary, run.image)
+    assert base.freeze == FreezeConfig(text=False, visual=True, norms=False)
+    assert run.freeze == FreezeConfig(text=True, visual=False, norms=True)
+    for config in (base, run):  # the quickstart's layout
+        validate(replace(config, parallel=ParallelConfig(tensor=2, sequence=True)), 2)
 
 
 def test_stage_three_is_refused_by_the_setting_that_cannot_be_had_yet():
