@@ -87,6 +87,11 @@ def test_two_ranks_read_what_one_reads(config, start):
     assert [batch for pair in zip(*two, strict=True) for batch in pair] == one
 
 
+def test_a_rank_reads_its_own_numbers_from_any_start(config):
+    numbers = {rank: [key[0] for key in read(config, 3, start=3, dp_rank=rank, dp_size=2)] for rank in range(2)}
+    assert numbers == {0: [4, 6, 8], 1: [3, 5, 7]}
+
+
 def test_workers_do_not_change_the_order(config):
     for arguments in ({}, {"start": 5}, {"dp_rank": 1, "dp_size": 2}):
         alone = read(with_data(config, num_workers=0), 12, **arguments)
@@ -119,10 +124,17 @@ def test_an_epoch_has_every_document_once_and_packs_of_one_task(config):
     assert set(tasks) == {T2I, I2T, TEXT_ONLY}
 
 
-def test_epochs_differ_in_order_task_and_caption(config):
+def test_the_order_is_drawn_anew_in_every_epoch(config):
+    # one task and no captions: all image samples are equally long, so packing keeps the order as drawn
+    config = with_data(config, tasks=TaskWeights(t2i=1.0, i2t=0.0), caption_dropout=1.0)
+    batches = open_micro_batches(config, vocabulary(config))
+    orders = [e.document[e.task == T2I].tolist() for e in (batches.epoch(0), batches.epoch(1))]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]) != orders[0]
+
+
+def test_epochs_differ_in_task_and_caption(config):
     batches = open_micro_batches(config, vocabulary(config))
     first, second = batches.epoch(0), batches.epoch(1)
-    assert first.document.tolist() != second.document.tolist()
     for name in ("task", "caption"):
         values = [dict(zip(e.document.tolist(), getattr(e, name).tolist(), strict=True)) for e in (first, second)]
         assert values[0] != values[1]
