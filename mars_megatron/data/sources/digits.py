@@ -85,7 +85,6 @@ def write_digits(
     *,
     split: str = "train",
     variants: int = 1,
-    captions_per_image: int = 0,
     resolution: int = 16,
     seed: int = 0,
     progress: bool = True,
@@ -94,11 +93,9 @@ def write_digits(
 
     Args:
         folder: Where to; made if it does not exist.
-        captions: Captions of a digit (0..9).
+        captions: Captions of a digit (0..9); each of its pictures gets them all.
         split: Which half, see load_digit_images.
         variants: Pictures written of each digit: itself, then varied ones.
-        captions_per_image: How many of the captions each picture gets, the next ones for every next variant;
-            0 gives it all.
         resolution: Height and width, in pixels.
         seed: Seed of the halves and the variations.
         progress: Show a progress bar.
@@ -121,7 +118,7 @@ def write_digits(
             for number, (image, digit) in enumerate(zip(images.permute(0, 2, 3, 1), digits.tolist(), strict=True)):
                 name = f"{number:04d}_{variant:02d}.png"
                 Image.fromarray(image.contiguous().numpy()).save(folder / name)
-                some = _some(captions(digit), captions_per_image, number + variant)
+                some = list(captions(digit))
                 lines.append({"image": name, "captions": some, "label": str(digit)})
                 bar.update()
     temporary = folder / f"{CAPTIONS_FILE}.tmp"
@@ -129,10 +126,3 @@ def write_digits(
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, folder / CAPTIONS_FILE)
     return len(lines)
-
-
-def _some(captions: Sequence[str], count: int, turn: int) -> list[str]:
-    """`count` of the captions (0 is all), others on every turn."""
-    if not count or count >= len(captions):
-        return list(captions)
-    return [captions[(turn * count + i) % len(captions)] for i in range(count)]
