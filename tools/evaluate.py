@@ -19,7 +19,7 @@ facts.jsonl    {"prompt": "three plus four is", "answer": "seven", "group": "ari
 What is not given is not scored. The report has, as far as scored: prompt_fidelity, prompt_fidelity_by_<group name>,
 prompt_fidelity_by_<label name>, num_samples, classifier_accuracy_real, classifier_accuracy_reconstructed,
 controls {experts_swapped, visual_from_text}, caption_accuracy, num_captions, text_logits_max_abs_diff,
-frozen_tensors_changed, completion_accuracy, completion_accuracy_by_group, seconds, config.
+frozen_tensors_changed, completion_accuracy, completion_accuracy_by_<group name>, seconds, config.
 """
 # Settings of the checkpoint that have an option of their own.
 SETTINGS = {

@@ -149,7 +149,7 @@ class Evaluation:
             accuracy = completion_accuracy(completions, self.facts)
             return {
                 "completion_accuracy": accuracy.overall,
-                "completion_accuracy_by_group": accuracy.by_group,
+                f"completion_accuracy_by_{self.request.group_name}": accuracy.by_group,
             }
 
     def _greedy(self) -> GenerationConfig:

@@ -1,0 +1,157 @@
+"""From a checkpoint to pictures: loading, the sampler, and tools/sample.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mars_megatron.checkpoint import read_config, resolve
+from mars_megatron.generation import Prompt, Sampler, load_for_inference, read_prompts
+from tests.unit.generation.tiny_run import TinyRun, write_run
+
+TOOL = Path(__file__).parents[3] / "tools" / "sample.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("sample", TOOL)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_loads_whatever_the_training_layout(run: TinyRun, tmp_path: Path) -> None:
+    loaded = load_for_inference(run.checkpoint, overrides=["--generation.guidance=1.5"])
+    assert loaded.config.generation.guidance == 1.5 and loaded.config.generation.seed == 5
+    assert not loaded.model.training
+
+    copy = tmp_path / "run"
+    shutil.copytree(run.checkpoint, copy)
+    file = resolve(copy) / "config.yaml"
+    text = file.read_text()
+    for old, new in (
+        ("tensor: 1", "tensor: 2"),
+        ("backend: local", "backend: transformer_engine"),
+        ("device: auto", "device: cuda"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text)
+    assert read_config(resolve(copy)).parallel.tensor == 2
+    other = load_for_inference(copy)
+    assert other.config.parallel.tensor == 1 and other.config.training.backend == "local"
+    for name, value in loaded.model.state_dict().items():
+        if value is not None:
+            assert torch.equal(value, other.model.state_dict()[name])
+
+
+def test_loading_refuses_what_does_not_fit(run: TinyRun, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tensor is 2; accepted: a divisor of the number of ranks, which is 1"):
+        load_for_inference(run.checkpoint, tensor=2)
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        load_for_inference(tmp_path)
+    with pytest.raises(ValueError, match=r"generation\.top_p"):
+        load_for_inference(run.checkpoint, overrides=["--generation.top_p=2"])
+    with pytest.raises(ValueError, match="another model"):
+        load_for_inference(run.checkpoint, overrides=["--model.hidden_size=32"])
+
+
+def test_sampler(run: TinyRun) -> None:
+    sampler = Sampler(load_for_inference(run.checkpoint))
+    assert sampler.grid == (4, 4)
+    codes = sampler.sample(["a red square", "绿色方块"], 3)
+    assert codes.shape == (6, 16) and len(codes.unique(dim=0)) > 3
+    assert torch.equal(sampler.sample(["a red square"], 3), codes[:3])
+    images = sampler.decode(codes)
+    assert images.shape == (6, 8, 8, 3) and images.dtype == torch.uint8
+    captions = sampler.caption(images)
+    assert len(captions) == 6 and any(captions)
+    completions = sampler.complete(["a red", "a"])
+    assert len(completions) == 2 and any(completions)
+    with pytest.raises(ValueError, match="text 1 to be continued is empty"):
+        sampler.complete(["a", ""])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--data.text_tokenizer=", r"data\.text_tokenizer is empty"),
+        ("--data.image_tokenizer=", r"data\.image_tokenizer is empty"),
+        ("--data.text_tokenizer=/none", "/none"),
+        ("--data.image_tokenizer=/none", "/none is not a diffusers VQModel"),
+    ],
+)
+def test_sampler_needs_its_tokenizers(run: TinyRun, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampler(load_for_inference(run.checkpoint, overrides=[override])).sample(["a red square"])
+
+
+def test_read_prompts(run: TinyRun, tmp_path: Path) -> None:
+    assert read_prompts(run.prompts)[1] == Prompt("红色方块", "0", "zh")
+    plain = tmp_path / "prompts.txt"
+    plain.write_text("a red square\n\n  绿色方块 \n", encoding="utf-8")
+    assert read_prompts(plain) == [Prompt("a red square"), Prompt("绿色方块")]
+    lines = tmp_path / "prompts.jsonl"
+    for line, message in (
+        ("red", "line 1 is not JSON"),
+        ('{"label": "0"}', "line 1 has no prompt"),
+        ('{"prompt": "red", "label": 0}', "with strings"),
+        ('{"prompt": "red", "lable": "0"}', "accepted"),
+        ("", "is empty"),
+    ):
+        lines.write_text(line)
+        with pytest.raises(ValueError, match=message):
+            read_prompts(lines)
+    with pytest.raises(ValueError, match="is not a file"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_tool_writes_grid_files_and_codes(
+    tool: ModuleType, run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {name: str(tmp_path / name) for name in ("grid/all.png", "single", "codes.npz")}
+    arguments = ["--checkpoint", run.checkpoint, "--prompts", run.prompts, "--num-per-prompt", "2", "--top-k", "3"]
+    outputs = zip(("--output", "--output-dir", "--save-codes"), paths.values(), strict=True)
+    tool.run(tool.parse_arguments([*arguments, *(word for pair in outputs for word in pair)]))
+    assert "12 images of 6 prompts" in capsys.readouterr().out
+    with np.load(paths["codes.npz"]) as saved:
+        codes = saved["codes"]
+        assert saved["prompts"].tolist() == [line["prompt"] for line in map(json.loads, open(run.prompts))]
+    assert codes.shape == (6, 2, 16)
+    sampler = Sampler(load_for_inference(run.checkpoint, overrides=["--generation.top_k=3"]))
+    images = sampler.decode(torch.from_numpy(codes[4]))
+    for number, image in enumerate(images):
+        with Image.open(Path(paths["single"]) / f"0004_{number:03d}.png") as file:
+            assert np.array_equal(np.asarray(file), image.numpy())
+    assert len(list(Path(paths["single"]).iterdir())) == 12
+    with Image.open(paths["grid/all.png"]) as grid:
+        assert grid.height > 6 * 64
+
+
+def test_tool_options(tool: ModuleType, run: TinyRun, capsys: pytest.CaptureFixture[str]) -> None:
+    options = tool.parse_arguments(
+        ["--checkpoint", "c", "--prompt", "a", "--prompt", "b", "--guidance", "1.5", "--image-tokenizer", "x"]
+    )
+    assert options.prompt == ["a", "b"] and options.output == "samples.png"
+    assert tool.overrides(options) == ["--generation.guidance=1.5", "--data.image_tokenizer=x"]
+    with pytest.raises(SystemExit):
+        tool.parse_arguments(["--checkpoint", "c"])
+    with pytest.raises(SystemExit):
+        tool.parse_arguments(["--checkpoint", "c", "--prompt", "a", "--num-per-prompt", "0"])
+    capsys.readouterr()
+    assert tool.main(["--checkpoint", run.checkpoint, "--prompt", "a", "--guidance", "much"]) == 2
+    assert "generation.guidance" in capsys.readouterr().err
