@@ -91,6 +91,8 @@ def write_digits(
 ) -> int:
     """Write digits as PNG files with captions.jsonl, the form that a user's own images would have.
 
+    Each line also has the digit as "label", for the classifier that scores samples.
+
     Args:
         folder: Where to; made if it does not exist.
         captions: Captions of a digit (0..9); each of its pictures gets them all.
@@ -118,8 +120,7 @@ def write_digits(
             for number, (image, digit) in enumerate(zip(images.permute(0, 2, 3, 1), digits.tolist(), strict=True)):
                 name = f"{number:04d}_{variant:02d}.png"
                 Image.fromarray(image.contiguous().numpy()).save(folder / name)
-                some = list(captions(digit))
-                lines.append({"image": name, "captions": some, "label": str(digit)})
+                lines.append({"image": name, "captions": list(captions(digit)), "label": str(digit)})
                 bar.update()
     temporary = folder / f"{CAPTIONS_FILE}.tmp"
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
