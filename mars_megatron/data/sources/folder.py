@@ -3,6 +3,8 @@
 {"image": "cats/1.png", "captions": ["a cat", "一只猫"]}    several captions
 {"image": "cats/2.png", "caption": "another cat"}           one caption
 {"text": "a text document"}                                 no image
+
+Other keys of a line are left to other readers.
 """
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+import json
+
 import torch
 
 from mars_megatron.data.images import load_images
@@ -39,6 +41,8 @@ def test_folder_is_a_source_of_the_pictures_and_captions(tmp_path):
     records = list(FolderSource(tmp_path / "digits"))
     assert count == len(records) == 899
     assert [list(record.texts) for record in records] == [captions(digit) for digit in digits.tolist()]
+    lines = (tmp_path / "digits" / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["label"] for line in lines] == [str(digit) for digit in digits.tolist()]
     read, unreadable = load_images([record.image for record in records], 16, progress=False)
     assert torch.equal(read, images) and not unreadable
 
