@@ -14,26 +14,23 @@ ENGLISH = "zero one two three four five six seven eight nine".split()
 CHINESE = list("零一二三四五六七八九")
 WORDS = {"en": ENGLISH, "zh": CHINESE}
 FIGURES = [str(digit) for digit in range(10)]
+# Some name the number first: there the end of the image alone decides, which teaches the visual expert to read.
 TEMPLATES = {
     "en": [
         "a handwritten digit {}",
-        "a drawing of the number {}",
         "a picture of the digit {}",
-        "the number {} written by hand",
-        "a small grey image showing {}",
-        "handwritten number {}",
-        "this picture shows the digit {}",
-        "someone wrote the number {} here",
+        "the number {} by hand",
+        "{} written by hand",
+        "{} as a handwritten digit",
+        "{} in a small picture",
     ],
     "zh": [
         "一个手写数字{}",
         "数字{}的图片",
         "手写的数字{}",
-        "这是数字{}",
-        "图中写着{}",
-        "数字{}的手写图像",
-        "图片里的数字是{}",
-        "有人写了数字{}",
+        "{}的手写图像",
+        "{}这个数字的图片",
+        "{}是手写的",
     ],
 }
 HELD_OUT_SHARE = 0.1

@@ -179,7 +179,7 @@ def check_same_model(folder: Path, config: RunConfig) -> RunConfig:
     for section in ("model", "vocabulary", "image"):
         theirs, ours = asdict(getattr(saved, section)), asdict(getattr(config, section))
         for name, value in theirs.items():
-            if value != ours[name] and name not in ("init_std",):
+            if value != ours[name] and not name.endswith("init_std"):
                 differences.append(f"{section}.{name} is {ours[name]}, the checkpoint has {value}")
     if differences:
         raise ValueError(f"{folder} is a checkpoint of another model: " + "; ".join(differences))

@@ -21,6 +21,8 @@ class ModelConfig:
         norm_eps: Epsilon of the RMSNorms.
         rope_base: Base period of the rotary position embedding.
         init_std: Standard deviation of the random initialisation.
+        embedding_init_std: The same for the embedding rows; 0 means init_std. Larger rows keep a token's identity
+            readable in every layer's keys and values.
         expert_norms: Separate RMSNorms per modality; the paper shares them (and freezes them).
         expert_output_projection: Separate attention output projection per modality.
     """
@@ -35,6 +37,7 @@ class ModelConfig:
     norm_eps: float = 1e-6
     rope_base: float = 10000.0
     init_std: float = 0.02
+    embedding_init_std: float = 0.0
     expert_norms: bool = False
     expert_output_projection: bool = True
 

@@ -41,10 +41,17 @@ def initialize_parameters(model: MARSModel, config: RunConfig, tensor_rank: int,
             source = global_name(model, name)
             if source.startswith("decoder."):
                 source = source.replace(".visual.", ".text.")
-            std = config.model.init_std
-            if "linear_proj" in name or "linear_fc2" in name:
-                std /= (2 * config.model.num_layers) ** 0.5
+            std = _standard_deviation(name, config)
             parameter.copy_(_shard(_draw(parameter, source, config, std, tensor_size), parameter, tensor_rank, tensor_size))
+
+
+def _standard_deviation(name: str, config: RunConfig) -> float:
+    shape = config.model
+    if name.startswith("embedding."):
+        return shape.embedding_init_std or shape.init_std
+    if "linear_proj" in name or "linear_fc2" in name:
+        return shape.init_std / (2 * shape.num_layers) ** 0.5
+    return shape.init_std
 
 
 def _draw(parameter: nn.Parameter, name: str, config: RunConfig, std: float, tensor_size: int) -> Tensor:
