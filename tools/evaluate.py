@@ -97,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     import warnings
 
     warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
     from mars_megatron.platform.parallel import shut_down
 
     try:

@@ -12,7 +12,7 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig, ModelConfig, ParallelConfig, RunConfig, VocabularyConfig
-from mars_megatron.generation import generate_captions, generate_images, load_for_inference
+from mars_megatron.generation import Sampler, generate_captions, generate_images, load_for_inference
 from mars_megatron.generation.batches import pack_samples
 from mars_megatron.generation.decoding import Decoder, inference, row_multiple
 from mars_megatron.model import MARSModel, build_model
@@ -66,6 +66,12 @@ def of_checkpoint(path: str) -> dict[str, Any]:
     assert loaded.config.generation.seed == 9
     assert loaded.config.parallel.tensor == torch.distributed.get_world_size()
     return results(loaded.model, loaded.vocabulary)
+
+
+def of_sampler(path: str, tensor: int) -> list[list[int]]:
+    """Codes for 5 prompts, 3 each: a number that two replicas cannot share evenly."""
+    sampler = Sampler(load_for_inference(path, tensor))
+    return sampler.sample(["a red square", "红色方块", "a blue square", "a", "red"], 3).tolist()
 
 
 def save(run: dict[str, Any]) -> None:

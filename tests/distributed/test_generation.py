@@ -12,10 +12,11 @@ import pytest
 
 from tests.distributed.corpus import write_corpus
 from tests.distributed.ranks import ROOT, environment
+from tests.unit.generation.tiny_run import write_run
 
 pytestmark = pytest.mark.distributed
 
-Results = list[dict[str, Any]]
+Results = list[Any]
 
 
 def launch(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
@@ -47,6 +48,9 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
         "training.steps": 1,
     }
     load = ("of_checkpoint", {"path": root})
+    (tmp_path / "tiny").mkdir()
+    with_tokenizers = write_run(tmp_path / "tiny").checkpoint
+    tensor, data = (("of_sampler", {"path": with_tokenizers, "tensor": size}) for size in (2, 1))
     _, *two = launch(
         2,
         [
@@ -54,13 +58,17 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             ("of_layout", {"tensor": 2, "sequence": False}),
             ("of_layout", {"tensor": 2, "sequence": True}),
             load,
+            tensor,
+            data,
         ],
         tmp_path,
     )
-    one = launch(1, [("of_layout", {"tensor": 1, "sequence": False}), load], tmp_path)
-    random_model, loaded_model = one
+    random_model, loaded_model, sampled = launch(
+        1, [("of_layout", {"tensor": 1, "sequence": False}), load, data], tmp_path
+    )
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4
     assert random_model["difference"] < 1e-4
     check_same(two[0], random_model)
     check_same(two[1], random_model)
     check_same(two[2], loaded_model)
+    assert len(sampled) == 15 and two[3] == two[4] == sampled
