@@ -122,6 +122,17 @@ def test_dead_codes_are_revived(images):
     assert weight.max() < 1000.0
 
 
+@pytest.mark.parametrize("interval", [0, 5])
+def test_training_revives_at_its_interval(images, interval):
+    trainer = _Trainer(images, replace(TINY, warmup_steps=5, steps=10, revive_interval=interval), progress=False)
+    trainer.make_codebook()
+    with torch.no_grad():
+        trainer.model.quantize.embedding.weight[8:] = 1000.0
+    trainer.train()
+    assert trainer.num_revived >= 8 if interval else trainer.num_revived == 0
+    assert (trainer.model.quantize.embedding.weight.max() > 900) == (interval == 0)
+
+
 def test_training_replaces_a_model_but_nothing_else(images, tmp_path):
     short = replace(TINY, warmup_steps=1, steps=1)
     train_image_tokenizer(images, tmp_path / "vq", short, progress=False)
