@@ -40,7 +40,10 @@ def print_summary(report: dict[str, Any], run: Path, output: Path) -> None:
     digits = report["prompt_fidelity_by_digit"]
     worst = min(digits, key=digits.get)
     lines = [
-        ("prompt fidelity", f"{report['prompt_fidelity']:.3f} ({by_language}; worst digit {worst}: {digits[worst]:.3f})"),
+        (
+            "prompt fidelity",
+            f"{report['prompt_fidelity']:.3f} ({by_language}; worst digit {worst}: {digits[worst]:.3f})",
+        ),
         ("classifier on real digits", f"{report['classifier_accuracy_real']:.3f}"),
         ("classifier on reconstructions", f"{report['classifier_accuracy_reconstructed']:.3f}"),
         ("caption accuracy", f"{report['caption_accuracy']:.3f}"),

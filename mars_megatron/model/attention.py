@@ -9,7 +9,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from mars_megatron.model.backends import Backend
+from mars_megatron.model.backends import Backend, CoreAttention
 from mars_megatron.model.experts import Experts, Rows
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.packed import RoutedSeqParams, plan_of
@@ -76,7 +76,8 @@ class SemVIEAttention(MegatronModule):
 
         self.linear_qkv = Experts(config, qkv, groups.tp)
         self.linear_proj = Experts(config, projection, groups.tp, shared=shared_projection)
-        self.core_attention = backend.core_attention(config, layer_number)
+        # A module; annotated by what the layer asks of it.
+        self.core_attention: CoreAttention = backend.core_attention(config, layer_number)
 
     def forward(self, rows: Rows, rotary: Tensor, params: RoutedSeqParams, cache: KVCache | None = None) -> Rows:
         """Attend over the whole micro-batch.

@@ -35,8 +35,8 @@ class Backend(Protocol):
 
     linears: BackendSpecProvider
 
-    def core_attention(self, config: TransformerConfig, layer_number: int) -> nn.Module:
-        """The `CoreAttention` module of one layer."""
+    def core_attention(self, config: TransformerConfig, layer_number: int) -> CoreAttention:
+        """The attention module of one layer."""
 
     def positions(self, plan: DispatchPlan, cache: KVCache | None) -> Tensor:
         """int64 position of each token within its sample, in the attention layout (broadcastable to it)."""
@@ -91,7 +91,7 @@ class LocalBackend:
     def __init__(self) -> None:
         self.linears: BackendSpecProvider = LocalSpecProvider()
 
-    def core_attention(self, config: TransformerConfig, layer_number: int) -> nn.Module:
+    def core_attention(self, config: TransformerConfig, layer_number: int) -> CoreAttention:
         """See `Backend`."""
         return SampleAttention(config, layer_number)
 

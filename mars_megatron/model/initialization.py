@@ -42,7 +42,9 @@ def initialize_parameters(model: MARSModel, config: RunConfig, tensor_rank: int,
             if source.startswith("decoder."):
                 source = source.replace(".visual.", ".text.")
             std = _standard_deviation(name, config)
-            parameter.copy_(_shard(_draw(parameter, source, config, std, tensor_size), parameter, tensor_rank, tensor_size))
+            parameter.copy_(
+                _shard(_draw(parameter, source, config, std, tensor_size), parameter, tensor_rank, tensor_size)
+            )
 
 
 def _standard_deviation(name: str, config: RunConfig) -> float:
@@ -59,22 +61,20 @@ def _draw(parameter: nn.Parameter, name: str, config: RunConfig, std: float, ten
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     shape = list(parameter.shape)
     if getattr(parameter, "tensor_model_parallel", False):
-        shape[parameter.partition_dim] *= tensor_size
+        shape[parameter.partition_dim] *= tensor_size  # type: ignore[attr-defined]
     return torch.randn(shape, generator=generator) * std
 
 
 def _shard(full: Tensor, parameter: nn.Parameter, rank: int, size: int) -> Tensor:
     if not getattr(parameter, "tensor_model_parallel", False) or size == 1:
         return full
-    dim, stride = parameter.partition_dim, parameter.partition_stride
+    dim, stride = parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
     # A fused gate and up projection (stride 2) is split part by part.
     return torch.cat([part.chunk(size, dim)[rank] for part in full.chunk(stride, dim)], dim)
 
 
 @torch.no_grad()
-def start_from_language_model(
-    model: MARSModel, vocabulary: Vocabulary, groups: ProcessGroupCollection
-) -> None:
+def start_from_language_model(model: MARSModel, vocabulary: Vocabulary, groups: ProcessGroupCollection) -> None:
     """Turn a loaded language model into the start of MARS (MARS, section "SemVIE").
 
     Visual experts become copies of the text experts, and every image row of embedding and head becomes the mean

@@ -40,5 +40,5 @@ def plan_of(packed_seq_params: PackedSeqParams | None) -> DispatchPlan:
     """
     plan = getattr(packed_seq_params, "plan", None)
     if plan is None:
-        raise ValueError("SemVIE layers need a RoutedSeqParams with a dispatch plan; got " f"{packed_seq_params!r}")
+        raise ValueError(f"SemVIE layers need a RoutedSeqParams with a dispatch plan; got {packed_seq_params!r}")
     return plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from megatron.core.extensions.transformer_engine import HAVE_TE, TEDotProductAttention
 from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
 from megatron.core.models.backends import BackendSpecProvider
@@ -13,6 +12,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from mars_megatron.model.backends import CoreAttention
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.packed import RoutedSeqParams
 from mars_megatron.ops import DispatchPlan, combine, dispatch
@@ -73,7 +73,7 @@ class TransformerEngineBackend:
             )
         self.linears: BackendSpecProvider = TESpecProvider()
 
-    def core_attention(self, config: TransformerConfig, layer_number: int) -> nn.Module:
+    def core_attention(self, config: TransformerConfig, layer_number: int) -> CoreAttention:
         """See `Backend`."""
         return PackedAttention(config, layer_number)
 

@@ -41,6 +41,10 @@ def _noop(*_args: Any, **_kwargs: Any) -> None:
     return None
 
 
+def _itself(value: Any, *_args: Any, **_kwargs: Any) -> Any:
+    return value
+
+
 def _is_cuda(device: Any) -> bool:
     return (isinstance(device, str) and device.startswith("cuda")) or (
         isinstance(device, torch.device) and device.type == "cuda"
@@ -105,8 +109,13 @@ PATCHES: tuple[Patch, ...] = (
     Patch(_RANDOM, "_set_cuda_rng_state", _constant(_set_rng_state), "tracker states and recompute"),
     *(Patch("torch", name, _device_keyword_on_cpu, _PLACEMENT) for name in _FACTORIES),
     Patch("torch.Tensor", "to", _tensor_to, _PLACEMENT),
-    Patch("torch.Tensor", "cuda", _constant(lambda self, *a, **k: self), "optimiser state and scalars are moved by .cuda()"),
-    Patch("torch.nn.Module", "cuda", _constant(lambda self, *a, **k: self), "modules are moved by .cuda()"),
+    Patch(
+        "torch.Tensor",
+        "cuda",
+        _constant(_itself),
+        "optimiser state and scalars are moved by .cuda()",
+    ),
+    Patch("torch.nn.Module", "cuda", _constant(_itself), "modules are moved by .cuda()"),
     Patch("torch.Tensor", "type", _tensor_type, "optimiser and clipping compare with 'torch.cuda.FloatTensor'"),
 )
 

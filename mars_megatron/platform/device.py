@@ -32,7 +32,7 @@ def initialize(kind: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
         return _device
     if kind == "cpu":
         with warnings.catch_warnings():
-            # megatron-core warns of every missing GPU library on import; `python -m mars_megatron.platform` says it once.
+            # megatron-core warns of every missing GPU library; `python -m mars_megatron.platform` says it once.
             warnings.simplefilter("ignore")
             cpu.enable()
         _device = torch.device("cpu")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -61,7 +62,7 @@ class MetricsWriter:
             else:
                 self.say(f"step {step}: {split} loss {present['loss']:.4f}")
 
-    def write_images(self, step: int, grid: torch.Tensor) -> None:
+    def write_images(self, step: int, grid: np.ndarray) -> None:
         """Log one picture, uint8 [height, width, 3]."""
         if self._tensorboard is not None:
             self._tensorboard.add_image("samples", grid, step, dataformats="HWC")

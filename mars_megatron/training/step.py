@@ -67,9 +67,7 @@ class Stepper:
         groups: Process groups.
     """
 
-    def __init__(
-        self, model: list[DistributedDataParallel], config: RunConfig, groups: ProcessGroupCollection
-    ) -> None:
+    def __init__(self, model: list[DistributedDataParallel], config: RunConfig, groups: ProcessGroupCollection) -> None:
         self.model, self.groups = model, groups
         self.micro_batch_tokens = config.data.micro_batch_tokens
         self.num_micro_batches = config.training.global_batch_size // groups.dp.size()

@@ -23,7 +23,7 @@ from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training.metrics import MetricsWriter
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from mars_megatron.training.signals import StopRequest
-from mars_megatron.training.step import StepResult, Stepper
+from mars_megatron.training.step import Stepper, StepResult
 
 if TYPE_CHECKING:
     from mars_megatron.training.samples import SampleGrid
@@ -113,9 +113,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the current step."""
         assert self.root is not None
-        return save(
-            self.root, self.position, self.config, self.groups, self.chunks, self.optimizer, self.scheduler
-        )
+        return save(self.root, self.position, self.config, self.groups, self.chunks, self.optimizer, self.scheduler)
 
     def _step(self) -> StepResult:
         # The schedule counts finished steps; this one must not run with the rate of the previous.
@@ -189,7 +187,8 @@ class Interval:
         if not self._steps:
             return {}
         seconds = time.monotonic() - self._began
-        rates = {"seconds_per_step": seconds / self._steps, "tokens_per_second": self._tokens / seconds}
+        per_step, per_second = seconds / self._steps, self._tokens / seconds
+        rates: dict[str, float | None] = {"seconds_per_step": per_step, "tokens_per_second": per_second}
         self.restart()
         return rates
 

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 
 from mars_megatron.config.parser import override
-from mars_megatron.config.schema import DataConfig, LoggingConfig, ModelConfig, RunConfig, TrainingConfig, VocabularyConfig
+from mars_megatron.config.schema import (
+    DataConfig,
+    LoggingConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+    VocabularyConfig,
+)
 from mars_megatron.training import Trainer, shut_down
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
 
-def run_ranks(num_ranks: int, job: str, arguments: dict[str, Any], timeout: float = 240) -> Any:
-    """Run a job on `num_ranks` ranks and return rank 0's result.
+def run_ranks(
+    num_ranks: int,
+    job: str,
+    arguments: dict[str, Any],
+    timeout: float = 280,
+    variables: Mapping[str, str] | None = None,
+) -> Any:
+    """Run a job on `num_ranks` ranks, with more environment variables if given, and return rank 0's result.
 
     Raises:
         RuntimeError: with the job's output, if a rank failed.
@@ -37,7 +44,7 @@ def run_ranks(num_ranks: int, job: str, arguments: dict[str, Any], timeout: floa
         done = subprocess.run(
             command(num_ranks, job, arguments, result),
             cwd=ROOT,
-            env=environment(),
+            env={**environment(), **(variables or {})},
             capture_output=True,
             text=True,
             timeout=timeout,

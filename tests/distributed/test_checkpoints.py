@@ -61,7 +61,9 @@ def saved(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
     return result
 
 
-def _resume(saved: dict[str, tuple[Path, list[float]]], corpus: str, num_ranks: int) -> dict[tuple[str, str], list[float]]:
+def _resume(
+    saved: dict[str, tuple[Path, list[float]]], corpus: str, num_ranks: int
+) -> dict[tuple[str, str], list[float]]:
     """Resume every (source, target) pair whose target has `num_ranks` ranks, in one process per rank."""
     pairs = [
         (source, target)
