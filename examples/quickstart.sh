@@ -42,7 +42,7 @@ train() {
 phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --output "$data"
 mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
-    --input "$data/tokenizer.txt" --output "$text_tokenizer" --vocab-size 128 --symbols "${symbols[@]}"
+    --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
 phase image_tokenizer "$image_tokenizer" python tools/train_tokenizer.py image \
     --input "$data/train" --output "$image_tokenizer" --resolution 16
 phase index_text "$index/text.json" python tools/index_data.py \
@@ -58,7 +58,8 @@ phase language_model_score "$RUN_DIR/base/report.json" python tools/evaluate.py 
 
 phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe digits --parallel.tensor "$RANKS" \
     --data.path "$index/images" --data.text_tokenizer "$text_tokenizer" --data.image_tokenizer "$image_tokenizer" \
-    --checkpoint.init_from "$RUN_DIR/base" --checkpoint.dir "$RUN_DIR/mars"
+    --checkpoint.init_from "$RUN_DIR/base" --checkpoint.dir "$RUN_DIR/mars" --checkpoint.interval 500 \
+    --logging.sample_interval 500 --logging.sample_prompts '["a handwritten digit three", "一个手写数字七"]'
 
 phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/sample.py \
     --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-per-prompt 10 \
@@ -67,5 +68,5 @@ phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RA
 phase score "$RUN_DIR/mars/report.json" python tools/evaluate.py --checkpoint "$RUN_DIR/mars" \
     --prompts "$data/prompts.jsonl" --samples-per-prompt 4 --images "$data/held_out" \
     --label-words "$data/label_words.json" --base "$RUN_DIR/base" \
-    --label-name digit --group-name language --output "$RUN_DIR/mars/report.json"
+    --label-name digit --group-name language --controls --output "$RUN_DIR/mars/report.json"
 python examples/quickstart/report.py --run "$RUN_DIR" --output "$RUN_DIR/report.json"

@@ -1,7 +1,7 @@
 """Handwritten digits on a CPU: the base language model, and MARS on top of it. The quickstart runs both.
 
 Sizes follow what was measured with 16-pixel images and a VQ model of f=4 and 256 codes: a sample is 16 codes, BOI,
-EOI and about eight caption tokens.
+EOI and about four caption tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mars_megatron.config.schema import (
 )
 from mars_megatron.config.validate import RESERVED_ROWS
 
-TOKENS_PER_SAMPLE = 26
-TEXT_TOKENS_PER_STEP = 2048
+TOKENS_PER_SAMPLE = 22
+TEXT_TOKENS_PER_MICRO_BATCH = 512
 SAMPLES_PER_MICRO_BATCH = 24  # two micro-batches a step: one of text-to-image, one of captioning
 
 
@@ -38,9 +38,9 @@ def digits_base() -> RunConfig:
         vocabulary=_vocabulary(),
         image=ImageConfig(resolution=16, downsample=4),
         freeze=FreezeConfig(text=False, visual=True, norms=False),
-        data=DataConfig(micro_batch_tokens=TEXT_TOKENS_PER_STEP + RESERVED_ROWS),
+        data=DataConfig(micro_batch_tokens=TEXT_TOKENS_PER_MICRO_BATCH + RESERVED_ROWS),
         optimizer=OptimizerConfig(lr=5e-3, min_lr=5e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.1),
-        training=TrainingConfig(steps=500, global_batch_size=1),
+        training=TrainingConfig(steps=500, global_batch_size=2),
         logging=LoggingConfig(interval=20),
     )
 
@@ -58,16 +58,24 @@ def digits() -> RunConfig:
         ),
         optimizer=OptimizerConfig(lr=4e-3, min_lr=4e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.0),
         training=TrainingConfig(steps=1800, global_batch_size=2),
-        generation=GenerationConfig(guidance=2.5, max_caption_tokens=24),
+        generation=GenerationConfig(guidance=3.0, max_caption_tokens=16),
     )
 
 
 def _model() -> ModelConfig:
-    # The usual 0.02 learns facts much more slowly at this width.
     return ModelConfig(
-        num_layers=4, hidden_size=128, ffn_hidden_size=344, num_attention_heads=4, num_query_groups=4, init_std=0.06
+        num_layers=4,
+        hidden_size=128,
+        ffn_hidden_size=344,
+        num_attention_heads=4,
+        num_query_groups=4,
+        # The usual 0.02 learns facts much more slowly at this width.
+        init_std=0.06,
+        # A number must stay readable in the keys and values of every frozen layer: with 0.06 here some seeds gave
+        # a prompt fidelity of 0.98 and others 0.5; with 0.5 it does not depend on the seed.
+        embedding_init_std=0.5,
     )
 
 
 def _vocabulary() -> VocabularyConfig:
-    return VocabularyConfig(text_size=384, codebook_size=256, pad_multiple=8)
+    return VocabularyConfig(text_size=256, codebook_size=256, pad_multiple=8)
