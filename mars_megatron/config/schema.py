@@ -91,9 +91,11 @@ class LossConfig:
 
     Args:
         vocabulary: Normalise over all rows (full, the paper), or over the rows of the target's modality.
+        text_weight: Weight of a text target against a visual one. A caption has few targets, an image many.
     """
 
     vocabulary: Literal["full", "modality"] = "full"
+    text_weight: float = 1.0
 
 
 @dataclass(frozen=True)

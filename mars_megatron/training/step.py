@@ -42,20 +42,20 @@ class StepResult:
     grad_norm: float | None = None
 
 
-def _loss(batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the losses, their number, and the row [text sum, text count, visual sum, visual count, tokens]."""
+def _loss(batch: Batch, text_weight: float, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted sum of the losses, their number, and the unweighted row [text sum, text count, visual sum, visual count, tokens]."""
     text, visual = losses.split((batch.num_text_targets, batch.num_visual_targets))
     counts = (batch.num_text_targets, batch.num_visual_targets, batch.plan.num_tokens)
     counted = torch.tensor(counts, dtype=torch.float64).to(losses.device)
     sums = torch.stack((text.detach().double().sum(), visual.detach().double().sum()))
     report = torch.stack((sums[0], counted[0], sums[1], counted[1], counted[2]))
     num_targets = torch.tensor(batch.num_text_targets + batch.num_visual_targets, dtype=torch.int)
-    return losses.sum(), num_targets.to(losses.device), report
+    return text_weight * text.sum() + visual.sum(), num_targets.to(losses.device), report
 
 
-def _forward(batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
+def _forward(text_weight: float, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
     batch = next(batches).to(platform.device(), non_blocking=True)
-    return model(batch), partial(_loss, batch)
+    return model(batch), partial(_loss, batch, text_weight)
 
 
 class Stepper:
@@ -72,6 +72,7 @@ class Stepper:
         self.micro_batch_tokens = config.data.micro_batch_tokens
         self.num_micro_batches = config.training.global_batch_size // groups.dp.size()
         self.core = model[0].module.config
+        self.forward = partial(_forward, config.loss.text_weight)
         virtual = config.parallel.virtual_pipeline
         self.schedule = get_forward_backward_func(groups.pp.size(), virtual if virtual > 1 else None)
         self.communicator = P2PCommunicator(pp_group=groups.pp, config=self.core) if groups.pp.size() > 1 else None
@@ -104,7 +105,7 @@ class Stepper:
 
     def _run(self, batches: list[Iterator[Batch]], num_micro_batches: int, forward_only: bool) -> list[Tensor]:
         return self.schedule(
-            forward_step_func=_forward,
+            forward_step_func=self.forward,
             data_iterator=batches,
             model=self.model,
             num_microbatches=num_micro_batches,

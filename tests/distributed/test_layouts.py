@@ -66,3 +66,28 @@ def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: list[floa
     results = run_ranks(num_ranks, "losses", {"runs": _runs(num_ranks, corpus)})
     for name, losses in zip(LAYOUTS[num_ranks], results, strict=True):
         assert losses == pytest.approx(reference, rel=1e-4), name
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "expert norms": {"model.expert_norms": True},
+    "shared projection": {"model.expert_output_projection": False},
+    "loss by modality": {"loss.vocabulary": "modality", "loss.text_weight": 3.0},
+    "everything trained": {"freeze.text": False, "freeze.norms": False},
+    "language model": {"freeze.text": False, "freeze.visual": True, "freeze.norms": False},
+}
+
+
+def test_variants_equal_one_rank(corpus: str) -> None:
+    """Each variant of the model under sequence parallelism and under a pipeline, six steps."""
+    runs = [{"data.path": corpus, "training.steps": 6, **variant} for variant in VARIANTS.values()]
+    reference = run_ranks(1, "losses", {"runs": runs})
+    split = run_ranks(2, "losses", {"runs": [{**run, **layout} for layout in (SEQUENCE, PIPELINE) for run in runs]})
+    assert len({tuple(losses) for losses in reference}) == len(VARIANTS), "a variant changes nothing"
+    for name, expected, *found in zip(VARIANTS, reference, split[: len(runs)], split[len(runs) :], strict=True):
+        for losses in found:
+            assert losses == pytest.approx(expected, rel=1e-4), name
+
+
+def test_bf16_stays_close_to_fp32(corpus: str, reference: list[float]) -> None:
+    run = {"data.path": corpus, "training.precision": "bf16", **SEQUENCE}
+    assert run_ranks(2, "losses", {"runs": [run]})[0] == pytest.approx(reference, rel=2e-2)
