@@ -69,6 +69,6 @@ def load_for_inference(
     )
     validate(config)
     groups = groups or initialize_parallel(config.parallel, config.training.seed)
-    (model,) = build_model(config, groups)
+    (model,) = build_model(config, groups, initialize=False)
     load_model(path, config, groups, [model])
     return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config.vocabulary))

@@ -11,8 +11,14 @@ from mars_megatron.model.initialization import initialize_parameters
 from mars_megatron.model.mars import MARSModel
 
 
-def build_model(config: RunConfig, groups: ProcessGroupCollection) -> list[MARSModel]:
-    """This rank's chunks, initialised and frozen: one, or `parallel.virtual_pipeline` of them."""
+def build_model(config: RunConfig, groups: ProcessGroupCollection, initialize: bool = True) -> list[MARSModel]:
+    """This rank's chunks, frozen as configured: one, or `parallel.virtual_pipeline` of them.
+
+    Args:
+        config: The run.
+        groups: Process groups.
+        initialize: Draw random parameters; False where a checkpoint fills all of them.
+    """
     chunks = config.parallel.virtual_pipeline
     rank, last = groups.pp.rank(), groups.pp.size() - 1
     models = []
@@ -24,7 +30,8 @@ def build_model(config: RunConfig, groups: ProcessGroupCollection) -> list[MARSM
             post_process=rank == last and chunk == chunks - 1,
             vp_stage=chunk if chunks > 1 else None,
         ).to(platform.device())
-        initialize_parameters(model, config, groups.tp.rank(), groups.tp.size())
+        if initialize:
+            initialize_parameters(model, config, groups.tp.rank(), groups.tp.size())
         freeze(model, config.freeze)
         models.append(model)
     return models

@@ -43,7 +43,7 @@ class StepResult:
 
 
 def _loss(batch: Batch, text_weight: float, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted sum of the losses, their number, and the unweighted row [text sum, text count, visual sum, visual count, tokens]."""
+    """Weighted sum of the losses, their number, and unweighted [text sum, count, visual sum, count, tokens]."""
     text, visual = losses.split((batch.num_text_targets, batch.num_visual_targets))
     counts = (batch.num_text_targets, batch.num_visual_targets, batch.plan.num_tokens)
     counted = torch.tensor(counts, dtype=torch.float64).to(losses.device)

@@ -51,9 +51,10 @@ class Trainer:
         validate(config, world_size(), training=True)
         torch.manual_seed(config.training.seed)
         self.vocabulary = Vocabulary.from_config(config.vocabulary)
-        self.chunks = build_model(config, self.groups)
         self.root = Path(config.checkpoint.dir) if config.checkpoint.dir else None
         checkpoint = latest(self.root) if self.root else None
+        start = checkpoint or config.checkpoint.init_from
+        self.chunks = build_model(config, self.groups, initialize=not start)
         if checkpoint is None and config.checkpoint.init_from:
             load_model(config.checkpoint.init_from, config, self.groups, self.chunks)
             for chunk in self.chunks:
