@@ -1,0 +1,148 @@
+"""A checkpoint gives back what was saved, and only to the model it was made for."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mars_megatron import platform
+from mars_megatron.checkpoint import Position, load, load_model, read_config, save
+from mars_megatron.checkpoint.rng import rng_state, set_rng_state
+from mars_megatron.checkpoint.store import check_same_model
+from mars_megatron.config import to_yaml
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import CheckpointConfig, ModelConfig, RunConfig
+from mars_megatron.model import build_model
+from mars_megatron.platform.parallel import initialize_parallel
+from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
+
+CONFIG = RunConfig(
+    model=ModelConfig(num_layers=2, hidden_size=16, ffn_hidden_size=24, num_attention_heads=2, num_query_groups=1),
+    checkpoint=CheckpointConfig(keep=1),
+)
+
+
+class Parts:
+    """What a checkpoint is made of, with random parameters; with random moments too after `num_steps` above 0."""
+
+    def __init__(self, seed: int, num_steps: int = 0) -> None:
+        platform.initialize("auto")
+        self.groups = initialize_parallel(CONFIG.parallel, seed)
+        self.chunks = build_model(CONFIG, self.groups)
+        wrapped = wrap_data_parallel(self.chunks, CONFIG, self.groups)
+        self.optimizer, self.scheduler = build_optimizer(wrapped, CONFIG, self.groups)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.chunks[0].parameters():
+                parameter.copy_(torch.randn(parameter.shape))
+        self.optimizer.reload_model_params()
+        for _ in range(num_steps):
+            self.step()
+
+    def step(self) -> None:
+        """One optimiser step on random gradients."""
+        for parameter in self.chunks[0].parameters():
+            if parameter.requires_grad:
+                parameter.main_grad.copy_(torch.randn(parameter.shape))
+        self.scheduler.step(increment=1)
+        assert self.optimizer.step()[0]
+
+    def values(self) -> dict[str, torch.Tensor]:
+        return {name: parameter.detach().clone() for name, parameter in self.chunks[0].named_parameters()}
+
+    def for_store(self) -> tuple:
+        return self.groups, self.chunks, self.optimizer, self.scheduler
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    first = Parts(seed=1, num_steps=2)
+    saved = first.values()
+    folder = save(tmp_path, Position(4, 8), CONFIG, *first.for_store())
+    assert folder == tmp_path / "step_00000004" and read_config(folder) == CONFIG
+    after_saving = torch.rand(3)
+    lr = first.optimizer.param_groups[0]["lr"]
+    first.step()
+    expected = first.values()
+
+    second = Parts(seed=2)
+    assert load(folder, CONFIG, *second.for_store()) == Position(4, 8)
+    assert torch.equal(torch.rand(3), after_saving), "the random state is restored"
+    for name, value in second.values().items():
+        assert torch.equal(value, saved[name]), name
+    assert second.scheduler.num_steps == 2 and second.optimizer.param_groups[0]["lr"] == lr
+    second.step()  # with the same gradients: the generator is where it was
+    for name, value in second.values().items():
+        assert torch.equal(value, expected[name]), name
+    trained = "decoder.layers.1.mlp.visual.linear_fc1.weight"
+    assert not torch.equal(expected[trained], saved[trained])
+
+
+def test_the_model_alone(tmp_path: Path) -> None:
+    first = Parts(seed=1, num_steps=1)
+    folder = save(tmp_path, Position(1, 2), CONFIG, *first.for_store())
+    second = Parts(seed=2)
+    assert load_model(tmp_path, CONFIG, second.groups, second.chunks) == folder
+    for name, value in second.values().items():
+        assert torch.equal(value, first.values()[name]), name
+
+
+def test_old_and_half_written_checkpoints_go(tmp_path: Path) -> None:
+    parts = Parts(seed=1, num_steps=1)
+    (tmp_path / "step_00000002.incomplete").mkdir()
+    for step in (1, 2):
+        save(tmp_path, Position(step, step), CONFIG, *parts.for_store())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step_00000002"]
+
+
+def test_rng_state_round_trip() -> None:
+    Parts(seed=1)
+    state = rng_state()
+
+    def draw() -> tuple:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    first = draw()
+    assert draw() != first
+    set_rng_state(state)
+    assert draw() == first
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model.num_layers": 3}, "model.num_layers is 3, the checkpoint has 2"),
+        ({"model.expert_norms": True}, "model.expert_norms is True, the checkpoint has False"),
+        ({"model.rope_base": 500.0}, "model.rope_base is 500.0, the checkpoint has 10000.0"),
+        ({"vocabulary.text_size": 600}, "vocabulary.text_size is 600, the checkpoint has 512"),
+        ({"vocabulary.pad_multiple": 16}, "vocabulary.pad_multiple is 16, the checkpoint has 8"),
+        ({"image.resolution": 32}, "image.resolution is 32, the checkpoint has 16"),
+    ],
+)
+def test_another_model_is_refused(tmp_path: Path, changed: dict, message: str) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
+    config = override(CONFIG, [f"--{name}={value}" for name, value in changed.items()])
+    with pytest.raises(ValueError) as error:
+        check_same_model(tmp_path, config)
+    assert str(error.value) == f"{tmp_path} is a checkpoint of another model: {message}"
+
+
+def test_all_differences_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
+    config = override(CONFIG, ["--model.hidden_size=32", "--vocabulary.codebook_size=4", "--image.downsample=8"])
+    with pytest.raises(ValueError, match=r"model\.hidden_size.*vocabulary\.codebook_size.*image\.downsample"):
+        check_same_model(tmp_path, config)
+
+
+def test_what_may_differ(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
+    others = ("--model.init_std=0.5", "--model.embedding_init_std=1", "--training.steps=7", "--optimizer.lr=0.5")
+    assert check_same_model(tmp_path, override(CONFIG, [*others, "--parallel.tensor=2"])) == CONFIG
+
+
+def test_no_configuration_beside_the_tensors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.yaml does not exist"):
+        check_same_model(tmp_path, CONFIG)
