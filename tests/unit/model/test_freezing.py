@@ -33,8 +33,7 @@ def gradients(model: MARSModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor 
     losses = model(batch)
     losses.square().sum().backward()  # unequal weights
     return losses.detach(), {
-        name: None if parameter.grad is None else parameter.grad.clone()
-        for name, parameter in model.named_parameters()
+        name: None if parameter.grad is None else parameter.grad.clone() for name, parameter in model.named_parameters()
     }
 
 

@@ -1,0 +1,242 @@
+"""A whole run on one rank: what it writes, that it learns, stops, resumes and starts from another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mars_megatron.checkpoint import Position, folders, latest, read_config
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.training import Trainer
+from mars_megatron.training.signals import StopRequest
+
+
+def configured(base: RunConfig, **overrides: Any) -> RunConfig:
+    """Overrides with __ for the dot."""
+    return override(base, [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()])
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[tuple]:
+    """Everything in metrics.jsonl that does not depend on the clock."""
+    return [
+        tuple((name, value) for name, value in line.items() if name not in ("seconds_per_step", "tokens_per_second"))
+        for line in lines(folder)
+    ]
+
+
+def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainer.chunks[0].named_parameters()}
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process a SIGTERM behind the step of that number (counted from now)."""
+    asked = []
+
+    def agreed(self: StopRequest) -> bool:
+        asked.append(step)
+        if len(asked) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self)
+
+    original = StopRequest.agreed
+    monkeypatch.setattr(StopRequest, "agreed", agreed)
+
+
+def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
+    config = configured(
+        base,
+        checkpoint__dir=run_folder,
+        checkpoint__interval=2,
+        logging__interval=2,
+        training__steps=5,
+        training__eval_interval=4,
+    )
+    trainer = Trainer(config)
+    result = trainer.run()
+    assert sorted(path.name for path in run_folder.iterdir()) == [
+        "finished",
+        "latest",
+        "metrics.jsonl",
+        "step_00000004",
+        "step_00000005",
+    ]
+    assert latest(run_folder) == run_folder / "step_00000005"
+    assert read_config(run_folder / "step_00000005") == config
+    written = lines(run_folder)
+    assert [(line["step"], line["split"]) for line in written] == [
+        *((2, "train"), (4, "train"), (4, "validation"), (5, "train"), (5, "validation"))
+    ]
+    assert written[3]["loss"] == result.loss and written[3]["grad_norm"] > 0
+    assert all(line["seconds_per_step"] > 0 for line in written if line["split"] == "train")
+    assert "grad_norm" not in written[2] and "lr" not in written[2]
+    assert trainer.position == Position(5, 10)
+    # The schedule ends where it should: cosine decay to min_lr in the last step.
+    assert written[3]["lr"] == pytest.approx(config.optimizer.min_lr)
+    assert written[0]["lr"] > written[1]["lr"] > written[3]["lr"]
+
+
+def test_a_finished_run_has_nothing_to_do(base: RunConfig, run_folder: Path) -> None:
+    config = configured(base, checkpoint__dir=run_folder, training__steps=2)
+    Trainer(config).run()
+    before = losses(run_folder)
+    assert Trainer(config).run() is None
+    assert losses(run_folder) == before and (run_folder / "finished").is_file()
+    # With more steps to go it is not finished.
+    longer = Trainer(configured(config, training__steps=3))
+    assert longer.position == Position(2, 4)
+    longer._mark_finished(False)
+    assert not (run_folder / "finished").exists()
+
+
+def test_evaluation_is_the_mean_over_the_targets(base: RunConfig) -> None:
+    trainer = Trainer(base)
+    for _ in range(2):
+        trainer._step()
+    result = trainer.evaluate()
+    assert trainer.evaluate() == result, "the same micro-batches every time"
+    model, total, text, num_text, tokens = trainer.chunks[0].eval(), [], [], 0, 0
+    with torch.no_grad():
+        for batch in islice(trainer._batches("validation", 0)[0], base.training.eval_batches):
+            values = model(batch.to(next(model.parameters()).device))
+            total.append(values)
+            text.append(values[: batch.num_text_targets])
+            num_text += batch.num_text_targets
+            tokens += batch.plan.num_tokens
+    assert result.loss == pytest.approx(float(torch.cat(total).mean()), rel=1e-6)
+    assert result.text_loss == pytest.approx(float(torch.cat(text).mean()), rel=1e-6)
+    assert (result.num_targets, result.num_tokens) == (len(torch.cat(total)), tokens)
+    assert result.loss * result.num_targets == pytest.approx(
+        result.text_loss * num_text + result.visual_loss * (result.num_targets - num_text)
+    )
+    assert result.grad_norm is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_interrupted_run_resumes_bitwise(
+    base: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    base = configured(base, training__precision=precision, training__eval_interval=2)
+    straight = Trainer(configured(base, checkpoint__dir=tmp_path / "straight"))
+    straight.run()
+    folder = tmp_path / "stopped"
+    config = configured(base, checkpoint__dir=folder)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        stopped = Trainer(config)
+        stopped.run()
+    assert stopped.position == Position(3, 6) and latest(folder) == folders.step_folder(folder, 3)
+    assert not (folder / "finished").exists()
+    # What a run that was killed after its checkpoint leaves behind.
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "split": "train", "loss": 99.0}\n{"step": 5, "sp')
+    folders.incomplete(folders.step_folder(folder, 5)).mkdir()
+    resumed = Trainer(config)
+    assert resumed.position == Position(3, 6)
+    resumed.run()
+    assert (folder / "finished").is_file()
+    assert losses(folder) == losses(tmp_path / "straight")
+    expected = parameters(straight)
+    for name, value in parameters(resumed).items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_stop_in_the_last_step_is_a_finished_run(
+    base: RunConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at(monkeypatch, 2)
+    Trainer(configured(base, checkpoint__dir=run_folder, training__steps=2)).run()
+    assert (run_folder / "finished").is_file() and "stopped on request" not in capsys.readouterr().out
+
+
+def test_a_stop_without_a_folder_says_so(
+    base: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at(monkeypatch, 1)
+    trainer = Trainer(base)
+    trainer.run()
+    assert trainer.position.step == 1
+    assert "stopped on request after step 1; checkpoint.dir is empty" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_a_bf16_run_learns(base: RunConfig, recompute: str) -> None:
+    config = configured(base, training__precision="bf16", training__steps=30, recompute__granularity=recompute)
+    trainer = Trainer(config)
+    assert all(parameter.dtype == torch.bfloat16 for parameter in trainer.chunks[0].parameters())
+    before = trainer.evaluate()
+    for _ in range(30):
+        trainer._step()
+    after = trainer.evaluate()
+    assert after.visual_loss < before.visual_loss - 0.7 and after.text_loss < before.text_loss
+
+
+def test_bf16_follows_fp32(base: RunConfig) -> None:
+    curves = []
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(configured(base, training__precision=precision))
+        curves.append([trainer._step().loss for _ in range(6)])
+    assert curves[1] == pytest.approx(curves[0], rel=0.01) and curves[0] != curves[1]
+
+
+def test_the_weight_of_text(base: RunConfig) -> None:
+    """Weight 3 on every target, of text alone, is the same run with three times the gradient."""
+    text = configured(base, data__tasks__t2i=0.0, optimizer__clip_grad=0.0)
+    results = [Trainer(configured(text, loss__text_weight=weight))._step() for weight in (1.0, 3.0)]
+    assert results[0].visual_loss is None and results[0].loss == results[1].loss
+    assert results[1].grad_norm == pytest.approx(3 * results[0].grad_norm, rel=1e-5)
+
+
+def test_start_from_another_run(base: RunConfig, tmp_path: Path) -> None:
+    language_model = configured(base, training__steps=2, freeze__text=False, freeze__norms=False)
+    source = Trainer(configured(language_model, checkpoint__dir=tmp_path / "source"))
+    source.run()
+    theirs = parameters(source)
+    config = configured(base, checkpoint__dir=tmp_path / "run", checkpoint__init_from=tmp_path / "source")
+    trainer = Trainer(config)
+    assert trainer.position == Position()
+    for name, value in parameters(trainer).items():
+        if ".visual." not in name:
+            assert torch.equal(value, theirs[name]), name
+        elif name.startswith("decoder"):
+            assert torch.equal(value, theirs[name.replace(".visual.", ".text.")]), name
+            assert not torch.equal(value, theirs[name]), name
+    mean = theirs["embedding.text.weight"][: config.vocabulary.text_size].mean(0)
+    torch.testing.assert_close(trainer.chunks[0].embedding.visual.weight[5].detach(), mean)
+    # The optimiser starts from these values too, not from what was there before.
+    first = trainer._step()
+    trainer.save()
+    resumed = Trainer(config)
+    assert resumed.position.step == 1, "a checkpoint of the run itself goes before init_from"
+    for name, value in parameters(resumed).items():
+        assert torch.equal(value, parameters(trainer)[name]), name
+        if ".visual." in name and name.startswith("decoder"):
+            assert (value - theirs[name.replace(".visual.", ".text.")]).abs().max() < 3 * trainer._lr(), name
+    assert first.grad_norm > 0
+
+
+def test_settings_are_checked_before_anything_is_trained(base: RunConfig, run_folder: Path) -> None:
+    with pytest.raises(ValueError, match="training.global_batch_size"):
+        Trainer(dataclasses.replace(base, training=dataclasses.replace(base.training, global_batch_size=0)))
+    Trainer(configured(base, checkpoint__dir=run_folder, training__steps=1)).run()
+    with pytest.raises(ValueError, match="model.ffn_hidden_size is 48, the checkpoint has 32"):
+        Trainer(configured(base, checkpoint__dir=run_folder, model__ffn_hidden_size=48))
+    with pytest.raises(ValueError, match="no complete checkpoint"):
+        Trainer(configured(base, checkpoint__init_from=run_folder / "not_there"))
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_layout_that_does_not_fit_names_the_setting(base: RunConfig) -> None:
+    with pytest.raises(ValueError, match=r"parallel\.tensor is 2.*there are 1"):
+        Trainer(configured(base, parallel__tensor=2))
