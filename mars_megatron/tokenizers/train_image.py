@@ -61,8 +61,8 @@ class ImageTrainingConfig:
     warmup_steps: int = 250
     steps: int = 350
     batch_size: int = 32
-    warmup_lr: float = 2e-3
-    lr: float = 1e-3
+    warmup_lr: float = 4e-3
+    lr: float = 2e-3
     commitment: float = 1.0
     revive_interval: int = 50
     kmeans_iterations: int = 15
