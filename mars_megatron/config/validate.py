@@ -117,7 +117,7 @@ def _model(config: RunConfig, problems: Problems) -> None:
     model = config.model
     counts = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
     problems.at_least(1, *(f"model.{name}" for name in counts))
-    problems.at_least(0, "model.head_dim")
+    problems.at_least(0, "model.head_dim", "model.embedding_init_std")
     problems.above(0, "model.norm_eps", "model.rope_base", "model.init_std", "loss.text_weight")
     if problems.lines:
         return
