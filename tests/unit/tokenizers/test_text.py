@@ -18,12 +18,14 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hugging_face(tmp_path_factory):
     """A tokenizer folder as transformers writes it: whole words, and an end-of-text token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words = sorted({word for line in LINES for word in line.split()})
     core = Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1} | {w: i + 2 for i, w in enumerate(words)}, "<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
+    # what it would add by itself must not get into the ids
+    core.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 0)])
     folder = tmp_path_factory.mktemp("hf") / "tokenizer"
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
     return folder
