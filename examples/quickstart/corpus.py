@@ -34,6 +34,7 @@ TEMPLATES = {
     ],
 }
 HELD_OUT_SHARE = 0.1
+SENTENCES = 6  # of a document
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,17 @@ def split_facts(seed: int = 0) -> tuple[list[Fact], list[Fact]]:
 
 
 def documents(count: int, seed: int = 0) -> list[str]:
-    """Text documents for the base language model: facts, captions, and captions with their number said again."""
+    """Text documents for the base language model: facts, captions, and captions with their number said again.
+
+    A document has several sentences: in captioning the text follows an image, farther from its beginning than any
+    one sentence is long, and a frozen language model must have seen such distances.
+    """
     training, _ = split_facts()
     rng = random.Random(seed)
-    return [_document(rng, training) for _ in range(count)]
+    return [" / ".join(_sentence(rng, training) for _ in range(SENTENCES)) for _ in range(count)]
 
 
-def _document(rng: random.Random, training: list[Fact]) -> str:
+def _sentence(rng: random.Random, training: list[Fact]) -> str:
     kind = rng.random()
     digit = rng.randrange(10)
     caption = rng.choice(captions(digit))

@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where everything is written")
     parser.add_argument("--variants", type=int, default=32, help="pictures written of each training digit")
-    parser.add_argument("--documents", type=int, default=20000, help="text documents for the base language model")
+    parser.add_argument("--documents", type=int, default=6000, help="text documents for the base language model")
     parser.add_argument("--seed", type=int, default=0, help="seed of variants and text")
     options = parser.parse_args()
     root = Path(options.output)

@@ -120,7 +120,7 @@ def load_model(
         ValueError: no complete checkpoint at `path`, or one of another shape.
     """
     folder = folders.resolve(path)
-    check_same_model(folder, config)
+    check_same_model(folder, config, ("model", "vocabulary"))
     metadata = _metadata(groups)
     state = dist_checkpointing.load(_sharded_model(chunks, metadata), str(folder))
     for number, chunk in enumerate(chunks):
@@ -168,15 +168,19 @@ def read_config(folder: Path) -> RunConfig:
     return from_yaml(folder / CONFIG_FILE)
 
 
-def check_same_model(folder: Path, config: RunConfig) -> RunConfig:
-    """Compare model shape, vocabulary and image geometry with those of a checkpoint; returns its configuration.
+def check_same_model(
+    folder: Path, config: RunConfig, sections: Sequence[str] = ("model", "vocabulary", "image")
+) -> RunConfig:
+    """Compare sections of the configuration with those of a checkpoint; returns its configuration.
+
+    Parameters alone fit any image size (positions are rotary): a later stage may have a higher resolution.
 
     Raises:
         ValueError: naming every setting that differs.
     """
     saved = read_config(folder)
     differences = []
-    for section in ("model", "vocabulary", "image"):
+    for section in sections:
         theirs, ours = asdict(getattr(saved, section)), asdict(getattr(config, section))
         for name, value in theirs.items():
             if value != ours[name] and not name.endswith("init_std"):

@@ -234,14 +234,17 @@ class CheckpointConfig:
         dir: Folder of the run: checkpoints, logs, resolved config. A complete checkpoint in it is resumed.
         interval: Steps between checkpoints; 0 saves only at the end.
         keep: Newest complete checkpoints to keep; 0 keeps all.
-        init_from: Checkpoint folder of a language model to start from: text experts are loaded, visual
-            experts become their copies, image rows start at the mean text row.
+        init_from: Checkpoint folder to take the first parameters from, with a fresh optimiser.
+        init_visual: What init_from gives the visual side. copy: the checkpoint is a language model; visual experts
+            become copies of its text experts and image rows its mean text row. keep: the checkpoint is a MARS of an
+            earlier stage, whose visual experts are taken as they are.
     """
 
     dir: str = ""
     interval: int = 0
     keep: int = 2
     init_from: str = ""
+    init_visual: Literal["copy", "keep"] = "copy"
 
 
 @dataclass(frozen=True)

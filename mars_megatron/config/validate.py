@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from mars_megatron.config.schema import RunConfig
 
 # Rows of data.micro_batch_tokens that packing keeps free for padding each modality to the tensor-parallel size,
-# and the largest size that fits. mars_megatron.data.packing holds to the same two numbers.
+# and the largest size that fits. Always the same amount: the packs, and with them the losses, must not depend on
+# the parallel layout.
 RESERVED_ROWS = 64
 MAX_SEQUENCE_PARALLEL = 32
 

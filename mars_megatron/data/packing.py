@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Rows of the budget that packing leaves free, so that both modalities can be padded to any row multiple up
-# to MAX_ROW_MULTIPLE. Always the same amount: the packs, and with them the losses, must not depend on the
-# parallel layout.
-RESERVED_ROWS = 64
-MAX_ROW_MULTIPLE = 32
+from mars_megatron.config.validate import MAX_SEQUENCE_PARALLEL as MAX_ROW_MULTIPLE
+from mars_megatron.config.validate import RESERVED_ROWS
+
+__all__ = ["MAX_ROW_MULTIPLE", "RESERVED_ROWS", "interleave", "pack"]
 
 
 def pack(lengths: np.ndarray, budget: int, open_packs: int = 16) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mars_megatron.config.schema import (
+    CheckpointConfig,
     DataConfig,
     ImageConfig,
     LoggingConfig,
@@ -117,8 +118,11 @@ def mars_7b_stage1() -> RunConfig:
 
 
 def mars_7b_stage2() -> RunConfig:
-    """Stage II: 50M pairs with better captions at 512 px, 2 epochs, 1536 samples a step."""
-    return _run(STAGE2, resolution=512)
+    """Stage II: 50M pairs with better captions at 512 px, 2 epochs, 1536 samples a step.
+
+    Goes on from stage I: give its folder as checkpoint.init_from.
+    """
+    return replace(_run(STAGE2, resolution=512), checkpoint=CheckpointConfig(init_visual="keep"))
 
 
 def mars_7b_stage3() -> RunConfig:
@@ -129,7 +133,8 @@ def mars_7b_stage3() -> RunConfig:
     and the batch are assumptions, as the paper gives none, and K is not public.
     """
     run = _run(STAGE3, resolution=STAGE3_HIGH_RESOLUTION)
-    return replace(run, data=replace(run.data, tasks=TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)))
+    tasks = TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)
+    return replace(run, data=replace(run.data, tasks=tasks), checkpoint=CheckpointConfig(init_visual="keep"))
 
 
 def _run(stage: Stage, resolution: int) -> RunConfig:

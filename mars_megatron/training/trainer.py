@@ -57,8 +57,9 @@ class Trainer:
         self.chunks = build_model(config, self.groups, initialize=not start)
         if checkpoint is None and config.checkpoint.init_from:
             load_model(config.checkpoint.init_from, config, self.groups, self.chunks)
-            for chunk in self.chunks:
-                start_from_language_model(chunk, self.vocabulary, self.groups)
+            if config.checkpoint.init_visual == "copy":
+                for chunk in self.chunks:
+                    start_from_language_model(chunk, self.vocabulary, self.groups)
         self.model = wrap_data_parallel(self.chunks, config, self.groups)
         self.optimizer, self.scheduler = build_optimizer(self.model, config, self.groups)
         self.position = Position()

@@ -201,13 +201,6 @@ def test_only_training_needs_data():
         validate(RunConfig(), training=True)
 
 
-def test_packing_keeps_the_rows_that_validation_counts_on():
-    from mars_megatron.config.validate import MAX_SEQUENCE_PARALLEL, RESERVED_ROWS
-    from mars_megatron.data import packing
-
-    assert (packing.RESERVED_ROWS, packing.MAX_ROW_MULTIPLE) == (RESERVED_ROWS, MAX_SEQUENCE_PARALLEL)
-
-
 def test_every_leaf_has_a_type_that_is_checked():
     """A field of a new kind must not slip through `Problems.types` unchecked."""
     for setting, value, _ in leaves(RunConfig()):
