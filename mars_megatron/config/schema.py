@@ -125,7 +125,8 @@ class DataConfig:
         image_tokenizer: Folder of the diffusers VQModel.
         tasks: Task mixture of the image-text documents.
         caption_dropout: Probability of dropping the caption in text-to-image (for classifier-free guidance).
-        micro_batch_tokens: Rows of one micro-batch: a packed sequence of whole samples, padded to exactly this.
+        micro_batch_tokens: Most rows of one micro-batch, a packed sequence of whole samples; under pipeline
+            parallelism it is padded to exactly this.
         num_workers: Loader worker processes; 0 loads in the training process.
         seed: Seed of order, task and dropout decisions.
     """

@@ -40,6 +40,7 @@ class MicroBatches(Dataset):
         data: Packing budget, tasks, dropout and seed.
         train: Training or validation.
         row_multiple: Both modalities' rows are padded to a multiple of this.
+        fill: Pad every micro-batch to exactly the budget, as pipeline stages that exchange them need.
 
     Raises:
         ValueError: No documents, or a setting that does not fit them.
@@ -54,6 +55,7 @@ class MicroBatches(Dataset):
         *,
         train: bool = True,
         row_multiple: int = 1,
+        fill: bool = True,
     ) -> None:
         self.store = store
         self.documents = documents
@@ -61,6 +63,7 @@ class MicroBatches(Dataset):
         self.data = data
         self.train = train
         self.row_multiple = row_multiple
+        self.fill = fill
         self._check_settings()
         # first micro-batch of every epoch met so far, and the one after the last; their plans are rebuilt
         self._starts = [0]
@@ -95,7 +98,8 @@ class MicroBatches(Dataset):
 
     def __getitem__(self, index: int) -> Batch:
         samples = self.samples(index)
-        return collate(samples, self.vocabulary, self.row_multiple, self.data.micro_batch_tokens, index)
+        total_rows = self.data.micro_batch_tokens if self.fill else None
+        return collate(samples, self.vocabulary, self.row_multiple, total_rows, index)
 
     def _build(self, number: int) -> Epoch:
         if self.train:
@@ -189,7 +193,15 @@ def open_micro_batches(
                 f"data.validation_fraction is {data.validation_fraction}, which leaves no {split} "
                 f"documents of the {store.num_documents} in {store.prefix}; change it or set data.validation_path"
             )
-    return MicroBatches(store, documents, vocabulary, data, train=train, row_multiple=row_multiple)
+    return MicroBatches(
+        store,
+        documents,
+        vocabulary,
+        data,
+        train=train,
+        row_multiple=row_multiple,
+        fill=config.parallel.pipeline > 1,
+    )
 
 
 def check_index(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None:

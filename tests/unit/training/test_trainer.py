@@ -238,5 +238,5 @@ def test_settings_are_checked_before_anything_is_trained(base: RunConfig, run_fo
 
 @pytest.mark.usefixtures("one_rank")
 def test_a_layout_that_does_not_fit_names_the_setting(base: RunConfig) -> None:
-    with pytest.raises(ValueError, match=r"parallel\.tensor is 2.*there are 1"):
-        Trainer(configured(base, parallel__tensor=2))
+    with pytest.raises(ValueError, match=r"parallel\.pipeline is 2.*there are 1"):
+        Trainer(configured(base, parallel__pipeline=2))
