@@ -8,6 +8,7 @@ import torch
 from mars_megatron.config.schema import (
     DataConfig,
     ImageConfig,
+    ParallelConfig,
     RunConfig,
     TaskWeights,
     TrainingConfig,
