@@ -66,7 +66,7 @@ phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RA
     --output "$RUN_DIR/samples.png"
 # One rank: the text logits of base and MARS must be equal to the last bit.
 phase score "$RUN_DIR/mars/report.json" python tools/evaluate.py --checkpoint "$RUN_DIR/mars" \
-    --prompts "$data/prompts.jsonl" --samples-per-prompt 4 --images "$data/held_out" \
+    --prompts "$data/prompts.jsonl" --samples-per-prompt 5 --images "$data/held_out" \
     --label-words "$data/label_words.json" --base "$RUN_DIR/base" \
     --label-name digit --group-name language --controls --output "$RUN_DIR/mars/report.json"
 python examples/quickstart/report.py --run "$RUN_DIR" --output "$RUN_DIR/report.json"

@@ -127,6 +127,8 @@ class DataConfig:
         caption_dropout: Probability of dropping the caption in text-to-image (for classifier-free guidance).
         micro_batch_tokens: Most rows of one micro-batch, a packed sequence of whole samples; under pipeline
             parallelism it is padded to exactly this.
+        pack_by_task: Give each task micro-batches of its own, so that those of text-to-image skip the backward of
+            the text stream. False mixes the tasks: fewer, fuller micro-batches, for ranks that talk slowly.
         num_workers: Loader worker processes; 0 loads in the training process.
         seed: Seed of order, task and dropout decisions.
     """
@@ -139,6 +141,7 @@ class DataConfig:
     tasks: TaskWeights = field(default_factory=TaskWeights)
     caption_dropout: float = 0.1
     micro_batch_tokens: int = 1024
+    pack_by_task: bool = True
     num_workers: int = 0
     seed: int = 1234
 

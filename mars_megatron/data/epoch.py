@@ -21,7 +21,7 @@ class Epoch:
 
     Args:
         document: int64 [n].
-        task: int8 [n], index into TASKS; the same within a pack.
+        task: int8 [n], index into TASKS; the same within a pack where data.pack_by_task.
         caption: int64 [n], the sequence that holds the text, or NO_CAPTION.
         offsets: int64 [packs + 1], where each pack begins.
     """
@@ -111,7 +111,7 @@ def validation_epoch(store: Store, documents: np.ndarray, data: DataConfig) -> E
 def _pack_tasks(
     store: Store, documents: np.ndarray, task: np.ndarray, dropped: np.ndarray, data: DataConfig, epoch: int
 ) -> Epoch:
-    """Choose captions, pack each task by itself and interleave the packs of the tasks."""
+    """Choose captions, pack each task by itself (or all together) and interleave the packs of the tasks."""
     choice = hashing.draw(hashing.CAPTION, data.seed, epoch, documents)
     number = (choice % store.num_captions[documents].astype(np.uint64)).astype(np.int64)
     caption = np.where(dropped, NO_CAPTION, store.first_sequence[documents] + number)
@@ -120,8 +120,8 @@ def _pack_tasks(
     rows = num_rows(task, num_text, num_codes)
 
     packs: list[list[np.ndarray]] = []
-    for one in range(len(TASKS)):
-        of_task = np.flatnonzero(task == one)
+    everything = [np.arange(len(task))]
+    for of_task in [np.flatnonzero(task == one) for one in range(len(TASKS))] if data.pack_by_task else everything:
         members, offsets = pack(rows[of_task], data.micro_batch_tokens - RESERVED_ROWS)
         packs.append(np.split(of_task[members], offsets[1:-1]) if len(of_task) else [])
     group, position = interleave([len(p) for p in packs])

@@ -286,3 +286,11 @@ def test_the_longest_sample_just_fits(config):
 )
 def test_bad_settings(config, changes, arguments, match):
     refused(with_data(config, **changes), match, **arguments)
+
+
+def test_tasks_share_packs_on_request(config):
+    mixed = open_micro_batches(with_data(config, pack_by_task=False), vocabulary(config)).epoch(0)
+    apart = open_micro_batches(config, vocabulary(config)).epoch(0)
+    assert sorted(mixed.document.tolist()) == sorted(apart.document.tolist())
+    tasks = [{task for _, task, _ in mixed.pack(number)} for number in range(mixed.num_packs)]
+    assert any(len(found) > 1 for found in tasks) and mixed.num_packs <= apart.num_packs
