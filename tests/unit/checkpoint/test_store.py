@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from mars_megatron import platform
 from mars_megatron.checkpoint import Position, load, load_model, read_config, save
 from mars_megatron.checkpoint.rng import rng_state, set_rng_state
 from mars_megatron.checkpoint.store import check_same_model
@@ -17,8 +16,8 @@ from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import CheckpointConfig, ModelConfig, RunConfig
 from mars_megatron.model import build_model
-from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
+from tests.unit.model.tiny import one_rank
 
 CONFIG = RunConfig(
     model=ModelConfig(num_layers=2, hidden_size=16, ffn_hidden_size=24, num_attention_heads=2, num_query_groups=1),
@@ -30,8 +29,7 @@ class Parts:
     """What a checkpoint is made of, with random parameters; with random moments too after `num_steps` above 0."""
 
     def __init__(self, seed: int, num_steps: int = 0) -> None:
-        platform.initialize("auto")
-        self.groups = initialize_parallel(CONFIG.parallel, seed)
+        self.groups = one_rank()
         self.chunks = build_model(CONFIG, self.groups)
         wrapped = wrap_data_parallel(self.chunks, CONFIG, self.groups)
         self.optimizer, self.scheduler = build_optimizer(wrapped, CONFIG, self.groups)

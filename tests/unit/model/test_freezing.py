@@ -14,10 +14,9 @@ from torch import Tensor
 from mars_megatron.data.batch import Batch
 from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.model import MARSModel
-from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from mars_megatron.training.step import Stepper
-from tests.unit.model.tiny import MIXED, make_batch, randomize, tiny_config, tiny_model
+from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 EXPERT_NORMS = {"model.expert_norms": True, "freeze.norms": False}
 
@@ -153,7 +152,7 @@ def training(overrides: dict[str, Any]) -> tuple[MARSModel, list[DistributedData
     """A model ready to train: itself, its wrapper, optimiser, and a function that takes one step."""
     settings = {"training.global_batch_size": 2, "training.steps": 3, "optimizer.lr": 0.01, **overrides}
     config, model = tiny_config(settings), randomize(tiny_model(settings))
-    groups = initialize_parallel(config.parallel, 1)
+    groups = one_rank()
     wrapped = wrap_data_parallel([model], config, groups)
     optimizer, scheduler = build_optimizer(wrapped, config, groups)
     stepper = Stepper(wrapped, config, groups)

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from mars_megatron.model import MARSModel
 from mars_megatron.model.initialization import start_from_language_model
-from mars_megatron.platform.parallel import initialize_parallel
-from tests.unit.model.tiny import BASE, VOCABULARY, randomize, tiny_model
+from tests.unit.model.tiny import BASE, VOCABULARY, one_rank, randomize, tiny_model
 
 
 def values(model: MARSModel) -> dict[str, Tensor]:
@@ -80,7 +79,7 @@ def test_start_from_a_language_model(expert_norms: bool) -> None:
         for table in (model.embedding, model.head):
             table.text.weight[VOCABULARY.text_size :] = 1e6  # padding must not enter the mean
     before = values(model)
-    start_from_language_model(model, VOCABULARY, initialize_parallel(BASE.parallel, 1))
+    start_from_language_model(model, VOCABULARY, one_rank())
     after = values(model)
     norms = [name for name in after if "final_norm" in name]
     assert norms == [f"final_norm.{expert}.weight" for expert in (("text", "visual") if expert_norms else ("shared",))]

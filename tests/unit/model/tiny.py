@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron import platform
 from mars_megatron.config.parser import override
-from mars_megatron.config.schema import ModelConfig, RunConfig, VocabularyConfig
+from mars_megatron.config.schema import ModelConfig, ParallelConfig, RunConfig, VocabularyConfig
 from mars_megatron.data.batch import Batch, Sample, collate
 from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
 from mars_megatron.model import MARSModel, build_model
@@ -32,11 +34,18 @@ def tiny_config(overrides: dict[str, Any] | None = None) -> RunConfig:
     return override(BASE, [f"--{name}={value}" for name, value in (overrides or {}).items()])
 
 
+def one_rank() -> ProcessGroupCollection:
+    """Process groups of one rank, made once: every gloo group has threads of its own, and none is ever given back."""
+    platform.initialize("auto")
+    if parallel_state.model_parallel_is_initialized():
+        return ProcessGroupCollection.use_mpu_process_groups()
+    return initialize_parallel(ParallelConfig(), 1)
+
+
 def tiny_model(overrides: dict[str, Any] | None = None) -> MARSModel:
     """A model on one rank, initialised as a run's is."""
-    config = tiny_config(overrides)
-    platform.initialize("auto")
-    (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+    groups = one_rank()
+    (model,) = build_model(tiny_config(overrides), groups)
     return model
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron import platform
 from mars_megatron.config.schema import (
     DataConfig,
     LoggingConfig,
@@ -19,8 +18,8 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.platform.parallel import initialize_parallel
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE, write_corpus
+from tests.unit.model import tiny
 
 BASE = RunConfig(
     model=ModelConfig(
@@ -44,8 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 @pytest.fixture
 def one_rank() -> None:
     """Process groups of one rank."""
-    platform.initialize("auto")
-    initialize_parallel(BASE.parallel, 1)
+    tiny.one_rank()
 
 
 @pytest.fixture(autouse=True)
