@@ -7,7 +7,7 @@
 #
 # Trains a recipe: under Slurm on all nodes of the job, elsewhere on this machine.
 #
-#   DATA_PATH=corpus/train INIT_FROM=qwen_7b sbatch --nodes 8 --gpus-per-node 8 examples/pretrain_mars.sh
+#   DATA_PATH=corpus/train INIT_FROM=runs/base sbatch --nodes 8 --gpus-per-node 8 examples/pretrain_mars.sh
 #   DEVICE=cpu RECIPE=tiny DATA_PATH=corpus/train bash examples/pretrain_mars.sh --training.steps 20
 #
 # Submit from the repository, after `bash examples/setup.sh`. Arguments are settings of the run and win over all the

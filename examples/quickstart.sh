@@ -30,6 +30,10 @@ phase() {
     echo "== $name"
     began=$(date +%s.%N)
     "$@"
+    if [[ ! -e $output ]]; then
+        echo "$name stopped before it was done; run this script again to go on" >&2
+        exit 1
+    fi
     printf '%s %s %s\n' "$name" "$began" "$(date +%s.%N)" >>"$RUN_DIR/phases.txt"
 }
 
@@ -43,11 +47,12 @@ phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --out
 mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
     --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
-phase image_tokenizer "$image_tokenizer" python tools/train_tokenizer.py image \
+# One process at a time here: it may have all cores.
+phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$(nproc)" python tools/train_tokenizer.py image \
     --input "$data/train" --output "$image_tokenizer" --resolution 16
 phase index_text "$index/text.json" python tools/index_data.py \
     --input "$data/text" --output "$index/text" --text-tokenizer "$text_tokenizer"
-phase index_images "$index/images.json" python tools/index_data.py \
+phase index_images "$index/images.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py \
     --input "$data/train" --output "$index/images" --resolution 16 \
     --text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer"
 

@@ -89,7 +89,7 @@ install_torch() {
         pip_install "$TORCH"
     elif has_gpu; then
         say "installing torch for the NVIDIA GPU"
-        pip_install torch
+        pip_install "torch==$torch_version"
     elif [[ $(uname -s) != Linux ]]; then
         say "installing torch"
         pip_install "torch==$torch_version"

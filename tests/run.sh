@@ -11,6 +11,8 @@ bash examples/setup.sh
 # Several ranks share the cores of one machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 if [[ $# -eq 0 ]]; then
+    # These prove the CPU path, also on a machine with GPUs; the checks of the CUDA path are tests/gpu.
+    export CUDA_VISIBLE_DEVICES=""
     set -- tests/unit tests/distributed
 fi
 exec .venv/bin/python -m pytest --durations=10 "$@"

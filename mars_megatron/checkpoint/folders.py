@@ -84,4 +84,5 @@ def remove_old(root: Path, keep: int) -> None:
     for step in complete_steps(root)[:-keep] if keep else []:
         folder = step_folder(root, step)
         if folder != current:
-            shutil.rmtree(folder)
+            # Renamed first: what is only half deleted must not look complete.
+            shutil.rmtree(folder.rename(incomplete(folder)))

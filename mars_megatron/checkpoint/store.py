@@ -98,7 +98,7 @@ def save(
     dist_checkpointing.save(state, str(temporary), content_metadata=content)
     torch.distributed.barrier()
     if is_writer:
-        (temporary / CONFIG_FILE).write_text(to_yaml(config))
+        (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
         folders.publish(folder)
         folders.remove_old(Path(root), config.checkpoint.keep)
     torch.distributed.barrier()
@@ -141,9 +141,10 @@ def load(
     Random states are restored under the layout that saved them; under another there is nothing to map them to.
 
     Raises:
-        ValueError: the checkpoint is of another model shape.
+        ValueError: the checkpoint is of another model shape, or its optimiser state is of another kind.
     """
     saved = check_same_model(folder, config)
+    _check_same_training(folder, saved, config)
     metadata = _metadata(groups)
     model = _sharded_model(chunks, metadata)
     request: dict[str, Any] = {
@@ -161,6 +162,34 @@ def load(
     if same_layout:
         set_rng_state(state["rng"][0])
     return Position(**state["position"])
+
+
+def _check_same_training(folder: Path, saved: RunConfig, config: RunConfig) -> None:
+    """Compare what decides which optimiser state exists, and what the data position counts.
+
+    Raises:
+        ValueError: naming every setting that differs.
+    """
+    fixed = {
+        "freeze": asdict(config.freeze).keys(),
+        "training": ("precision",),
+        "parallel": ("distributed_optimizer",),
+        "data": (
+            *("validation_path", "validation_fraction", "tasks", "caption_dropout"),
+            *("micro_batch_tokens", "pack_by_task", "seed"),
+        ),
+    }
+    differences = [
+        f"{section}.{name} is {getattr(getattr(config, section), name)}, the checkpoint has {theirs}"
+        for section, names in fixed.items()
+        for name in names
+        if (theirs := getattr(getattr(saved, section), name)) != getattr(getattr(config, section), name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} cannot be resumed: {'; '.join(differences)}. Use its settings, or start a new run "
+            "from it with checkpoint.init_from and another checkpoint.dir"
+        )
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -91,7 +91,8 @@ class LossConfig:
 
     Args:
         vocabulary: Normalise over all rows (full, the paper), or over the rows of the target's modality.
-        text_weight: Weight of a text target against a visual one. A caption has few targets, an image many.
+        text_weight: Factor of the text targets' losses in what is optimised (divided by the number of all targets);
+            logged losses are without it. A caption has few targets, an image many.
     """
 
     vocabulary: Literal["full", "modality"] = "full"

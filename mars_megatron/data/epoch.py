@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -105,7 +105,11 @@ def validation_epoch(store: Store, documents: np.ndarray, data: DataConfig) -> E
     groups = [(task, images) for task, _ in image_tasks(data)] + [(TEXT_ONLY, texts)]
     task = np.concatenate([np.full(len(members), t) for t, members in groups])
     documents = np.concatenate([members for _, members in groups])
-    return _pack_tasks(store, documents, task, np.zeros(len(documents), dtype=bool), data, 0)
+    # Spread every task over the whole, so that also the first few micro-batches have all of them.
+    places = np.concatenate([(np.arange(len(members)) + 0.5) / max(len(members), 1) for _, members in groups])
+    order = np.argsort(places, kind="stable")
+    fixed = replace(data, seed=0)
+    return _pack_tasks(store, documents[order], task[order], np.zeros(len(documents), dtype=bool), fixed, 0)
 
 
 def _pack_tasks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
@@ -169,6 +170,7 @@ def build_loader(
             num_workers=workers,
             collate_fn=_unchanged,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_ignore_signals,
             generator=torch.Generator(),  # or it would draw from, and change, the global random state
         )
     )
@@ -252,6 +254,12 @@ class _Numbers:
 
     def __iter__(self) -> Iterator[int]:
         return count(self.first, self.step)
+
+
+def _ignore_signals(_worker: int) -> None:
+    """Leave a request to stop to the training process, which ends its workers when it has saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

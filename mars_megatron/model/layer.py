@@ -106,8 +106,8 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         """
         assert attention_mask is None and context is None
         plan = plan_of(packed_seq_params)
-        tensor = self.tp_group.size() if self.config.sequence_parallel else 1
-        rows = split_rows(hidden_states, plan.padded_text // tensor, text_needs_grad(plan, self.text_is_frozen))
+        num_text, _ = plan.rank_splits(self.tp_group.size() if self.config.sequence_parallel else 1)
+        rows = split_rows(hidden_states, num_text, text_needs_grad(plan, self.text_is_frozen))
         rows = rows.add(self.attention(self.input_norm(rows), rotary_pos_emb, packed_seq_params, inference_context))
         rows = rows.add(self.mlp(self.pre_mlp_norm(rows)))
         return rows.joined(), None

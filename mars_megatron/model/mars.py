@@ -121,9 +121,9 @@ class MARSModel(MegatronModule):
 
     def _head(self, hidden: Tensor, batch: Batch, return_logits: bool) -> Tensor:
         plan, sequence_parallel = batch.plan, self.config.sequence_parallel
-        shares = self.tp_group.size() if sequence_parallel else 1
+        num_text, _ = plan.rank_splits(self.tp_group.size() if sequence_parallel else 1)
         needs_grad = text_needs_grad(plan, self.text_is_frozen)
-        rows = self.final_norm(split_rows(hidden, plan.padded_text // shares, needs_grad))
+        rows = self.final_norm(split_rows(hidden, num_text, needs_grad))
         whole = gather_rows(rows, self.tp_group, sequence_parallel)
         wanted = whole.index_select(0, batch.loss_rows)  # [n, 1, hidden]
         if return_logits:

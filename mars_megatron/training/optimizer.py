@@ -69,11 +69,21 @@ def build_optimizer(
         end_wd=settings.weight_decay,
         wd_incr_steps=0,
         wd_incr_style="constant",
+        # What this run is configured to, not what the checkpoint had: a resumed run may change its schedule.
+        override_opt_param_scheduler=True,
+        use_checkpoint_opt_param_scheduler=False,
     )
-    core = model[0].module.config
     for chunk in model:
         chunk.module.config.grad_scale_func = optimizer.scale_loss
         chunk.module.config.finalize_model_grads_func = finalize_model_grads
         chunk.module.config.no_sync_func = None
-    assert core.calculate_per_token_loss
     return optimizer, scheduler
+
+
+def apply_settings(optimizer: MegatronOptimizer, config: RunConfig) -> None:
+    """Put the configured AdamW settings over those that a loaded checkpoint brought along."""
+    settings = config.optimizer
+    for group in optimizer.param_groups:
+        group["betas"] = (settings.beta1, settings.beta2)
+        group["eps"] = settings.eps
+        group["max_lr"], group["min_lr"] = settings.lr, settings.min_lr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 
@@ -27,16 +25,18 @@ class SampleGrid:
 
     def __init__(self, config: RunConfig, vocabulary: Vocabulary) -> None:
         self.prompts = config.logging.sample_prompts
-        self.settings = dataclasses.replace(config.generation)
+        self.settings = config.generation
         self.vocabulary = vocabulary
         self.side = config.image.resolution // config.image.downsample
         text = load_text_tokenizer(config.data.text_tokenizer)
         self.image_tokenizer = load_image_tokenizer(config.data.image_tokenizer, device=str(platform.device()))
         self.ids = [text.encode(prompt) for prompt in self.prompts for _ in range(IMAGES_PER_PROMPT)]
 
-    def draw(self, model: MARSModel) -> np.ndarray:
-        """uint8 [height, width, 3]; every tensor-parallel rank must call it."""
+    def draw(self, model: MARSModel) -> np.ndarray | None:
+        """uint8 [height, width, 3] on rank 0, None elsewhere; every rank must call it."""
         codes = generate_images(model, self.ids, self.vocabulary, self.side**2, self.settings)
+        if torch.distributed.get_rank() != 0:
+            return None
         images = self.image_tokenizer.decode(codes, (self.side, self.side))
         rows = np.split(np.asarray(torch.as_tensor(images)), len(self.prompts))
         return np.asarray(image_grid(rows, self.prompts))

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType
 
 import torch
 
 from mars_megatron import platform
 
+SAME_REQUEST_SECONDS = 10.0
+
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT; a second one of the same kind ends the process at once."""
+    """Notes SIGTERM and SIGINT. A second one ends the process, unless it follows at once.
+
+    A scheduler and a launcher may both pass on the same request.
+    """
 
     def __init__(self) -> None:
         self._requested = False
+        self._first = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._requested = True
-        signal.signal(number, signal.SIG_DFL)
+        if self._requested and time.monotonic() - self._first > SAME_REQUEST_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif not self._requested:
+            self._requested, self._first = True, time.monotonic()
 
     def agreed(self) -> bool:
         """Whether any rank was asked to stop; every rank must call this at the same step."""

@@ -21,7 +21,7 @@ from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.platform.parallel import initialize_parallel, world_size
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training.metrics import MetricsWriter
-from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
+from mars_megatron.training.optimizer import apply_settings, build_optimizer, wrap_data_parallel
 from mars_megatron.training.signals import StopRequest
 from mars_megatron.training.step import Stepper, StepResult
 
@@ -65,8 +65,12 @@ class Trainer:
         self.position = Position()
         if checkpoint is not None:
             self.position = load(checkpoint, config, self.groups, self.chunks, self.optimizer, self.scheduler)
+            apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
         self.train_batches = self._batches("train", self.position.micro_batches)
+        if config.training.eval_interval:
+            # Whatever is wrong with the validation split must be said before hours of training, not after.
+            self._batches("validation", 0)
 
     def run(self) -> StepResult | None:
         """Train to the last step, or to a request to stop; saves a checkpoint either way.

@@ -47,6 +47,17 @@ def _train(trainer: Trainer, steps: int | None = None) -> list[float]:
     return [trainer._step().loss for _ in range(steps)]
 
 
+def run(runs: list[dict[str, Any]]) -> list[list[float]]:
+    """Each whole run through `Trainer.run`, validation included; what its metrics.jsonl says, train and validation."""
+    results = []
+    for settings in runs:
+        config = tiny_config(settings)
+        Trainer(config).run()
+        lines = (Path(config.checkpoint.dir) / "metrics.jsonl").read_text().splitlines()
+        results.append([json.loads(line)["loss"] for line in lines])
+    return results
+
+
 def save_after(runs: list[dict[str, Any]], steps: int) -> list[list[float]]:
     """Train each run some steps, save, and go on to the end; the losses after the checkpoint."""
     results = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,22 @@ def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: list[floa
     results = run_ranks(num_ranks, "losses", {"runs": _runs(num_ranks, corpus)})
     for name, losses in zip(LAYOUTS[num_ranks], results, strict=True):
         assert losses == pytest.approx(reference, rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "names"), [(2, ("sequence", "pipeline", "interleaved", "data")), (4, ("tensor x pipeline",))]
+)
+def test_whole_runs_with_validation_equal_one_rank(
+    num_ranks: int, names: tuple[str, ...], corpus: str, tmp_path: Path
+) -> None:
+    """`Trainer.run`: steps, validation, checkpoint and the finished mark under each layout."""
+    run = {"data.path": corpus, "training.steps": 4, "training.eval_interval": 2, "training.eval_batches": 2}
+    expected = run_ranks(1, "run", {"runs": [{**run, "checkpoint.dir": str(tmp_path / "one")}]})[0]
+    assert len(expected) == 6  # four steps and two validations
+    runs = [{**run, **LAYOUTS[num_ranks][name], "checkpoint.dir": str(tmp_path / name)} for name in names]
+    for name, losses in zip(names, run_ranks(num_ranks, "run", {"runs": runs}), strict=True):
+        assert losses == pytest.approx(expected, rel=1e-4), name
+        assert (tmp_path / name / "finished").is_file() and (tmp_path / name / "latest").is_file()
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
