@@ -47,8 +47,9 @@ class Trainer:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         platform.initialize(config.training.device)
-        self.groups = initialize_parallel(config.parallel, config.training.seed)
+        platform.init_process_group()
         validate(config, world_size(), training=True)
+        self.groups = initialize_parallel(config.parallel, config.training.seed)
         torch.manual_seed(config.training.seed)
         self.vocabulary = Vocabulary.from_config(config.vocabulary)
         self.root = Path(config.checkpoint.dir) if config.checkpoint.dir else None

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mars_megatron.training.signals import StopRequest
+from mars_megatron.training.signals import SAME_REQUEST_SECONDS, StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -19,9 +19,21 @@ def test_a_signal_is_a_request(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
     assert stop.agreed() is True
     assert stop.agreed() is True, "a request stays"
-    other = signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM
-    assert signal.getsignal(number) == signal.SIG_DFL, "the next one of its kind ends the process"
-    assert signal.getsignal(other) == stop._note
+
+
+@pytest.mark.parametrize(("later", "ends"), [(0.5, False), (SAME_REQUEST_SECONDS + 1, True)])
+def test_only_a_later_signal_ends_the_process(later: float, ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launcher and scheduler may both pass on one request; who asks again later means it."""
+    now = 100.0
+    monkeypatch.setattr("mars_megatron.training.signals.time.monotonic", lambda: now)
+    raised = []
+    monkeypatch.setattr("mars_megatron.training.signals.signal.raise_signal", raised.append)
+    stop = StopRequest()
+    stop._note(signal.SIGTERM, None)
+    now += later
+    stop._note(signal.SIGTERM, None)
+    assert stop.agreed() is True
+    assert (raised == [signal.SIGTERM], signal.getsignal(signal.SIGTERM) == signal.SIG_DFL) == (ends, ends)
 
 
 def test_a_new_run_has_no_request() -> None:
