@@ -20,7 +20,7 @@ def main() -> int:
 
     try:
         Trainer(config).run()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         rank = os.environ.get("RANK", "0")
         print(f"error (rank {rank}): {error}", file=sys.stderr)
         return 2

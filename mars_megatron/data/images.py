@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 # What Pillow raises on bytes that are no image, or on a damaged one.
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 def load_image(path: str | Path, resolution: int) -> torch.Tensor:

@@ -126,13 +126,13 @@ def enable() -> None:
     """Apply `PATCHES` once; later calls do nothing.
 
     Raises:
-        RuntimeError: if CUDA is available: the patches would send GPU work to the CPU.
+        ValueError: if CUDA is available: the patches would send GPU work to the CPU.
     """
     global _enabled
     if _enabled:
         return
     if torch.cuda.is_available():
-        raise RuntimeError(
+        raise ValueError(
             "the CPU platform was asked for on a machine with a GPU; "
             "set training.device=cuda, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
         )

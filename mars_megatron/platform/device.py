@@ -21,14 +21,14 @@ def initialize(kind: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
         kind: `auto` takes CUDA where a GPU is visible, else the CPU.
 
     Raises:
-        RuntimeError: `cuda` without a visible GPU, `cpu` with one, or a second choice that differs from the first.
+        ValueError: `cuda` without a visible GPU, `cpu` with one, or a second choice that differs from the first.
     """
     global _device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() and not cpu.is_enabled() else "cpu"
     if _device is not None:
         if _device.type != kind:
-            raise RuntimeError(f"this process already runs on {_device.type}; it cannot change to {kind}")
+            raise ValueError(f"this process already runs on {_device.type}; it cannot change to {kind}")
         return _device
     if kind == "cpu":
         with warnings.catch_warnings():
@@ -38,7 +38,7 @@ def initialize(kind: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
         _device = torch.device("cpu")
     else:
         if not torch.cuda.is_available():
-            raise RuntimeError("training.device=cuda, but torch sees no GPU; use cpu or auto")
+            raise ValueError("training.device=cuda, but torch sees no GPU; use cpu or auto")
         _device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(_device)
     adam.install()

@@ -62,7 +62,8 @@ def build_optimizer(
         init_lr=0.0,
         max_lr=settings.lr,
         min_lr=settings.min_lr,
-        lr_warmup_steps=round(settings.warmup_ratio * steps),
+        # At least one step is left to the decay, which megatron-core asserts.
+        lr_warmup_steps=min(round(settings.warmup_ratio * steps), steps - 1),
         lr_decay_steps=steps,
         lr_decay_style="cosine",
         start_wd=settings.weight_decay,

@@ -34,7 +34,7 @@ def test_refused_with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     before = current()
     monkeypatch.setattr(cpu, "_enabled", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(RuntimeError, match="training.device=cuda.*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(ValueError, match="training.device=cuda.*CUDA_VISIBLE_DEVICES"):
         cpu.enable()
     assert not cpu.is_enabled()
     assert all(now is then for now, then in zip(current(), before, strict=True)), "something was patched"

@@ -60,7 +60,7 @@ def test_auto_stays_on_the_cpu_once_it_is_patched(machine, monkeypatch: pytest.M
 
 def test_cuda_without_a_gpu(machine) -> None:
     machine(False)
-    with pytest.raises(RuntimeError, match="training.device=cuda.*no GPU.*cpu or auto"):
+    with pytest.raises(ValueError, match="training.device=cuda.*no GPU.*cpu or auto"):
         device.initialize("cuda")
     with pytest.raises(AssertionError, match="has not run"):
         device.device()
@@ -68,7 +68,7 @@ def test_cuda_without_a_gpu(machine) -> None:
 
 def test_cpu_with_a_gpu(machine) -> None:
     machine(True)
-    with pytest.raises(RuntimeError, match="CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES"):
         device.initialize("cpu")
     with pytest.raises(AssertionError, match="has not run"):
         device.device()
@@ -78,7 +78,7 @@ def test_cpu_with_a_gpu(machine) -> None:
 def test_a_second_choice(machine, first: str, second: str) -> None:
     machine(first == "cuda")
     device.initialize(first)
-    with pytest.raises(RuntimeError, match=f"already runs on {first}; it cannot change to {second}"):
+    with pytest.raises(ValueError, match=f"already runs on {first}; it cannot change to {second}"):
         device.initialize(second)
     assert device.device().type == first
 
