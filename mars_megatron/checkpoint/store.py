@@ -138,6 +138,7 @@ def load(
 ) -> Position:
     """Load everything that `save` wrote, under the same or another layout; called by every rank.
 
+    The scheduler must be a fresh one: megatron-core adds the saved steps to its own.
     Random states are restored under the layout that saved them; under another there is nothing to map them to.
 
     Raises:

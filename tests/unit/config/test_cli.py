@@ -129,7 +129,7 @@ def test_help_documents_every_setting(capsys, monkeypatch):
         assert described, setting
     for setting in ("--recipe", "--config", "--print-config"):
         assert f"  {setting}" in text
-    assert "Rows of one micro-batch" in text
+    assert "Most rows of one micro-batch" in text
 
 
 def test_load_config_applies_overrides(tmp_path):

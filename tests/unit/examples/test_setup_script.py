@@ -107,10 +107,10 @@ def test_the_cpu_build_is_looked_for_at_pytorchs_own_index_too(checkout):
     assert len(calls) == 2 and "--index-url https://download.pytorch.org/whl/cpu" in calls[1]
 
 
-def test_a_gpu_machine_takes_the_plain_torch(checkout):
+def test_a_gpu_machine_takes_the_pinned_torch_of_the_registry(checkout):
     (checkout / "tools-on-path" / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200'\n")
     _, calls = setup(checkout)
-    assert calls[0].split()[-1] == "torch"
+    assert calls[0].split()[-1] == "torch==2.13.0"
 
 
 def test_torch_can_be_chosen(checkout):
