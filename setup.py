@@ -13,8 +13,7 @@ try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
-        "the build needs torch: install it first (torch==2.13.0), then run "
-        "`pip install -e . --no-build-isolation`"
+        "the build needs torch: install it first (torch==2.13.0), then run `pip install -e . --no-build-isolation`"
     ) from error
 
 

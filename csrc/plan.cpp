@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -17,8 +18,7 @@ int64_t check_cu_seqlens(const int32_t* cu_seqlens, int64_t num_offsets, int64_t
     fail("cu_seqlens must have at least 2 entries (one sample), got " + std::to_string(num_offsets));
   }
   if (cu_seqlens[0] != 0 || cu_seqlens[num_offsets - 1] != num_tokens) {
-    fail("cu_seqlens must start at 0 and end at the " + std::to_string(num_tokens) + " tokens of modality, " +
-         "got " + std::to_string(cu_seqlens[0]) + " and " + std::to_string(cu_seqlens[num_offsets - 1]));
+    fail("cu_seqlens must start at 0 and end at the number of tokens, " + std::to_string(num_tokens) + ", got " + std::to_string(cu_seqlens[0]) + " and " + std::to_string(cu_seqlens[num_offsets - 1]));
   }
   int64_t longest = 0;
   for (int64_t sample = 0; sample + 1 < num_offsets; ++sample) {
@@ -45,19 +45,45 @@ int64_t find_run_end(const uint8_t* modality, int64_t begin, int64_t num_tokens)
   return end;
 }
 
-// Fills runs (sorted_start counts within the modality for now) and the two token counts.
-void find_runs(const uint8_t* modality, PlanLayout& layout) {
-  for (int64_t begin = 0; begin < layout.num_tokens;) {
+// Appends to the runs (sorted_start counts within the modality for now) and to the token counts.
+void append_run(int64_t length, int64_t modality, PlanLayout& layout) {
+  int64_t& count = modality == kText ? layout.num_text : layout.num_visual;
+  if (!layout.runs.empty() && layout.runs.back().modality == modality) {
+    layout.runs.back().length += length;
+  } else {
+    layout.runs.push_back({layout.num_tokens, count, length, modality});
+  }
+  count += length;
+  layout.num_tokens += length;
+}
+
+void find_runs(const uint8_t* modality, int64_t num_tokens, PlanLayout& layout) {
+  while (layout.num_tokens < num_tokens) {
+    const int64_t begin = layout.num_tokens;
     const uint8_t value = modality[begin];
     if (value != kText && value != kVisual) {
       fail("modality must be 0 (text) or 1 (visual), got " + std::to_string(value) + " at token " +
            std::to_string(begin));
     }
-    const int64_t end = find_run_end(modality, begin, layout.num_tokens);
-    int64_t& count = value == kText ? layout.num_text : layout.num_visual;
-    layout.runs.push_back({begin, count, end - begin, value});
-    count += end - begin;
-    begin = end;
+    append_run(find_run_end(modality, begin, num_tokens) - begin, value, layout);
+  }
+}
+
+// int32 offsets cannot count more tokens; the bound also keeps the sums of lengths from overflowing.
+constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
+
+void merge_segments(const Segment* segments, int64_t num_segments, PlanLayout& layout) {
+  for (int64_t i = 0; i < num_segments; ++i) {
+    const auto [length, modality] = segments[i];
+    if (modality != kText && modality != kVisual) {
+      fail("modality must be 0 (text) or 1 (visual), got " + std::to_string(modality) + " in segment " +
+           std::to_string(i));
+    }
+    if (length < 1 || length > kMaxTokens - layout.num_tokens) {
+      fail("segments must have at least 1 token each and " + std::to_string(kMaxTokens) +
+           " together, got length " + std::to_string(length) + " in segment " + std::to_string(i));
+    }
+    append_run(length, modality, layout);
   }
 }
 
@@ -81,19 +107,41 @@ void pad_counts(PlanLayout& layout, int64_t row_multiple, std::optional<int64_t>
   layout.padded_text = *total_rows - layout.padded_visual;
 }
 
-// A text run that does not start a sample follows a visual token of its sample.
-bool has_image_before_text(const std::vector<Run>& runs, const int32_t* cu_seqlens) {
-  for (const Run& run : runs) {
+// Sets num_text_blocks and image_before_text. Offsets end at num_tokens, which no run starts at or ends beyond.
+void inspect_text(const int32_t* cu_seqlens, PlanLayout& layout) {
+  for (const Run& run : layout.runs) {
+    if (run.modality != kText) continue;
     while (*cu_seqlens < run.sequence_start) ++cu_seqlens;
-    if (run.modality == kText && *cu_seqlens != run.sequence_start) return true;
+    if (*cu_seqlens == run.sequence_start) {
+      ++cu_seqlens;
+    } else {
+      layout.image_before_text = true;  // the run does not start a sample: it follows a visual token of its own
+    }
+    ++layout.num_text_blocks;
+    for (; *cu_seqlens < run.sequence_start + run.length; ++cu_seqlens) ++layout.num_text_blocks;
   }
-  return false;
+}
+
+// All that follows from the runs.
+void finish_layout(const int32_t* cu_seqlens, int64_t num_offsets, int64_t row_multiple,
+                   std::optional<int64_t> total_rows, PlanLayout& layout) {
+  if (row_multiple < 1 || row_multiple > kMaxTokens) {
+    fail("row_multiple must be from 1 to " + std::to_string(kMaxTokens) + ", got " + std::to_string(row_multiple));
+  }
+  layout.num_samples = num_offsets - 1;
+  layout.max_seqlen = check_cu_seqlens(cu_seqlens, num_offsets, layout.num_tokens);
+  pad_counts(layout, row_multiple, total_rows);
+  for (Run& run : layout.runs) {
+    if (run.modality == kVisual) run.sorted_start += layout.padded_text;
+  }
+  inspect_text(cu_seqlens, layout);
 }
 
 void fill_ascending(int64_t* out, int64_t length, int64_t start) { std::iota(out, out + length, start); }
 
 void fill_padding(const PlanArrays& arrays, int64_t begin, int64_t end) {
   std::fill(arrays.position_ids + begin, arrays.position_ids + end, 0);
+  std::fill(arrays.text_block + begin, arrays.text_block + end, 0);
   std::fill(arrays.sorted_to_sequence + begin, arrays.sorted_to_sequence + end, -1);
   std::fill(arrays.sorted_to_padded + begin, arrays.sorted_to_padded + end, -1);
 }
@@ -102,22 +150,25 @@ void fill_padding(const PlanArrays& arrays, int64_t begin, int64_t end) {
 
 PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
                        int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows) {
-  if (row_multiple < 1) fail("row_multiple must be at least 1, got " + std::to_string(row_multiple));
   PlanLayout layout;
-  layout.num_tokens = num_tokens;
-  layout.num_samples = num_offsets - 1;
-  layout.max_seqlen = check_cu_seqlens(cu_seqlens, num_offsets, num_tokens);
-  find_runs(modality, layout);
-  pad_counts(layout, row_multiple, total_rows);
-  for (Run& run : layout.runs) {
-    if (run.modality == kVisual) run.sorted_start += layout.padded_text;
-  }
-  layout.image_before_text = has_image_before_text(layout.runs, cu_seqlens);
+  find_runs(modality, num_tokens, layout);
+  finish_layout(cu_seqlens, num_offsets, row_multiple, total_rows, layout);
+  return layout;
+}
+
+PlanLayout layout_plan_from_segments(const Segment* segments, int64_t num_segments, const int32_t* cu_seqlens,
+                                     int64_t num_offsets, int64_t row_multiple,
+                                     std::optional<int64_t> total_rows) {
+  PlanLayout layout;
+  merge_segments(segments, num_segments, layout);
+  finish_layout(cu_seqlens, num_offsets, row_multiple, total_rows, layout);
   return layout;
 }
 
 void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanArrays& arrays) {
   int64_t sample = 0;
+  int64_t num_blocks = 0;
+  int64_t block = 0;  // the last text block of this sample
   for (const Run& run : layout.runs) {
     // A run is cut where samples end, so that positions ascend by one within each piece.
     const int64_t run_end = run.sequence_start + run.length;
@@ -127,7 +178,9 @@ void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanAr
       const int64_t row = run.sorted_start + begin - run.sequence_start;
       const int64_t position = begin - cu_seqlens[sample];
       const int64_t place = sample * layout.max_seqlen + position;
+      if (run.modality == kText) block = ++num_blocks;
       fill_ascending(arrays.position_ids + row, length, position);
+      std::fill(arrays.text_block + row, arrays.text_block + row + length, block);
       fill_ascending(arrays.sequence_to_sorted + begin, length, row);
       fill_ascending(arrays.sorted_to_sequence + row, length, begin);
       fill_ascending(arrays.padded_to_sorted + place, length, row);
@@ -135,6 +188,7 @@ void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanAr
       begin += length;
       if (begin == sample_end) {
         ++sample;
+        block = 0;
         std::fill(arrays.padded_to_sorted + place + length,
                   arrays.padded_to_sorted + sample * layout.max_seqlen, -1);
       }

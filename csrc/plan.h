@@ -12,6 +12,12 @@ namespace mars {
 constexpr uint8_t kText = 0;
 constexpr uint8_t kVisual = 1;
 
+// A stretch of the sequence as a caller describes it. Its two int64 are one row of `segments`.
+struct Segment {
+  int64_t length;
+  int64_t modality;
+};
+
 // A maximal stretch of tokens of one modality. Its four int64 are one row of the plan's `runs`.
 struct Run {
   int64_t sequence_start;
@@ -29,6 +35,7 @@ struct PlanLayout {
   int64_t padded_text = 0;
   int64_t padded_visual = 0;
   int64_t max_seqlen = 0;
+  int64_t num_text_blocks = 0;
   bool image_before_text = false;
   std::vector<Run> runs;
 
@@ -39,6 +46,7 @@ struct PlanLayout {
 // Where fill_plan writes; each array is allocated by the caller with the size given.
 struct PlanArrays {
   int64_t* position_ids;        // [num_rows]
+  int64_t* text_block;          // [num_rows]
   int64_t* sequence_to_sorted;  // [num_tokens]
   int64_t* sorted_to_sequence;  // [num_rows], -1 for padding
   int64_t* padded_to_sorted;    // [num_places], -1 for padding
@@ -50,6 +58,11 @@ struct PlanArrays {
 // Throws std::invalid_argument where an input is not what build_plan of ops/plan.py asks for.
 PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
                        int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows);
+
+// The same from segments [num_segments] that cover the tokens in order; neighbours of one modality become one run.
+PlanLayout layout_plan_from_segments(const Segment* segments, int64_t num_segments, const int32_t* cu_seqlens,
+                                     int64_t num_offsets, int64_t row_multiple,
+                                     std::optional<int64_t> total_rows);
 
 // Writes every element of the arrays. `layout` must come from the same cu_seqlens.
 void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanArrays& arrays);

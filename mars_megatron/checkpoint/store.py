@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,11 @@ def save(
 
 
 def load_model(
-    path: str | Path, config: RunConfig, groups: ProcessGroupCollection, chunks: Sequence[MARSModel]
+    path: str | Path,
+    config: RunConfig,
+    groups: ProcessGroupCollection,
+    chunks: Sequence[MARSModel],
+    text_only: bool = False,
 ) -> Path:
     """Load the parameters alone, under any layout.
 
@@ -115,17 +120,28 @@ def load_model(
         config: The run that loads; its model must have the checkpoint's shape.
         groups: Process groups.
         chunks: This rank's model chunks (unwrapped).
+        text_only: Leave visual parameters as they are; the checkpoint may have other visual experts.
 
     Raises:
         ValueError: no complete checkpoint at `path`, or one of another shape.
     """
     folder = folders.resolve(path)
-    check_same_model(folder, config, ("model", "vocabulary"))
-    metadata = _metadata(groups)
-    state = dist_checkpointing.load(_sharded_model(chunks, metadata), str(folder))
+    check_same_model(folder, config, image=False, visual=not text_only)
+    request = _sharded_model(chunks, _metadata(groups))
+    if text_only:
+        request = {
+            number: {name: value for name, value in chunk.items() if not _is_visual(name)}
+            for number, chunk in request.items()
+        }
+    state = dist_checkpointing.load(request, str(folder))
     for number, chunk in enumerate(chunks):
-        chunk.load_state_dict(state[f"model{number}"])
+        result = chunk.load_state_dict(state[f"model{number}"], strict=not text_only)
+        assert all(_is_visual(name) for name in result.missing_keys) and not result.unexpected_keys, result
     return folder
+
+
+def _is_visual(name: str) -> bool:
+    return "visual" in name.split(".")
 
 
 def load(
@@ -152,7 +168,8 @@ def load(
         **model,
         "optimizer": optimizer.sharded_state_dict(_merged(model), is_loading=True, metadata=metadata),
     }
-    same_layout = (saved.parallel.tensor, saved.parallel.pipeline) == (groups.tp.size(), groups.pp.size())
+    ours, theirs = config.parallel, saved.parallel
+    same_layout = (theirs.tensor, theirs.pipeline, theirs.expert) == (ours.tensor, ours.pipeline, ours.expert)
     if same_layout:
         request["rng"] = sharded_rng_state(groups)
     state = dist_checkpointing.load(request, str(folder))
@@ -171,21 +188,11 @@ def _check_same_training(folder: Path, saved: RunConfig, config: RunConfig) -> N
     Raises:
         ValueError: naming every setting that differs.
     """
-    fixed = {
-        "freeze": asdict(config.freeze).keys(),
-        "training": ("precision",),
-        "parallel": ("distributed_optimizer",),
-        "data": (
-            *("validation_path", "validation_fraction", "tasks", "caption_dropout"),
-            *("micro_batch_tokens", "pack_by_task", "seed"),
-        ),
-    }
-    differences = [
-        f"{section}.{name} is {getattr(getattr(config, section), name)}, the checkpoint has {theirs}"
-        for section, names in fixed.items()
-        for name in names
-        if (theirs := getattr(getattr(saved, section), name)) != getattr(getattr(config, section), name)
-    ]
+    names = [f"freeze.{name}" for name in asdict(config.freeze)]
+    names += ["training.precision", "parallel.distributed_optimizer"]
+    names += ["data.validation_path", "data.validation_fraction", "data.tasks", "data.caption_dropout"]
+    names += ["data.micro_batch_tokens", "data.pack_by_task", "data.seed"]
+    differences = _differences(saved, config, names)
     if differences:
         raise ValueError(
             f"{folder} cannot be resumed: {'; '.join(differences)}. Use its settings, or start a new run "
@@ -193,28 +200,37 @@ def _check_same_training(folder: Path, saved: RunConfig, config: RunConfig) -> N
         )
 
 
+def _differences(saved: RunConfig, config: RunConfig, names: Sequence[str]) -> list[str]:
+    """One line for each dotted setting that differs."""
+    pairs = [(name, attrgetter(name)(config), attrgetter(name)(saved)) for name in names]
+    return [f"{name} is {ours}, the checkpoint has {theirs}" for name, ours, theirs in pairs if ours != theirs]
+
+
 def read_config(folder: Path) -> RunConfig:
     """The configuration saved in a checkpoint."""
     return from_yaml(folder / CONFIG_FILE)
 
 
-def check_same_model(
-    folder: Path, config: RunConfig, sections: Sequence[str] = ("model", "vocabulary", "image")
-) -> RunConfig:
-    """Compare sections of the configuration with those of a checkpoint; returns its configuration.
+def check_same_model(folder: Path, config: RunConfig, *, image: bool = True, visual: bool = True) -> RunConfig:
+    """Compare what decides the model's parameters with a checkpoint's settings; returns its configuration.
 
-    Parameters alone fit any image size (positions are rotary): a later stage may have a higher resolution.
+    Args:
+        folder: The checkpoint.
+        config: The run that loads it.
+        image: Compare the image size as well. Parameters alone fit any (positions are rotary).
+        visual: Compare the visual experts as well.
 
     Raises:
         ValueError: naming every setting that differs.
     """
+    names = [f"{section}.{name}" for section in ("model", "vocabulary") for name in asdict(getattr(config, section))]
+    names = [name for name in names if not name.endswith("init_std")] + ["experts.text"]
+    if image:
+        names += ["image.resolution", "image.downsample"]
+    if visual:
+        names += ["experts.visual", "router.top_k", "router.condition"]
     saved = read_config(folder)
-    differences = []
-    for section in sections:
-        theirs, ours = asdict(getattr(saved, section)), asdict(getattr(config, section))
-        for name, value in theirs.items():
-            if value != ours[name] and not name.endswith("init_std"):
-                differences.append(f"{section}.{name} is {ours[name]}, the checkpoint has {value}")
+    differences = _differences(saved, config, names)
     if differences:
         raise ValueError(f"{folder} is a checkpoint of another model: " + "; ".join(differences))
     return saved

@@ -6,6 +6,7 @@ The command line is `mars_megatron.config.cli`; it is not imported here because 
 from mars_megatron.config.schema import (
     CheckpointConfig,
     DataConfig,
+    ExpertsConfig,
     FreezeConfig,
     GenerationConfig,
     ImageConfig,
@@ -15,6 +16,7 @@ from mars_megatron.config.schema import (
     OptimizerConfig,
     ParallelConfig,
     RecomputeConfig,
+    RouterConfig,
     RunConfig,
     TaskWeights,
     TrainingConfig,
@@ -26,6 +28,7 @@ from mars_megatron.config.yaml_io import from_yaml, to_yaml
 __all__ = [
     "CheckpointConfig",
     "DataConfig",
+    "ExpertsConfig",
     "FreezeConfig",
     "GenerationConfig",
     "ImageConfig",
@@ -35,6 +38,7 @@ __all__ = [
     "OptimizerConfig",
     "ParallelConfig",
     "RecomputeConfig",
+    "RouterConfig",
     "RunConfig",
     "TaskWeights",
     "TrainingConfig",

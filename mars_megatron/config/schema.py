@@ -43,6 +43,37 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class ExpertsConfig:
+    """FFN experts of each modality. One is the paper: a dense FFN to which every token of the modality goes.
+
+    Args:
+        text: Text FFN experts; above 1 a learned router chooses among them.
+        visual: Visual FFN experts; above 1 a learned router chooses among them.
+    """
+
+    text: int = 1
+    visual: int = 1
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """The learned routers, one per layer for each modality with more than one expert.
+
+    Args:
+        top_k: Experts that each token goes to.
+        condition: What the visual router sees beside the token: none, or the mean state of the text in front of
+            the image (text).
+        balance_loss: Factor of the load-balancing loss of each modality; 0 disables.
+        z_loss: Factor of the router z-loss of each modality; 0 disables.
+    """
+
+    top_k: int = 1
+    condition: Literal["none", "text"] = "none"
+    balance_loss: float = 0.01
+    z_loss: float = 0.001
+
+
+@dataclass(frozen=True)
 class VocabularyConfig:
     """Sizes of the joined id space: text rows first, then image codes, then specials.
 
@@ -156,6 +187,8 @@ class ParallelConfig:
         pipeline: Pipeline-parallel size.
         virtual_pipeline: Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B.
         sequence: Sequence parallelism (shards norms' activations over the tensor-parallel ranks).
+        expert: Expert-parallel size, a divisor of the data-parallel size. The experts of a modality are spread over
+            these ranks; where it has one, that one is cut along its width.
         distributed_optimizer: Shard optimiser state over the data-parallel ranks.
     """
 
@@ -163,6 +196,7 @@ class ParallelConfig:
     pipeline: int = 1
     virtual_pipeline: int = 1
     sequence: bool = False
+    expert: int = 1
     distributed_optimizer: bool = True
 
 
@@ -300,6 +334,8 @@ class RunConfig:
 
     Args:
         model: Shape of the transformer.
+        experts: FFN experts of each modality.
+        router: Learned routing among them.
         vocabulary: Joined id space.
         image: Image geometry.
         freeze: Parts that are not trained.
@@ -315,6 +351,8 @@ class RunConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    experts: ExpertsConfig = field(default_factory=ExpertsConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     freeze: FreezeConfig = field(default_factory=FreezeConfig)

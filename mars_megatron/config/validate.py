@@ -32,7 +32,7 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
     problems = Problems(config)
     problems.types()
     if not problems.lines:  # the rest does arithmetic on the values
-        for check in (_model, _vocabulary_and_image, _data, _trainable, _parallel, _recompute):
+        for check in (_model, _vocabulary_and_image, _data, _trainable, _parallel, _experts, _recompute):
             check(config, problems)
         for check in (_optimizer, _training, _checkpoint_and_logging, _generation):
             check(config, problems)
@@ -40,8 +40,19 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
             _world(config, world_size, problems)
         if training:
             problems.check(config.data.path != "", "data.path", "the prefix of an index made by tools/index_data.py")
+            # The ranks of a tensor-parallel group would each train the experts on all of the group's tokens.
+            problems.check(
+                config.parallel.tensor == 1 or config.parallel.sequence or not uses_expert_layers(config),
+                "parallel.sequence",
+                "true with parallel.tensor above 1 and more than one expert, or parallel.expert above 1",
+            )
     problems.raise_if_any()
     return config
+
+
+def uses_expert_layers(config: RunConfig) -> bool:
+    """Whether any FFN is more than a dense one of its own on every data-parallel rank."""
+    return max(config.experts.text, config.experts.visual, config.parallel.expert) > 1
 
 
 class Problems:
@@ -198,6 +209,36 @@ def _parallel(config: RunConfig, problems: Problems) -> None:
         problems.divides("parallel.tensor", "data.micro_batch_tokens")
 
 
+def _experts(config: RunConfig, problems: Problems) -> None:
+    experts, router, parallel = config.experts, config.router, config.parallel
+    problems.at_least(1, "experts.text", "experts.visual", "parallel.expert", "router.top_k")
+    problems.at_least(0, "router.balance_loss", "router.z_loss")
+    if problems.lines:
+        return
+    for setting in ("experts.text", "experts.visual"):
+        number = problems.value(setting)
+        if number > 1:
+            problems.divides("parallel.expert", setting)
+            problems.check(
+                router.top_k <= number, "router.top_k", f"at most {setting}, which is {number} (or set that to 1)"
+            )
+        else:
+            ranks = parallel.tensor * parallel.expert
+            problems.check(
+                config.model.ffn_hidden_size % ranks == 0,
+                "model.ffn_hidden_size",
+                f"a multiple of parallel.tensor x parallel.expert, which is {ranks}: {setting} is 1, so the one "
+                "expert is cut over them",
+            )
+    if experts.text > 1 and experts.visual > 1:
+        problems.divides("experts.text", "experts.visual")
+    problems.check(
+        router.condition == "none" or experts.visual > 1,
+        "router.condition",
+        "none, because experts.visual is 1 and nothing is routed",
+    )
+
+
 def _recompute(config: RunConfig, problems: Problems) -> None:
     recompute, parallel = config.recompute, config.parallel
     problems.at_least(1, "recompute.num_layers")
@@ -261,6 +302,7 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
         "data.text_tokenizer": (config.data.text_tokenizer != "", "the tokenizer that reads the prompts"),
         "data.image_tokenizer": (config.data.image_tokenizer != "", "the tokenizer that decodes the codes"),
         "parallel.pipeline": (config.parallel.pipeline == 1, "1, sampling runs on tensor parallelism alone"),
+        "parallel.expert": (config.parallel.expert == 1, "1, sampling runs on tensor parallelism alone"),
         "training.backend": (config.training.backend == "local", "local, the one that decodes with a cache"),
     }
     for setting, (fine, accepted) in needs.items():
@@ -286,6 +328,11 @@ def _world(config: RunConfig, world_size: int, problems: Problems) -> None:
         )
         return
     replicas = world_size // ranks
+    problems.check(
+        replicas % parallel.expert == 0,
+        "parallel.expert",
+        f"a divisor of the data-parallel size, which is {replicas}",
+    )
     batches = {"training.global_batch_size": training.global_batch_size}
     if training.eval_interval > 0:
         batches["training.eval_batches"] = training.eval_batches

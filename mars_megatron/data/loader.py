@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -23,8 +24,9 @@ from mars_megatron.data.epoch import (
     validation_epoch,
 )
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
-from mars_megatron.data.samples import make_sample
+from mars_megatron.data.samples import I2T, make_sample, num_rows
 from mars_megatron.data.store import Store
+from mars_megatron.ops import padded_counts
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
@@ -42,6 +44,8 @@ class MicroBatches(Dataset):
         train: Training or validation.
         row_multiple: Both modalities' rows are padded to a multiple of this.
         fill: Pad every micro-batch to exactly the budget, as pipeline stages that exchange them need.
+        expert_parallel: Expert-parallel size: so many consecutive micro-batches are processed at the same time, and
+            the plan of each knows the others' rows.
 
     Raises:
         ValueError: No documents, or a setting that does not fit them.
@@ -57,6 +61,7 @@ class MicroBatches(Dataset):
         train: bool = True,
         row_multiple: int = 1,
         fill: bool = True,
+        expert_parallel: int = 1,
     ) -> None:
         self.store = store
         self.documents = documents
@@ -65,6 +70,7 @@ class MicroBatches(Dataset):
         self.train = train
         self.row_multiple = row_multiple
         self.fill = fill
+        self.expert_parallel = expert_parallel
         self._check_settings()
         # first micro-batch of every epoch met so far, and the one after the last; their plans are rebuilt
         self._starts = [0]
@@ -98,9 +104,35 @@ class MicroBatches(Dataset):
         return samples
 
     def __getitem__(self, index: int) -> Batch:
-        samples = self.samples(index)
-        total_rows = self.data.micro_batch_tokens if self.fill else None
-        return collate(samples, self.vocabulary, self.row_multiple, total_rows, index)
+        batch = collate(self.samples(index), self.vocabulary, self.row_multiple, self._total_rows, index)
+        if self.expert_parallel == 1:
+            return batch
+        first = index - index % self.expert_parallel
+        peers = [self.peer(number) for number in range(first, first + self.expert_parallel)]
+        plan = replace(
+            batch.plan,
+            expert_peers=tuple(rows for rows, _ in peers),
+            # All of them, or none, leave out the backward of the text stream and its collectives.
+            image_before_text=any(image_before_text for _, image_before_text in peers),
+        )
+        return replace(batch, plan=plan)
+
+    def peer(self, index: int) -> tuple[tuple[int, int], bool]:
+        """(text, visual) rows of a micro-batch and its image_before_text, without reading its tokens."""
+        number, pack = self.locate(index)
+        num_text = num_visual = 0
+        image_before_text = False
+        for document, task, caption in self.epoch(number).pack(pack):
+            text = 0 if caption == NO_CAPTION else int(self.store.lengths[caption])
+            codes = self.store.num_codes if self.store.is_image[document] else 0
+            num_text += text
+            num_visual += int(num_rows(task, text, codes)) - text
+            image_before_text |= task == I2T and text > 0
+        return padded_counts(num_text, num_visual, self.row_multiple, self._total_rows), image_before_text
+
+    @property
+    def _total_rows(self) -> int | None:
+        return self.data.micro_batch_tokens if self.fill else None
 
     def _build(self, number: int) -> Epoch:
         if self.train:
@@ -203,6 +235,7 @@ def open_micro_batches(
         train=train,
         row_multiple=row_multiple,
         fill=config.parallel.pipeline > 1,
+        expert_parallel=config.parallel.expert,
     )
 
 

@@ -126,7 +126,7 @@ class Evaluation:
     def _text_preservation(self) -> dict[str, Any]:
         with self._phase("text_preservation"):
             model, config, groups, vocabulary = self.loaded
-            check_same_model(resolve(self.request.base), config)
+            check_same_model(resolve(self.request.base), config, visual=False)
             base = load_for_inference(self.request.base, groups=groups, device=self.request.device).model
             return {
                 "text_logits_max_abs_diff": text_logits_max_abs_diff(model, base, self._texts(), vocabulary),

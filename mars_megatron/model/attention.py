@@ -102,8 +102,6 @@ class SemVIEAttention(MegatronModule):
         else:
             out = core(qkv, rotary)
         text, visual = out.unsqueeze(1).split(plan.expert_splits)
-        if not rows.text_has_grad:
-            text = text.detach()
         return self.linear_proj(rows.with_parts(text, visual))
 
     def _split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

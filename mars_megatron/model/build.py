@@ -31,7 +31,7 @@ def build_model(config: RunConfig, groups: ProcessGroupCollection, initialize: b
             vp_stage=chunk if chunks > 1 else None,
         ).to(platform.device())
         if initialize:
-            initialize_parameters(model, config, groups.tp.rank(), groups.tp.size())
+            initialize_parameters(model, config, groups)
         freeze(model, config.freeze)
         models.append(model)
     return models

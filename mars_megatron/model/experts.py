@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,10 @@ class Rows(NamedTuple):
     def with_parts(self, text: Tensor, visual: Tensor) -> Rows:
         """The same routing with other contents."""
         return Rows(text, visual, self.text_has_grad)
+
+    def text_grad(self) -> AbstractContextManager:
+        """The context in which the text part is computed."""
+        return nullcontext() if self.text_has_grad else torch.no_grad()
 
     def joined(self) -> Tensor:
         """[text rows + visual rows, 1, ...], text first."""
@@ -80,7 +84,7 @@ class Experts(MegatronModule):
     def forward(self, rows: Rows) -> Rows:
         """Apply each expert to its rows. Modules returning (output, bias) must return no bias."""
         text_expert, visual_expert = (self.shared, self.shared) if self.is_shared else (self.text, self.visual)
-        with nullcontext() if rows.text_has_grad else torch.no_grad():
+        with rows.text_grad():
             text = _output(text_expert(rows.text))
         return rows.with_parts(text, _output(visual_expert(rows.visual)))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import NamedTuple
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.model.feed_forward import expert_parameters, split_group
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
@@ -25,26 +27,57 @@ def global_name(model: MARSModel, name: str) -> str:
     return _LAYER.sub(renumber, name)
 
 
+class _Source(NamedTuple):
+    """What a parameter is drawn from.
+
+    Attributes:
+        name: Global name; a visual expert has that of the text expert whose copy it is.
+        group: The ranks over which the parameter is split, if it is.
+    """
+
+    name: str
+    group: torch.distributed.ProcessGroup
+
+
+def _sources(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection) -> dict[nn.Parameter, _Source]:
+    sources = {}
+    for name, parameter in model.named_parameters():
+        source = global_name(model, name)
+        if source.startswith("decoder.") and ".router." not in source:
+            source = source.replace(".visual.", ".text.")
+        sources[parameter] = _Source(source, groups.tp)
+    num_text, num_visual = config.experts.text, config.experts.visual
+    for layer in model.decoder.layers:
+        for experts, ratio in ((layer.mlp.text, 1.0), (layer.mlp.visual, num_text / num_visual)):
+            group = split_group(experts, groups)
+            for number, parameters in expert_parameters(experts):
+                expert = f"experts.{int(number * ratio)}." if num_text > 1 else ""
+                for name, parameter in parameters.items():
+                    source = f"decoder.layers.{layer.layer_number - 1}.mlp.text.{expert}{name}"
+                    sources[parameter] = _Source(source, group)
+    return sources
+
+
 @torch.no_grad()
-def initialize_parameters(model: MARSModel, config: RunConfig, tensor_rank: int, tensor_size: int) -> None:
+def initialize_parameters(
+    model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, routers_only: bool = False
+) -> None:
     """Fill every parameter with values that depend on its global name and the seed alone, never on the layout.
 
     Weights are normal with `model.init_std`, output projections smaller by sqrt(2 num_layers) (GPT-2's rule),
-    norms one, biases zero. The visual experts are drawn as copies of the text experts.
+    norms one, biases zero. The visual experts are drawn as copies of the text experts; several copy one in turn, or
+    each its own share of several.
     """
-    for name, parameter in model.named_parameters():
+    for parameter, (name, group) in _sources(model, config, groups).items():
+        if routers_only and ".router." not in name:
+            continue
         if "norm" in name:
             parameter.fill_(1.0)
         elif name.endswith("bias"):
             parameter.zero_()
         else:
-            source = global_name(model, name)
-            if source.startswith("decoder."):
-                source = source.replace(".visual.", ".text.")
-            std = _standard_deviation(name, config)
-            parameter.copy_(
-                _shard(_draw(parameter, source, config, std, tensor_size), parameter, tensor_rank, tensor_size)
-            )
+            full = _draw(parameter, name, config, _standard_deviation(name, config), group.size())
+            parameter.copy_(_shard(full, parameter, group.rank(), group.size()))
 
 
 def _standard_deviation(name: str, config: RunConfig) -> float:
@@ -74,16 +107,22 @@ def _shard(full: Tensor, parameter: nn.Parameter, rank: int, size: int) -> Tenso
 
 
 @torch.no_grad()
-def start_from_language_model(model: MARSModel, vocabulary: Vocabulary, groups: ProcessGroupCollection) -> None:
+def start_from_language_model(
+    model: MARSModel, config: RunConfig, vocabulary: Vocabulary, groups: ProcessGroupCollection
+) -> None:
     """Turn a loaded language model into the start of MARS (MARS, section "SemVIE").
 
     Visual experts become copies of the text experts, and every image row of embedding and head becomes the mean
-    of the text rows. Text experts, text rows and shared parts must already hold the language model.
+    of the text rows; routers, which a language model need not have, are drawn. Text experts, text rows and shared
+    parts must already hold the language model.
     """
+    initialize_parameters(model, config, groups, routers_only=True)
     parameters = dict(model.decoder.named_parameters())
     for name, parameter in parameters.items():
-        if ".visual." in name:
+        if ".visual." in name and ".mlp." not in name:
             parameter.copy_(parameters[name.replace(".visual.", ".text.")])
+    for layer in model.decoder.layers:
+        _copy_experts(layer.mlp.text, layer.mlp.visual, groups)
     if model.post_process and not model.final_norm.is_shared:
         model.final_norm.visual.load_state_dict(model.final_norm.text.state_dict())
     tables = []
@@ -94,6 +133,28 @@ def start_from_language_model(model: MARSModel, vocabulary: Vocabulary, groups: 
     for table in tables:
         mean = _mean_row(table.text.weight, vocabulary.text_size, groups.tp)
         table.visual.weight.copy_(mean.expand_as(table.visual.weight))
+
+
+def _copy_experts(text: nn.Module, visual: nn.Module, groups: ProcessGroupCollection) -> None:
+    """Fill this rank's visual experts from its text experts, each of which serves an equal share."""
+    sources, targets = expert_parameters(text), expert_parameters(visual)
+    text_group, visual_group = split_group(text, groups), split_group(visual, groups)
+    for place, (_, target) in enumerate(targets):
+        _, source = sources[place * len(sources) // len(targets)]
+        for name, parameter in target.items():
+            value: Tensor = source[name]
+            if text_group is not visual_group:  # one text expert in slices, several whole visual ones
+                value = _shard(_gather(value, text_group), parameter, visual_group.rank(), visual_group.size())
+            parameter.copy_(value)
+
+
+def _gather(parameter: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
+    """The whole of a split parameter, on every rank of the group that holds its shards."""
+    dim, stride = parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
+    shards = [torch.empty_like(parameter) for _ in range(group.size())]
+    torch.distributed.all_gather(shards, parameter.detach().contiguous(), group=group)
+    parts = zip(*(shard.chunk(stride, dim) for shard in shards), strict=True)
+    return torch.cat([torch.cat(part, dim) for part in parts], dim)
 
 
 def _mean_row(weight: Tensor, num_rows: int, tp_group: torch.distributed.ProcessGroup) -> Tensor:

@@ -21,6 +21,8 @@ class KVCache:
         self.max_length = max_length
         self.lengths = torch.zeros(num_samples, dtype=torch.int64)  # on the host
         self.is_empty = True
+        # What a text-conditioned router remembers, by layer; see text_condition.py.
+        self.text: dict[int, tuple[Tensor, Tensor]] = {}
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def advance(self, sample_lengths: Tensor) -> None:

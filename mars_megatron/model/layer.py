@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import BaseTransformerLayer, get_transformer_layer_offset
 from torch import Tensor, nn
 
+from mars_megatron.config.schema import ExpertsConfig, RouterConfig
 from mars_megatron.model.attention import SemVIEAttention
 from mars_megatron.model.backends import Backend
 from mars_megatron.model.experts import Experts, split_rows
+from mars_megatron.model.feed_forward import FeedForward
 from mars_megatron.model.norm import RMSNorm
 from mars_megatron.model.packed import RoutedSeqParams, plan_of
 from mars_megatron.ops import DispatchPlan
@@ -47,6 +48,8 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         backend: Linears and core attention.
         expert_norms: Separate norms per modality.
         expert_output_projection: Separate attention output projections per modality.
+        experts: FFN experts per modality.
+        router: Learned routing among them.
         text_is_frozen: Text experts and their norms are not trained.
     """
 
@@ -60,6 +63,8 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         backend: Backend,
         expert_norms: bool,
         expert_output_projection: bool,
+        experts: ExpertsConfig,
+        router: RouterConfig,
         text_is_frozen: bool,
     ) -> None:
         super().__init__(config=config)
@@ -74,14 +79,7 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
             config, backend, layer_number, groups, shared_projection=not expert_output_projection
         )
         self.pre_mlp_norm = build_norm(config, groups, expert_norms)
-        submodules = MLPSubmodules(
-            linear_fc1=backend.linears.column_parallel_linear(), linear_fc2=backend.linears.row_parallel_linear()
-        )
-
-        def ffn() -> nn.Module:
-            return MLP(config, submodules, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp)
-
-        self.mlp = Experts(config, ffn, groups.tp)
+        self.mlp = FeedForward(config, backend, groups, experts, router, layer_number)
 
     def forward(
         self,
@@ -109,5 +107,5 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         num_text, _ = plan.rank_splits(self.tp_group.size() if self.config.sequence_parallel else 1)
         rows = split_rows(hidden_states, num_text, text_needs_grad(plan, self.text_is_frozen))
         rows = rows.add(self.attention(self.input_norm(rows), rotary_pos_emb, packed_seq_params, inference_context))
-        rows = rows.add(self.mlp(self.pre_mlp_norm(rows)))
+        rows = rows.add(self.mlp(self.pre_mlp_norm(rows), plan, inference_context))
         return rows.joined(), None

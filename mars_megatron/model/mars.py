@@ -66,6 +66,8 @@ class MARSModel(MegatronModule):
                 "backend": self.backend,
                 "expert_norms": config.model.expert_norms,
                 "expert_output_projection": config.model.expert_output_projection,
+                "experts": config.experts,
+                "router": config.router,
                 "text_is_frozen": self.text_is_frozen,
             },
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.validate import uses_expert_layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -43,6 +46,7 @@ def build_transformer_config(config: RunConfig) -> TransformerConfig:
         init_method=_leave,
         output_layer_init_method=_leave,
         use_cpu_initialization=on_cpu,
+        **_expert_settings(config),
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
@@ -62,6 +66,21 @@ def build_transformer_config(config: RunConfig) -> TransformerConfig:
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
     )
+
+
+def _expert_settings(config: RunConfig) -> dict[str, Any]:
+    """megatron-core's MoE settings; the number of experts is replaced for each container by its own."""
+    if not uses_expert_layers(config):
+        return {}
+    return {
+        "num_moe_experts": max(config.experts.text, config.experts.visual, config.parallel.expert),
+        "moe_ffn_hidden_size": config.model.ffn_hidden_size,
+        "expert_model_parallel_size": config.parallel.expert,
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_router_topk": config.router.top_k,
+        "moe_router_pre_softmax": config.router.top_k == 1,
+        "moe_grouped_gemm": config.training.backend == "transformer_engine",
+    }
 
 
 def _leave(weight: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,9 @@
-"""The compiled extension: finding it, and deciding when it serves."""
+"""The compiled extension: loading it, and deciding when it serves."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import cache
 from types import ModuleType
 
 import torch
@@ -12,33 +11,65 @@ import torch
 _EXTENSION = "mars_megatron._C"
 
 
-@cache
+def _load() -> ModuleType | None:
+    if importlib.util.find_spec(_EXTENSION) is None:
+        return None
+    try:
+        return importlib.import_module(_EXTENSION)
+    except ImportError as error:
+        raise ImportError(
+            f"{_EXTENSION} does not load; build it again for this torch {torch.__version__}: "
+            "`pip install -e . --no-build-isolation` in the repository"
+        ) from error
+
+
+# Loaded with this module, so that torch.ops.mars_megatron is there for all who name it (saved graphs too), and
+# so that no call has to look for it: torch.compile could not trace that.
+_extension = _load()
+_devices = (
+    frozenset(
+        kind
+        for kind, key in (("cpu", "CPU"), ("cuda", "CUDA"))
+        if torch._C._dispatch_has_kernel_for_dispatch_key("mars_megatron::permute_rows", key)
+    )
+    if _extension is not None
+    else frozenset()
+)
+
+
 def native_available() -> bool:
-    """Whether the extension has been compiled. One that is there but does not load raises when used."""
-    return importlib.util.find_spec(_EXTENSION) is not None
+    """Whether the extension has been compiled."""
+    return _extension is not None
 
 
-@cache
 def extension() -> ModuleType:
-    """The extension, loaded.
+    """The extension.
 
     Raises:
         RuntimeError: It has not been compiled.
     """
-    if not native_available():
+    if _extension is None:
         raise RuntimeError(
             f"{_EXTENSION} is not compiled: run `pip install -e . --no-build-isolation` in the repository, "
             'or use impl="reference"'
         )
-    return importlib.import_module(_EXTENSION)
+    return _extension
 
 
-def use_native(impl: str, x: torch.Tensor) -> bool:
-    """Whether `impl` means the extension for a tensor like x.
+def use_native(impl: str, device: str = "cpu") -> bool:
+    """Whether `impl` means the extension on a type of device: under "auto", where it has a kernel for it.
 
     Raises:
-        ValueError: impl is none of "auto", "native", "reference".
+        ValueError: impl is none of "auto", "native", "reference", or the extension has no kernel for the device.
+        RuntimeError: impl is "native" and the extension has not been compiled.
     """
-    if impl not in ("auto", "native", "reference"):
+    if impl == "auto":
+        return device in _devices
+    if impl not in ("native", "reference"):
         raise ValueError(f'impl must be "auto", "native" or "reference", got {impl!r}')
-    return impl == "native" or (impl == "auto" and x.device.type == "cpu" and native_available())
+    if impl == "native" and extension() and device not in _devices:
+        raise ValueError(
+            f"the extension has kernels for {', '.join(sorted(_devices))}, not for {device}: use "
+            'impl="auto", or build it with a torch and a CUDA toolkit for that device'
+        )
+    return impl == "native"

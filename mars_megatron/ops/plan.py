@@ -10,7 +10,7 @@ import torch
 from mars_megatron.ops import native, reference
 from mars_megatron.ops.modality import TEXT, VISUAL
 
-__all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan"]
+__all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan", "build_plan_from_segments"]
 
 Impl = Literal["auto", "native", "reference"]
 
@@ -37,16 +37,22 @@ class DispatchPlan:
         padded_visual: Rows of the visual part, a positive multiple of row_multiple.
         row_multiple: What both parts are padded to.
         max_seqlen: Length of the longest sample.
+        num_text_blocks: Text blocks: maximal runs of text tokens inside one sample.
         image_before_text: Whether some sample has a visual token before a text token. Where it is false
             nothing trainable lies upstream of a text token.
         runs: int64 [R, 4]. Maximal runs of equal modality in sequence order (a run may span samples), columns
             (sequence_start, sorted_start, length, modality).
         cu_seqlens: int32 [S + 1]. Start of each sample in the sequence, and T.
         position_ids: int64 [P]. Position of each row within its sample; 0 for padding.
+        text_block: int64 [P]. Number of a text row's own block (from 1, in sequence order), for a visual row of
+            the nearest block before it in its sample; 0 where there is none, and for padding.
         sequence_to_sorted: int64 [T]. Row of each token.
         sorted_to_sequence: int64 [P]. Token of each row; -1 for padding.
         padded_to_sorted: int64 [S * max_seqlen]. Row of each place of the sample layout; -1 for padding.
         sorted_to_padded: int64 [P]. Place of each row in the sample layout; -1 for padding.
+        expert_peers: (padded_text, padded_visual) of the micro-batches that the expert-parallel ranks process
+            at the same time, in rank order, this one among them; () without expert parallelism. build_plan
+            knows of one micro-batch only: who knows all fills this in (dataclasses.replace).
     """
 
     num_tokens: int
@@ -57,14 +63,17 @@ class DispatchPlan:
     padded_visual: int
     row_multiple: int
     max_seqlen: int
+    num_text_blocks: int
     image_before_text: bool
     runs: torch.Tensor
     cu_seqlens: torch.Tensor
     position_ids: torch.Tensor
+    text_block: torch.Tensor
     sequence_to_sorted: torch.Tensor
     sorted_to_sequence: torch.Tensor
     padded_to_sorted: torch.Tensor
     sorted_to_padded: torch.Tensor
+    expert_peers: tuple[tuple[int, int], ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -88,6 +97,29 @@ class DispatchPlan:
                 f"the plan with a row_multiple that {world} divides"
             )
         return self.padded_text // world, self.padded_visual // world
+
+    def peer_splits(self, modality: int, world: int = 1) -> list[int]:
+        """Rows of one modality on each rank of the (expert x tensor) parallel group, tensor-parallel innermost.
+
+        Args:
+            modality: TEXT or VISUAL.
+            world: Tensor-parallel ranks over which sequence parallelism splits each micro-batch's rows.
+
+        Returns:
+            len(expert_peers) * world row counts.
+
+        Raises:
+            ValueError: The plan has no expert_peers, or `world` does not divide the rows of one of them.
+        """
+        if not self.expert_peers:
+            raise ValueError("the plan has no expert_peers: fill them in when parallel.expert is above 1")
+        rows = [peer[modality] for peer in self.expert_peers]
+        if world < 1 or any(count % world != 0 for count in rows):
+            raise ValueError(
+                f"{rows} rows of the expert-parallel peers do not split over {world} ranks: build their plans "
+                f"with a row_multiple that {world} divides"
+            )
+        return [count // world for count in rows for _ in range(world)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DispatchPlan:
         """The same plan with its tensors on `device` (asynchronously from pinned memory if non_blocking)."""
@@ -121,6 +153,8 @@ class DispatchPlan:
         assert (self.position_ids[self.sequence_to_sorted] == positions).all()
         assert (self.position_ids[token_of_row < 0] == 0).all()
         self._validate_runs()
+        self._validate_text_blocks()
+        assert not self.expert_peers or self.expert_splits in self.expert_peers
 
     def _validate_runs(self) -> None:
         assert self.runs.dtype == torch.int64 and self.runs.shape[1:] == (4,)
@@ -133,6 +167,23 @@ class DispatchPlan:
             start += length
         assert start == self.num_tokens
         assert (self.runs[:, 3].diff() != 0).all(), "runs are maximal"
+
+    def _validate_text_blocks(self) -> None:
+        starts = set(self.cu_seqlens.tolist())
+        is_visual = (self.sequence_to_sorted >= self.padded_text).tolist()
+        count = block = 0  # blocks so far, the last one of this sample
+        expected = []
+        for token, visual in enumerate(is_visual):
+            if token in starts:
+                block = 0
+            if not visual and (token in starts or is_visual[token - 1]):
+                count += 1
+                block = count
+            expected.append(block)
+        assert self.num_text_blocks == count
+        assert self.text_block.dtype == torch.int64 and self.text_block.shape == (self.num_rows,)
+        assert self.text_block[self.sequence_to_sorted].tolist() == expected
+        assert (self.text_block[self.sorted_to_sequence < 0] == 0).all()
 
 
 def _assert_inverse(index: torch.Tensor, inverse: torch.Tensor, size: int, inverse_size: int) -> None:
@@ -157,8 +208,8 @@ def build_plan(
     Args:
         modality: uint8 [T], TEXT or VISUAL, in sequence order, without padding.
         cu_seqlens: int32 [S + 1], starting at 0, strictly ascending, ending at T.
-        row_multiple: Both parts are padded to a multiple of this, and to at least this many rows, so that no
-            expert ever sees zero rows.
+        row_multiple: Both parts are padded to a multiple of this (at most 2**31 - 1), and to at least this many
+            rows, so that no expert ever sees zero rows.
         total_rows: If given, the text part is padded further so that there are exactly this many rows.
         impl: "native" (C++), "reference" (torch) or "auto": native where the extension is compiled.
 
@@ -166,5 +217,28 @@ def build_plan(
         ValueError: An input breaks the above, or the tokens do not fit into total_rows.
         RuntimeError: impl="native" without the compiled extension.
     """
-    build = native.extension().build_plan if native.use_native(impl, modality) else reference.build_plan
+    build = native.extension().build_plan if native.use_native(impl) else reference.build_plan
     return DispatchPlan(**build(modality, cu_seqlens, row_multiple, total_rows))
+
+
+def build_plan_from_segments(
+    segments: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    *,
+    row_multiple: int = 1,
+    total_rows: int | None = None,
+    impl: Impl = "auto",
+) -> DispatchPlan:
+    """build_plan where the runs of the modalities are known already.
+
+    Args:
+        segments: int64 [N, 2] on the CPU, columns (length, modality): stretches of one modality that cover the
+            sequence in order, each at least one token long. Neighbours may be of one modality.
+        cu_seqlens, row_multiple, total_rows, impl, Raises: As of build_plan.
+
+    Returns:
+        The plan that build_plan makes of the modality of each token.
+    """
+    native_build = native.use_native(impl)
+    build = native.extension().build_plan_from_segments if native_build else reference.build_plan_from_segments
+    return DispatchPlan(**build(segments, cu_seqlens, row_multiple, total_rows))

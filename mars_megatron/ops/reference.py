@@ -8,6 +8,8 @@ import torch
 
 from mars_megatron.ops.modality import TEXT, VISUAL
 
+_MAX_TOKENS = torch.iinfo(torch.int32).max  # what int32 offsets can count
+
 
 def build_plan(
     modality: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple: int, total_rows: int | None
@@ -18,7 +20,7 @@ def build_plan(
     is_visual = modality == VISUAL  # [T]
     num_visual = int(is_visual.sum())
     num_text = num_tokens - num_visual
-    padded_text, padded_visual = _padded_counts(num_text, num_visual, row_multiple, total_rows)
+    padded_text, padded_visual = padded_counts(num_text, num_visual, row_multiple, total_rows)
     num_rows = padded_text + padded_visual
 
     token = torch.arange(num_tokens)
@@ -31,8 +33,11 @@ def build_plan(
     start = cu_seqlens[:-1].long().repeat_interleave(lengths)  # [T] where the sample of each token starts
     sample = torch.arange(num_samples).repeat_interleave(lengths)  # [T]
     place = sample * max_seqlen + token - start  # [T] in the sample layout
-    visual_before_sample = torch.where(start > 0, visual_rank[(start - 1).clamp(min=0)] + 1, 0)
-    follows_image = visual_rank + 1 > visual_before_sample  # [T] visual tokens of the same sample up to here
+    follows_image = visual_rank + 1 > _before_sample(visual_rank + 1, start)  # [T] in the same sample, or is one
+
+    after_visual = torch.cat([is_visual.new_ones(1), is_visual[:-1]])  # [T]
+    block = (~is_visual & (after_visual | (token == start))).cumsum(0)  # [T] text blocks begun up to here
+    text_block = torch.where(block > _before_sample(block, start), block, 0)
 
     return {
         "num_tokens": num_tokens,
@@ -43,15 +48,60 @@ def build_plan(
         "padded_visual": padded_visual,
         "row_multiple": row_multiple,
         "max_seqlen": max_seqlen,
+        "num_text_blocks": int(block[-1]),
         "image_before_text": bool((follows_image & ~is_visual).any()),
         "runs": _runs(modality, sequence_to_sorted),
         "cu_seqlens": cu_seqlens.clone(),
         "position_ids": _scatter(num_rows, 0, sequence_to_sorted, token - start),
+        "text_block": _scatter(num_rows, 0, sequence_to_sorted, text_block),
         "sequence_to_sorted": sequence_to_sorted,
         "sorted_to_sequence": _scatter(num_rows, -1, sequence_to_sorted, token),
         "padded_to_sorted": _scatter(num_samples * max_seqlen, -1, place, sequence_to_sorted),
         "sorted_to_padded": _scatter(num_rows, -1, sequence_to_sorted, place),
     }
+
+
+def build_plan_from_segments(
+    segments: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple: int, total_rows: int | None
+) -> dict[str, Any]:
+    """The same of segments int64 [N, 2]; see plan.build_plan_from_segments."""
+    _check_tensor("segments", segments, torch.int64, 2)
+    if segments.shape[1] != 2:
+        raise ValueError(f"segments must have 2 columns (length, modality), got {segments.shape[1]}")
+    lengths, modality = segments.unbind(1)  # [N]
+    for segment, value in enumerate(modality.tolist()):
+        if value not in (TEXT, VISUAL):
+            raise ValueError(f"modality must be 0 (text) or 1 (visual), got {value} in segment {segment}")
+    room = _MAX_TOKENS
+    for segment, length in enumerate(lengths.tolist()):
+        if not 1 <= length <= room:
+            raise ValueError(
+                f"segments must have at least 1 token each and {_MAX_TOKENS} together, got length {length} in "
+                f"segment {segment}"
+            )
+        room -= length
+    return build_plan(modality.to(torch.uint8).repeat_interleave(lengths), cu_seqlens, row_multiple, total_rows)
+
+
+def padded_counts(
+    num_text: int, num_visual: int, row_multiple: int = 1, total_rows: int | None = None
+) -> tuple[int, int]:
+    """(padded_text, padded_visual) of the plan of so many tokens; see plan.build_plan.
+
+    Raises:
+        ValueError: The tokens do not fit into total_rows, or it is no multiple of row_multiple.
+    """
+    padded_text, padded_visual = (max(-(-count // row_multiple), 1) * row_multiple for count in (num_text, num_visual))
+    if total_rows is None:
+        return padded_text, padded_visual
+    if total_rows % row_multiple != 0:
+        raise ValueError(f"total_rows must be a multiple of row_multiple {row_multiple}, got {total_rows}")
+    if padded_text + padded_visual > total_rows:
+        raise ValueError(
+            f"total_rows {total_rows} is too small: {num_text} text and {num_visual} visual tokens need "
+            f"{padded_text} + {padded_visual} rows"
+        )
+    return total_rows - padded_visual, padded_visual
 
 
 def permute_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -71,20 +121,24 @@ def permute_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return out.masked_fill(padding.view(-1, *[1] * (x.dim() - 1)), 0)
 
 
+def _check_tensor(name: str, value: torch.Tensor, dtype: torch.dtype, dim: int) -> None:
+    if value.dtype != dtype or value.dim() != dim or value.device.type != "cpu":
+        raise ValueError(
+            f"{name} must be a {dim}-dimensional {dtype} tensor on the CPU, got {value.dim()} dimensions, "
+            f"{value.dtype}, {value.device}"
+        )
+
+
 def _check_inputs(modality: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple: int) -> None:
-    for name, value, dtype in (("modality", modality, torch.uint8), ("cu_seqlens", cu_seqlens, torch.int32)):
-        if value.dtype != dtype or value.dim() != 1 or value.device.type != "cpu":
-            raise ValueError(
-                f"{name} must be a 1-dimensional {dtype} tensor on the CPU, got {value.dim()} dimensions, "
-                f"{value.dtype}, {value.device}"
-            )
-    if row_multiple < 1:
-        raise ValueError(f"row_multiple must be at least 1, got {row_multiple}")
+    _check_tensor("modality", modality, torch.uint8, 1)
+    _check_tensor("cu_seqlens", cu_seqlens, torch.int32, 1)
+    if not 1 <= row_multiple <= _MAX_TOKENS:
+        raise ValueError(f"row_multiple must be from 1 to {_MAX_TOKENS}, got {row_multiple}")
     if len(cu_seqlens) < 2:
         raise ValueError(f"cu_seqlens must have at least 2 entries (one sample), got {len(cu_seqlens)}")
     if cu_seqlens[0] != 0 or cu_seqlens[-1] != len(modality):
         raise ValueError(
-            f"cu_seqlens must start at 0 and end at the {len(modality)} tokens of modality, got "
+            f"cu_seqlens must start at 0 and end at the number of tokens, {len(modality)}, got "
             f"{int(cu_seqlens[0])} and {int(cu_seqlens[-1])}"
         )
     empty = (cu_seqlens[1:] <= cu_seqlens[:-1]).nonzero()
@@ -96,30 +150,17 @@ def _check_inputs(modality: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple
         raise ValueError(f"modality must be 0 (text) or 1 (visual), got {modality[token]} at token {token}")
 
 
-def _padded_counts(
-    num_text: int, num_visual: int, row_multiple: int, total_rows: int | None
-) -> tuple[int, int]:
-    padded_text, padded_visual = (
-        max(-(-count // row_multiple), 1) * row_multiple for count in (num_text, num_visual)
-    )
-    if total_rows is None:
-        return padded_text, padded_visual
-    if total_rows % row_multiple != 0:
-        raise ValueError(f"total_rows must be a multiple of row_multiple {row_multiple}, got {total_rows}")
-    if padded_text + padded_visual > total_rows:
-        raise ValueError(
-            f"total_rows {total_rows} is too small: {num_text} text and {num_visual} visual tokens need "
-            f"{padded_text} + {padded_visual} rows"
-        )
-    return total_rows - padded_visual, padded_visual
-
-
 def _runs(modality: torch.Tensor, sequence_to_sorted: torch.Tensor) -> torch.Tensor:
     """int64 [R, 4] (sequence_start, sorted_start, length, modality) of the maximal runs of modality [T]."""
     change = (modality[1:] != modality[:-1]).nonzero()[:, 0] + 1
     start = torch.cat([change.new_zeros(1), change])  # [R]
     end = torch.cat([change, change.new_tensor([len(modality)])])
     return torch.stack([start, sequence_to_sorted[start], end - start, modality[start].long()], dim=1)
+
+
+def _before_sample(count: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """The running count [T] as it stood before the sample of each token, which starts at start [T]."""
+    return torch.where(start > 0, count[(start - 1).clamp(min=0)], 0)
 
 
 def _scatter(size: int, fill: int, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mars_megatron.ops import native, reference
 from mars_megatron.ops.plan import DispatchPlan, Impl
 
 
-class _PermuteRows(torch.autograd.Function):
-    """Gather rows by index; the backward gathers by the inverse, which is the scatter of the forward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, index: torch.Tensor, inverse_index: torch.Tensor, impl: Impl
-    ) -> torch.Tensor:
-        ctx.save_for_backward(index, inverse_index)
-        ctx.impl = impl
-        permute = native.extension().permute_rows if native.use_native(impl, x) else reference.permute_rows
-        return permute(x, index)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        index, inverse_index = ctx.saved_tensors
-        return _PermuteRows.apply(grad, inverse_index, index, ctx.impl), None, None, None
-
-
 def permute_rows(
     x: torch.Tensor, index: torch.Tensor, inverse_index: torch.Tensor, impl: Impl = "auto"
 ) -> torch.Tensor:
-    """out[i] = x[index[i]], zeros where index[i] is -1.
+    """out[i] = x[index[i]], zeros where index[i] is -1; differentiable, also twice.
 
     Args:
         x: [rows, ...], any dtype, contiguous or not.
         index: int64 [out rows], each -1 or a row of x, no row twice, on the device of x.
         inverse_index: int64 [rows], the place of each row of x in the output, -1 where it has none. The
-            caller guarantees that it is the inverse of index; the backward relies on it.
-        impl: "native" (C++), "reference" (torch) or "auto": native where it is compiled and x is on the CPU.
+            caller guarantees that it is the inverse of index; the native backward, the same gather with the
+            indices exchanged, relies on it.
+        impl: "native" (the operator torch.ops.mars_megatron.permute_rows), "reference" (torch) or "auto":
+            native where it is compiled for the device of x.
 
     Returns:
         [out rows, ...], contiguous, the dtype and device of x.
 
     Raises:
-        ValueError: A shape or dtype breaks the above, there are no rows to read or to write, or impl="native"
-            and the tensors are not on the CPU.
-        IndexError: An index is out of range.
+        ValueError: A shape, dtype or device breaks the above, there are no rows to read or to write, or
+            impl="native" on a device that it has no kernel for.
+        IndexError: An index is out of range (on CUDA the kernel traps instead).
         RuntimeError: impl="native" without the compiled extension.
     """
+    if native.use_native(impl, x.device.type):
+        return torch.ops.mars_megatron.permute_rows.default(x, index, inverse_index)
+    _check(x, index, inverse_index)
+    return reference.permute_rows(x, index)
+
+
+def _check(x: torch.Tensor, index: torch.Tensor, inverse_index: torch.Tensor) -> None:
+    """What the native operator checks too."""
     if index.dtype != torch.int64 or inverse_index.dtype != torch.int64:
         raise ValueError(f"indices must be int64, got {index.dtype} and {inverse_index.dtype}")
     if x.dim() == 0 or index.dim() != 1 or inverse_index.shape != x.shape[:1]:
@@ -56,9 +46,12 @@ def permute_rows(
             "indices must be 1-dimensional, the inverse with one entry for each row of x; got shapes "
             f"{tuple(index.shape)}, {tuple(inverse_index.shape)} and {tuple(x.shape)}"
         )
-    if len(index) == 0 or len(inverse_index) == 0:
+    if not x.device == index.device == inverse_index.device:
+        raise ValueError(
+            f"x and its indices must be on one device, got {x.device}, {index.device} and {inverse_index.device}"
+        )
+    if len(index) == 0 or len(x) == 0:
         raise ValueError(f"there must be rows to read and to write, got {len(x)} and {len(index)}")
-    return _PermuteRows.apply(x, index, inverse_index, impl)
 
 
 def dispatch(x: torch.Tensor, plan: DispatchPlan, impl: Impl = "auto") -> torch.Tensor:
@@ -80,7 +73,5 @@ def to_samples(x: torch.Tensor, plan: DispatchPlan, impl: Impl = "auto") -> torc
 def from_samples(x: torch.Tensor, plan: DispatchPlan, impl: Impl = "auto") -> torch.Tensor:
     """Samples [S, max_seqlen, ...] -> sorted order [P, ...]; padding rows are zero."""
     if x.shape[:2] != (plan.num_samples, plan.max_seqlen):
-        raise ValueError(
-            f"expected [{plan.num_samples} samples, {plan.max_seqlen}, ...], got shape {tuple(x.shape)}"
-        )
+        raise ValueError(f"expected [{plan.num_samples} samples, {plan.max_seqlen}, ...], got shape {tuple(x.shape)}")
     return permute_rows(x.flatten(0, 1), plan.sorted_to_padded, plan.padded_to_sorted, impl)

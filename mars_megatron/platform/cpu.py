@@ -92,7 +92,32 @@ def _set_rng_state(new_state: torch.Tensor, *_args: Any, **_kwargs: Any) -> None
     torch.set_rng_state(new_state)
 
 
+def _all_gather(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def all_gather(
+        tensor_list: list[torch.Tensor], tensor: torch.Tensor, group: Any = None, async_op: bool = False
+    ) -> Any:
+        if async_op or len({part.shape for part in tensor_list}) == 1:
+            return original(tensor_list, tensor, group=group, async_op=async_op)
+        for rank, part in enumerate(tensor_list):
+            if rank == torch.distributed.get_rank(group):
+                part.copy_(tensor)
+            torch.distributed.broadcast(part, group_src=rank, group=group)
+        return None
+
+    return all_gather
+
+
+def _splits_as_lists(self: Any, point: str, tokens_per_expert: torch.Tensor | None = None) -> torch.Tensor | None:
+    if point == self.cuda_dtoh_point:
+        for name in ("input_splits", "output_splits"):
+            splits = getattr(self, name)
+            setattr(self, name, splits.tolist() if isinstance(splits, torch.Tensor) else splits)
+    return tokens_per_expert
+
+
 _RANDOM = "megatron.core.tensor_parallel.random"
+_DISPATCHER = "megatron.core.transformer.moe.token_dispatcher.MoEAlltoAllTokenDispatcher"
 _PLACEMENT = 'megatron-core names device="cuda" in schedules, optimiser, clipping and buffers'
 
 PATCHES: tuple[Patch, ...] = (
@@ -117,6 +142,14 @@ PATCHES: tuple[Patch, ...] = (
     ),
     Patch("torch.nn.Module", "cuda", _constant(_itself), "modules are moved by .cuda()"),
     Patch("torch.Tensor", "type", _tensor_type, "optimiser and clipping compare with 'torch.cuda.FloatTensor'"),
+    Patch("torch.distributed", "all_gather", _all_gather, "gloo gathers equal shapes only; experts get uneven ones"),
+    Patch(_DISPATCHER, "cuda_dtoh_stream", _constant("no stream"), "else the dispatcher makes a CUDA stream"),
+    Patch(
+        _DISPATCHER,
+        "_maybe_dtoh_and_synchronize",
+        _constant(_splits_as_lists),
+        "counts are on the host already, and gloo takes split sizes as lists",
+    ),
 )
 
 _enabled = False

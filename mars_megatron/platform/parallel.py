@@ -27,6 +27,7 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
         tensor_model_parallel_size=config.tensor,
         pipeline_model_parallel_size=config.pipeline,
         virtual_pipeline_model_parallel_size=config.virtual_pipeline if config.virtual_pipeline > 1 else None,
+        expert_model_parallel_size=config.expert,
     )
     model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,17 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.update(1)
 
-    def write(self, step: int, split: str, values: dict[str, float | None]) -> None:
-        """Log the values that are not None, under `split` (train or validation)."""
+    def write(self, step: int, split: str, values: Mapping[str, float | list[list[float]] | None]) -> None:
+        """Log the values that are not None, under `split` (train or validation).
+
+        A list is a table of layers x experts; TensorBoard gets a curve for each entry.
+        """
         present = {name: value for name, value in values.items() if value is not None}
         if self._lines is not None:
             self._lines.write(json.dumps({"step": step, "split": split, **present}) + "\n")
             self._lines.flush()
         if self._tensorboard is not None:
-            for name, value in present.items():
+            for name, value in _curves(present):
                 self._tensorboard.add_scalar(f"{split}/{name}", value, step)
         if self._bar is not None and "loss" in present:
             if split == "train":
@@ -77,6 +81,16 @@ class MetricsWriter:
         for part in (self._bar, self._lines, self._tensorboard):
             if part is not None:
                 part.close()
+
+
+def _curves(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if not isinstance(value, list):
+            yield name, value
+            continue
+        for layer, row in enumerate(value):
+            for expert, entry in enumerate(row):
+                yield f"{name}/layer_{layer}_expert_{expert}", entry
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -20,6 +20,7 @@ from mars_megatron.model import build_model
 from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.platform.parallel import initialize_parallel, world_size
 from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.training.expert_report import expert_report
 from mars_megatron.training.metrics import MetricsWriter
 from mars_megatron.training.optimizer import apply_settings, build_optimizer, wrap_data_parallel
 from mars_megatron.training.signals import StopRequest
@@ -57,10 +58,11 @@ class Trainer:
         start = checkpoint or config.checkpoint.init_from
         self.chunks = build_model(config, self.groups, initialize=not start)
         if checkpoint is None and config.checkpoint.init_from:
-            load_model(config.checkpoint.init_from, config, self.groups, self.chunks)
-            if config.checkpoint.init_visual == "copy":
+            copy = config.checkpoint.init_visual == "copy"
+            load_model(config.checkpoint.init_from, config, self.groups, self.chunks, text_only=copy)
+            if copy:
                 for chunk in self.chunks:
-                    start_from_language_model(chunk, self.vocabulary, self.groups)
+                    start_from_language_model(chunk, config, self.vocabulary, self.groups)
         self.model = wrap_data_parallel(self.chunks, config, self.groups)
         self.optimizer, self.scheduler = build_optimizer(self.model, config, self.groups)
         self.position = Position()
@@ -91,7 +93,8 @@ class Trainer:
             step, last = self.position.step, self.position.step == config.training.steps
             metrics.step_done()
             if step % config.logging.interval == 0 or last:
-                metrics.write(step, "train", {**_losses(result), **interval.rates(), "lr": self._lr()})
+                experts = expert_report(self.chunks, config)
+                metrics.write(step, "train", {**_losses(result), **interval.rates(), "lr": self._lr(), **experts})
             if config.training.eval_interval and (step % config.training.eval_interval == 0 or last):
                 metrics.write(step, "validation", _losses(self.evaluate()))
                 interval.restart()
@@ -167,10 +170,11 @@ class Trainer:
         total = sum(p.numel() for chunk in self.chunks for p in chunk.parameters())
         trained = sum(p.numel() for chunk in self.chunks for p in chunk.parameters() if p.requires_grad)
         parallel = self.config.parallel
+        experts = f" (experts over {parallel.expert})" if parallel.expert > 1 else ""
         start = f"resumed at step {self.position.step}" if self.position.step else "from step 0"
         return (
             f"{total / 1e6:.1f}M parameters on this rank, {trained / 1e6:.1f}M trained; tensor {parallel.tensor} x "
-            f"pipeline {parallel.pipeline} x data {self.groups.dp.size()}; {platform.device()}; {start}"
+            f"pipeline {parallel.pipeline} x data {self.groups.dp.size()}{experts}; {platform.device()}; {start}"
         )
 
 

@@ -79,7 +79,7 @@ def test_start_from_a_language_model(expert_norms: bool) -> None:
         for table in (model.embedding, model.head):
             table.text.weight[VOCABULARY.text_size :] = 1e6  # padding must not enter the mean
     before = values(model)
-    start_from_language_model(model, VOCABULARY, one_rank())
+    start_from_language_model(model, BASE, VOCABULARY, one_rank())
     after = values(model)
     norms = [name for name in after if "final_norm" in name]
     assert norms == [f"final_norm.{expert}.weight" for expert in (("text", "visual") if expert_norms else ("shared",))]

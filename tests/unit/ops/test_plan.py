@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mars_megatron.ops import TEXT, VISUAL, DispatchPlan, build_plan
+from mars_megatron.ops import TEXT, VISUAL, DispatchPlan, build_plan, build_plan_from_segments, padded_counts
 
 IMPLS = ["native", "reference"]
 settings.register_profile("ops", deadline=None, max_examples=150)
@@ -57,9 +57,56 @@ def test_native_equals_reference(samples, row_multiple, spare):
 
     assert native.padded_visual == free.padded_visual, "total_rows pads the text part"
     assert native.num_rows == (total_rows if total_rows is not None else free.num_rows)
+    assert native.expert_splits == padded_counts(native.num_text, native.num_visual, row_multiple, total_rows)
     assert native.num_visual == int((modality == VISUAL).sum())
     per_sample = [modality[a:b].tolist() for a, b in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
     assert native.image_before_text == any(sample != sorted(sample) for sample in per_sample)
+
+
+@given(st.lists(run, min_size=1, max_size=20), st.data())
+@example([(TEXT, 3), (TEXT, 2), (VISUAL, 1), (VISUAL, 8)], None)  # neighbours of one modality
+def test_from_segments(segments, data):
+    num_tokens = sum(length for _, length in segments)
+    # Samples may end inside a segment.
+    cuts = data.draw(st.sets(st.integers(1, num_tokens))) if data else {4}
+    cu_seqlens = torch.tensor(sorted(cuts | {0, num_tokens}), dtype=torch.int32)
+    options = {"row_multiple": 4, "total_rows": -(-num_tokens // 4) * 4 + 8}
+    modality, _ = pack([segments])
+    expected = build_plan(modality, cu_seqlens, **options, impl="reference")
+    table = torch.tensor([(length, modality) for modality, length in segments])
+    for impl in IMPLS:
+        plan = build_plan_from_segments(table, cu_seqlens, **options, impl=impl)
+        assert_equal(plan, expected)
+        assert_equal(build_plan_from_segments(table.mT.contiguous().mT, cu_seqlens, **options, impl=impl), plan)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([[2, 0], [2, 2]], "modality must be 0 .text. or 1 .visual., got 2 in segment 1"),
+        ([[2, 0], [2, -1]], "got -1 in segment 1"),
+        ([[4, 0], [0, 1]], "got length 0 in segment 1"),
+        ([[-4, 0], [8, 1]], "got length -4 in segment 0"),
+        ([[2**62, 0], [2**62, 1], [2**62, 1]], "at least 1 token each and 2147483647 together.* segment 0"),
+        ([[2**31 - 2, 0], [2, 1]], "got length 2 in segment 1"),
+        ([[2, 0], [1, 1]], "end at the number of tokens, 3, got 0 and 4"),
+        ([[2, 0, 1]], "2 columns"),
+        ([2, 0], "segments must be a 2-dimensional"),
+        ([[2.0, 0.0]], "segments must be a 2-dimensional"),
+    ],
+)
+def test_bad_segments(impl, segments, message):
+    cu_seqlens = tensor(0, 4)
+    build_plan_from_segments(torch.tensor([[2, 0], [2, 1]]), cu_seqlens, impl=impl)
+    with pytest.raises(ValueError, match=message):
+        build_plan_from_segments(torch.tensor(segments), cu_seqlens, impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_no_segments(impl):
+    with pytest.raises(ValueError, match="end at the number of tokens, 0, got 0 and 4"):
+        build_plan_from_segments(torch.zeros(0, 2, dtype=torch.int64), tensor(0, 4), impl=impl)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -76,6 +123,8 @@ def test_example(impl):
     assert plan.sequence_to_sorted.tolist() == [0, 1, 6, 7, 8, 9, 2, 3]
     assert plan.sorted_to_sequence.tolist() == [0, 1, 6, 7, -1, -1, 2, 3, 4, 5, -1, -1]
     assert plan.position_ids.tolist() == [0, 1, 1, 0, 0, 0, 2, 3, 4, 0, 0, 0]
+    assert plan.num_text_blocks == 3
+    assert plan.text_block.tolist() == [1, 1, 2, 3, 0, 0, 1, 1, 1, 0, 0, 0]
     assert plan.padded_to_sorted.tolist() == [0, 1, 6, 7, 8, 9, 2, -1, -1, -1, 3, -1, -1, -1, -1]
     assert plan.sorted_to_padded.tolist() == [0, 1, 6, 10, -1, -1, 2, 3, 4, 5, -1, -1]
 
@@ -123,9 +172,9 @@ def tensor(*values, dtype=torch.int32):
         ({"modality": tensor(0, 1, 1, 0, dtype=torch.int64)}, "modality must be a 1-dimensional"),
         ({"modality": torch.zeros(2, 2, dtype=torch.uint8)}, "modality must be a 1-dimensional"),
         ({"modality": torch.zeros(4, dtype=torch.uint8, device="meta")}, "on the CPU"),
-        ({"modality": torch.zeros(0, dtype=torch.uint8)}, "end at the 0 tokens"),
+        ({"modality": torch.zeros(0, dtype=torch.uint8)}, "end at the number of tokens, 0, got"),
         ({"cu_seqlens": tensor(0, 2, 4, dtype=torch.int64)}, "cu_seqlens must be a 1-dimensional"),
-        ({"cu_seqlens": tensor(1, 2, 4)}, "start at 0 and end at the 4 tokens of modality, got 1 and 4"),
+        ({"cu_seqlens": tensor(1, 2, 4)}, "start at 0 and end at the number of tokens, 4, got 1 and 4"),
         ({"cu_seqlens": tensor(0, 2, 3)}, "got 0 and 3"),
         ({"cu_seqlens": tensor(0, 2, 5)}, "got 0 and 5"),
         ({"cu_seqlens": tensor(0, 2, 2, 4)}, "no empty sample.*sample 1"),
@@ -133,8 +182,9 @@ def tensor(*values, dtype=torch.int32):
         ({"cu_seqlens": tensor(0, -(2**31), 4)}, "no empty sample.*sample 0"),
         ({"cu_seqlens": tensor(0)}, "at least 2 entries"),
         ({"cu_seqlens": tensor()}, "at least 2 entries"),
-        ({"row_multiple": 0}, "row_multiple must be at least 1, got 0"),
-        ({"row_multiple": -2}, "row_multiple must be at least 1, got -2"),
+        ({"row_multiple": 0}, "row_multiple must be from 1 to 2147483647, got 0"),
+        ({"row_multiple": -2}, "row_multiple must be from 1 to 2147483647, got -2"),
+        ({"row_multiple": 2**62}, "row_multiple must be from 1 to 2147483647, got 4611686018427387904"),
         ({"row_multiple": 3, "total_rows": 8}, "multiple of row_multiple 3, got 8"),
         ({"row_multiple": 2, "total_rows": 2}, r"total_rows 2 is too small.* 2 \+ 2 rows"),
         ({"total_rows": -1}, "total_rows -1 is too small"),
@@ -163,6 +213,23 @@ def test_rank_splits():
             plan.rank_splits(world)
 
 
+def test_peer_splits():
+    plan = build_plan(*pack([[(TEXT, 5), (VISUAL, 9)]]), row_multiple=4)
+    assert plan.expert_peers == ()
+    with pytest.raises(ValueError, match="no expert_peers.*parallel.expert"):
+        plan.peer_splits(TEXT)
+    plan = dataclasses.replace(plan, expert_peers=((4, 20), plan.expert_splits))
+    plan.validate()
+    assert plan.peer_splits(TEXT) == [4, 8] and plan.peer_splits(VISUAL) == [20, 12]
+    assert plan.peer_splits(TEXT, 2) == [2, 2, 4, 4] and plan.peer_splits(VISUAL, 2) == [10, 10, 6, 6]
+    assert plan.to("cpu").expert_peers == plan.expert_peers
+    for world in (3, 8, 0):
+        with pytest.raises(ValueError, match=rf"\[4, 8\] rows .* do not split over {world} ranks"):
+            plan.peer_splits(TEXT, world)
+    with pytest.raises(AssertionError):
+        dataclasses.replace(plan, expert_peers=((4, 20),)).validate()
+
+
 def test_pickle():
     plan = build_plan(*pack([[(TEXT, 5), (VISUAL, 9)], [(VISUAL, 1)]]), row_multiple=4)
     assert_equal(pickle.loads(pickle.dumps(plan)), plan)
@@ -183,7 +250,7 @@ def test_to():
     assert_equal(plan.to("cpu"), plan)
     moved = plan.to("meta", non_blocking=True)
     tensors = [field.name for field in dataclasses.fields(plan) if field.type == "torch.Tensor"]
-    assert len(tensors) == 7
+    assert len(tensors) == 8
     assert all(getattr(moved, name).device.type == "meta" for name in tensors)
     assert moved.expert_splits == plan.expert_splits
 
@@ -197,12 +264,20 @@ def test_frozen_and_compared_by_identity():
 
 def test_validate_notices():
     plan = build_plan(*pack([[(TEXT, 5), (VISUAL, 9)], [(TEXT, 2)]]), row_multiple=4)
-    for name in ("runs", "cu_seqlens", "position_ids", "sequence_to_sorted", "sorted_to_sequence",
+    for name in ("runs", "cu_seqlens", "position_ids", "text_block", "sequence_to_sorted", "sorted_to_sequence",
                  "padded_to_sorted", "sorted_to_padded"):  # fmt: skip
         broken = getattr(plan, name).clone()
         broken.view(-1)[1] += 1
         with pytest.raises(AssertionError):
             dataclasses.replace(plan, **{name: broken}).validate()
-    for name in ("num_tokens", "num_text", "padded_text", "padded_visual", "max_seqlen", "num_samples"):
+    for name in (
+        "num_tokens",
+        "num_text",
+        "padded_text",
+        "padded_visual",
+        "max_seqlen",
+        "num_samples",
+        "num_text_blocks",
+    ):
         with pytest.raises((AssertionError, RuntimeError)):
             dataclasses.replace(plan, **{name: getattr(plan, name) + 4}).validate()

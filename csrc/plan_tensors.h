@@ -1,4 +1,4 @@
-// The operators on torch tensors: checks, allocation, threads. No Python.
+// The dispatch plan as torch tensors: checks and allocation. No Python.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,6 +14,7 @@ struct PlanTensors {
   at::Tensor runs;                // int64 [R, 4]
   at::Tensor cu_seqlens;          // int32 [S + 1], a copy
   at::Tensor position_ids;        // int64 [P]
+  at::Tensor text_block;          // int64 [P]
   at::Tensor sequence_to_sorted;  // int64 [T]
   at::Tensor sorted_to_sequence;  // int64 [P]
   at::Tensor padded_to_sorted;    // int64 [S * max_seqlen]
@@ -24,8 +25,9 @@ struct PlanTensors {
 PlanTensors build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, int64_t row_multiple,
                        std::optional<int64_t> total_rows);
 
-// x: [rows, ...] of any dtype, index: int64 [out rows], both on the CPU. Returns [out rows, ...], contiguous.
-// Throws std::invalid_argument (shape, dtype, device) or std::out_of_range (an index outside [-1, rows)).
-at::Tensor permute_rows(const at::Tensor& x, const at::Tensor& index);
+// segments: int64 [N, 2] (length, modality), cu_seqlens: int32 [S + 1], both on the CPU.
+// Throws std::invalid_argument.
+PlanTensors build_plan_from_segments(const at::Tensor& segments, const at::Tensor& cu_seqlens,
+                                     int64_t row_multiple, std::optional<int64_t> total_rows);
 
 }  // namespace mars

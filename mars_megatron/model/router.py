@@ -1,0 +1,121 @@
+"""The learned router among the experts of one modality."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_utils import (
+    MoEAuxLossAutoScaler,
+    switch_load_balancing_loss_func,
+    topk_routing_with_score_function,
+    z_loss_func,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+from mars_megatron.config.schema import RouterConfig
+
+
+class Router(MegatronModule):
+    """Top-k routing by a linear map of the token, and of the text in front of it if so configured.
+
+    With top_k 1 the chosen expert's output is weighted by its probability times the number of experts: near 1 while
+    the router is undecided, so that experts copied from a dense FFN start as that FFN. With more the weights of the
+    chosen experts sum to 1.
+
+    The two auxiliary losses are sums over the tokens of the modality, like the training loss, so that they do not
+    depend on the parallel layout; padding rows are routed but count in neither.
+
+    Args:
+        config: megatron-core configuration with this container's number of experts.
+        pg_collection: Process groups.
+        settings: What the run configures.
+        conditioned: Whether the router sees the text in front of a token.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TransformerConfig,
+        pg_collection: ProcessGroupCollection,
+        settings: RouterConfig,
+        conditioned: bool,
+    ) -> None:
+        super().__init__(config)
+        assert config.num_moe_experts is not None
+        self.num_experts, self.settings = config.num_moe_experts, settings
+        self.reduce_group = pg_collection.tp if config.sequence_parallel else None
+        self.weight = self._table()
+        if conditioned:
+            self.condition_weight = self._table()
+        # What is reported, summed since the last report: tokens per expert, then the two losses.
+        device = self.weight.device
+        self.register_buffer("load", torch.zeros(self.num_experts, device=device), persistent=False)
+        self.register_buffer("losses", torch.zeros(2, device=device), persistent=False)
+
+    def _table(self) -> nn.Parameter:
+        device = None if self.config.use_cpu_initialization else torch.cuda.current_device()
+        table = nn.Parameter(
+            torch.empty(self.num_experts, self.config.hidden_size, dtype=self.config.params_dtype, device=device)
+        )
+        # Under sequence parallelism every rank routes its own rows: the gradients must be summed.
+        table.sequence_parallel = self.config.sequence_parallel  # type: ignore[attr-defined]
+        return table
+
+    def set_layer_number(self, layer_number: int) -> None:
+        """Part of megatron-core's interface; the layer is known from the module's place."""
+
+    def forward(
+        self, hidden: Tensor, num_local: int, num_tokens: int, condition: Tensor | None = None, record: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Choose experts.
+
+        Args:
+            hidden: [local rows, 1, hidden].
+            num_local: Local rows that are tokens; the rest is padding behind them.
+            num_tokens: Tokens of this modality in the micro-batch, on all tensor-parallel ranks.
+            condition: [local rows, 1, hidden], what the router sees beside each row; needed if conditioned.
+            record: Count this call in the report (False in passes that are repeated or not trained on).
+
+        Returns:
+            Weights fp32 and the choice bool, both [local rows, experts].
+        """
+        logits = F.linear(hidden.float(), self.weight.float())
+        if hasattr(self, "condition_weight"):
+            assert condition is not None
+            logits = logits + F.linear(condition.float(), self.condition_weight.float())
+        logits = logits.flatten(0, 1)
+        top_k = self.settings.top_k
+        weights, chosen = topk_routing_with_score_function(
+            logits, top_k, use_pre_softmax=top_k == 1, scaling_factor=self.num_experts if top_k == 1 else None
+        )
+        if self.training and num_tokens > 0:
+            weights = self._balance(logits[:num_local], chosen[:num_local], weights, num_tokens, record)
+        return weights, chosen
+
+    def _balance(self, logits: Tensor, chosen: Tensor, weights: Tensor, num_tokens: int, record: bool) -> Tensor:
+        """Attach the auxiliary losses to the weights' gradient, and count for the report."""
+        counts = chosen.sum(0).float()
+        total = counts
+        if self.reduce_group is not None:
+            total = reduce_from_tensor_model_parallel_region(counts, self.reduce_group)
+        # This rank's part of each loss, per token of the micro-batch.
+        balance = switch_load_balancing_loss_func(
+            probs=logits.softmax(-1),
+            tokens_per_expert=total,
+            total_num_tokens=num_tokens,
+            topk=self.settings.top_k,
+            num_experts=self.num_experts,
+            moe_aux_loss_coeff=1.0,
+        )
+        z_loss = z_loss_func(logits, 1.0) * (len(logits) / num_tokens) if len(logits) else logits.sum()
+        if record:
+            self.load += counts
+            self.losses += torch.stack((balance, z_loss)).detach() * num_tokens
+        if torch.is_grad_enabled():
+            wanted = self.settings.balance_loss * balance + self.settings.z_loss * z_loss
+            weights = MoEAuxLossAutoScaler.apply(weights, wanted * num_tokens)
+        return weights
