@@ -16,6 +16,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron.checkpoint import folders
+from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
 from mars_megatron.config import from_yaml, to_yaml
 from mars_megatron.config.schema import RunConfig
@@ -175,7 +176,7 @@ def load(
     state = dist_checkpointing.load(request, str(folder))
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(state[f"model{number}"])
-    optimizer.load_state_dict(state["optimizer"])
+    optimizer.load_state_dict(fit_optimizer_state(state["optimizer"], folder, optimizer))
     scheduler.load_state_dict(state["scheduler"])
     if same_layout:
         set_rng_state(state["rng"][0])
@@ -192,6 +193,9 @@ def _check_same_training(folder: Path, saved: RunConfig, config: RunConfig) -> N
     names += ["training.precision", "parallel.distributed_optimizer"]
     names += ["data.validation_path", "data.validation_fraction", "data.tasks", "data.caption_dropout"]
     names += ["data.micro_batch_tokens", "data.pack_by_task", "data.seed"]
+    if not config.parallel.distributed_optimizer:
+        # Its state is kept by the number of a parameter, which expert parallelism changes.
+        names.append("parallel.expert")
     differences = _differences(saved, config, names)
     if differences:
         raise ValueError(

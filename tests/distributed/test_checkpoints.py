@@ -19,7 +19,8 @@ from tests.distributed.ranks import ROOT, environment, run_ranks
 
 pytestmark = pytest.mark.distributed
 
-TENSOR, PIPELINE = {"parallel.tensor": 2}, {"parallel.pipeline": 2}
+TENSOR, PIPELINE, EXPERT = {"parallel.tensor": 2}, {"parallel.pipeline": 2}, {"parallel.expert": 2}
+ROUTED = {"experts.visual": 4, "router.condition": "text"}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (1, {}),
     "plain": (1, {"parallel.distributed_optimizer": False}),
@@ -27,16 +28,24 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "pipeline": (2, PIPELINE),
     "interleaved": (2, {**PIPELINE, "parallel.virtual_pipeline": 2}),
     "data": (2, {}),
+    "expert": (2, EXPERT),
     "both": (4, {**TENSOR, **PIPELINE}),
+    "routed": (1, ROUTED),
+    "routed, expert": (2, {**ROUTED, **EXPERT}),
+    "routed, expert x tensor": (4, {**ROUTED, **EXPERT, **TENSOR, "parallel.sequence": True}),
 }
 # Where each layout's checkpoint is resumed, beside the layout itself.
 TARGETS = {
-    "one": ("tensor", "pipeline", "interleaved", "data"),
+    "one": ("tensor", "pipeline", "interleaved", "data", "expert"),
     "tensor": ("one", "pipeline"),
     "pipeline": ("one", "tensor"),
     "interleaved": ("one", "data"),
     "data": ("one", "tensor"),
+    "expert": ("one", "tensor", "data", "both"),
     "both": ("one", "data"),
+    "routed": ("routed, expert",),
+    "routed, expert": ("routed", "routed, expert x tensor"),
+    "routed, expert x tensor": ("routed, expert",),
 }
 
 
