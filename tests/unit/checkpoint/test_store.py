@@ -117,6 +117,9 @@ def test_rng_state_round_trip() -> None:
         ({"model.rope_base": 500.0}, "model.rope_base is 500.0, the checkpoint has 10000.0"),
         ({"vocabulary.text_size": 600}, "vocabulary.text_size is 600, the checkpoint has 512"),
         ({"vocabulary.pad_multiple": 16}, "vocabulary.pad_multiple is 16, the checkpoint has 8"),
+        ({"experts.visual": 2}, "experts.visual is 2, the checkpoint has 1"),
+        ({"experts.text": 2}, "experts.text is 2, the checkpoint has 1"),
+        ({"router.top_k": 2}, "router.top_k is 2, the checkpoint has 1"),
         ({"image.resolution": 32}, "image.resolution is 32, the checkpoint has 16"),
     ],
 )
@@ -139,6 +142,9 @@ def test_what_may_differ(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(CONFIG))
     others = ("--model.init_std=0.5", "--model.embedding_init_std=1", "--training.steps=7", "--optimizer.lr=0.5")
     assert check_same_model(tmp_path, override(CONFIG, [*others, "--parallel.tensor=2"])) == CONFIG
+    visual = ("--experts.visual=4", "--router.condition=text")
+    assert check_same_model(tmp_path, override(CONFIG, [*others, *visual]), visual=False) == CONFIG
+    assert check_same_model(tmp_path, override(CONFIG, ["--image.resolution=32"]), image=False) == CONFIG
 
 
 def test_no_configuration_beside_the_tensors(tmp_path: Path) -> None:

@@ -57,6 +57,20 @@ REJECTED = [
         "at most 32 with parallel.sequence",
     ),
     (dict(parallel__tensor=0), "parallel.tensor", "1 or more"),
+    (dict(parallel__expert=0), "parallel.expert", "1 or more"),
+    (dict(experts__visual=0), "experts.visual", "1 or more"),
+    (dict(experts__visual=3, parallel__expert=2), "experts.visual", "a multiple of parallel.expert, which is 2"),
+    (dict(experts__text=2, experts__visual=3), "experts.visual", "a multiple of experts.text, which is 2"),
+    (dict(experts__visual=2, router__top_k=3), "router.top_k", "at most experts.visual, which is 2"),
+    (dict(router__top_k=0), "router.top_k", "1 or more"),
+    (dict(router__z_loss=-1.0), "router.z_loss", "0 or more"),
+    (dict(router__condition="text"), "router.condition", "none, because experts.visual is 1"),
+    (
+        dict(model__ffn_hidden_size=350, parallel__expert=4),
+        "model.ffn_hidden_size",
+        "a multiple of parallel.tensor x parallel.expert, which is 4",
+    ),
+    ({**SAMPLING, "parallel__expert": 2}, "parallel.expert", "1, sampling runs on tensor parallelism alone"),
     (dict(model__num_layers=0), "model.num_layers", "1 or more"),
     (dict(model__num_query_groups=3), "model.num_attention_heads", "a multiple of model.num_query_groups, which is 3"),
     (dict(model__hidden_size=130), "model.hidden_size", "a multiple of model.num_attention_heads"),
@@ -153,6 +167,9 @@ def test_a_contradiction_is_named_with_value_and_remedy(settings, named, accepte
         dict(training__device="cuda", training__backend="transformer_engine", training__precision="bf16"),
         dict(generation__guidance=1.0, generation__top_k=256, generation__top_p=1.0, generation__temperature=0.0),
         dict(optimizer__clip_grad=1),
+        dict(experts__visual=4, parallel__expert=2, router__condition="text", model__ffn_hidden_size=352),
+        dict(experts__text=2, experts__visual=4, router__top_k=2),
+        dict(experts__visual=4, parallel__tensor=2),  # without training, as for sampling
     ],
 )
 def test_what_fits_together_is_accepted(settings):
@@ -192,6 +209,21 @@ def test_interleaving_takes_micro_batches_in_groups():
     validate(changed(**interleaved, training__global_batch_size=4), 4)
     with pytest.raises(ValueError, match=r"training\.global_batch_size is 6; accepted: a multiple of 4"):
         validate(changed(**interleaved, training__global_batch_size=6), 4)
+
+
+def test_expert_parallel_ranks_are_data_parallel_ranks():
+    config = changed(parallel__expert=2, training__global_batch_size=12)
+    validate(config, 4)
+    with pytest.raises(ValueError, match=r"parallel\.expert is 2; accepted: a divisor of the data-par.*, which is 3"):
+        validate(config, 3)
+
+
+@pytest.mark.parametrize("experts", [dict(experts__visual=2), dict(parallel__expert=2)])
+def test_training_experts_on_tensor_parallel_ranks_needs_sequence_parallelism(experts):
+    config = changed(parallel__tensor=2, data__path="corpus/train", **experts)
+    with pytest.raises(ValueError, match=r"parallel\.sequence is False; accepted: true with parallel\.tensor above 1"):
+        validate(config, training=True)
+    validate(with_setting(config, ["parallel", "sequence"], True), training=True)
 
 
 def test_only_training_needs_data():

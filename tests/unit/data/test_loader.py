@@ -116,6 +116,29 @@ def test_the_row_multiple_does_not_change_the_samples(config, row_multiple):
         assert plan.num_rows <= BUDGET and plan.padded_text % row_multiple == plan.padded_visual % row_multiple == 0
 
 
+@pytest.mark.parametrize("pipeline", [1, 2])
+@pytest.mark.parametrize("pack_by_task", [True, False])
+def test_expert_parallel_ranks_know_each_others_rows(config, pipeline, pack_by_task):
+    config = with_data(config, pack_by_task=pack_by_task, caption_dropout=0.5)
+    config = replace(config, parallel=ParallelConfig(pipeline=pipeline))
+    alone = open_micro_batches(config, vocabulary(config), row_multiple=2)
+    config = replace(config, parallel=ParallelConfig(pipeline=pipeline, expert=2))
+    together = open_micro_batches(config, vocabulary(config), row_multiple=2)
+    last = 2 * alone.epoch(0).num_packs + 4  # over an epoch boundary, also inside a pair
+    flags = set()
+    for first in range(0, last - last % 2, 2):
+        plans = [alone[index].plan for index in (first, first + 1)]
+        flags.add(tuple(plan.image_before_text for plan in plans))
+        for index in (first, first + 1):
+            plan = together[index].plan
+            assert plan.expert_peers == tuple(peer.expert_splits for peer in plans)
+            assert plan.image_before_text == any(peer.image_before_text for peer in plans)
+            assert torch.equal(plan.sorted_to_sequence, plans[index - first].sorted_to_sequence)
+    assert alone[0].plan.expert_peers == ()
+    if pack_by_task:
+        assert {(True, False), (False, False)} & flags and len(flags) > 1, "the pairs must differ to test anything"
+
+
 def test_an_epoch_has_every_document_once_and_packs_of_one_task(config):
     batches = open_micro_batches(config, vocabulary(config))
     store = batches.store

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
 
-from mars_megatron.generation.batches import pack_samples
+from mars_megatron.config.schema import ExpertsConfig, RouterConfig
+from mars_megatron.generation.batches import pack_samples, sample_lengths
 from mars_megatron.generation.decoding import Decoder, inference
-from mars_megatron.model import MARSModel
+from mars_megatron.model import MARSModel, build_model
+from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.ops import TEXT, VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
+from tests.unit.generation.conftest import CONFIG
 
 
 def whole_forward(model: MARSModel, vocabulary: Vocabulary, samples: list[list[int]]) -> list[torch.Tensor]:
@@ -43,6 +49,37 @@ def test_cached_logits_equal_the_whole_forward(model: MARSModel, vocabulary: Voc
         for number, begin in enumerate(beginnings):
             expected = whole[number][len(begin) - 1 + step]
             torch.testing.assert_close(logits[number], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("modality", [TEXT, VISUAL])
+def test_a_router_that_sees_the_text_sees_it_from_the_cache(vocabulary: Vocabulary, modality: int) -> None:
+    """A document of text, image, text, image: blocks that begin, go on and are replaced, token by token."""
+    config = replace(CONFIG, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
+    (model,) = build_model(config, ProcessGroupCollection.use_mpu_process_groups())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "condition_weight" in name:
+                parameter.mul_(20)  # the text shall decide
+    boi, code = vocabulary.boi, vocabulary.text_size
+    texts, image = ([3, 4, 5, 6, 7], [8, 9, 2, 1, 11]), [boi, code, code + 1, code + 2]
+    samples = [[*text, *image, *text[::-1], *image] for text in texts]
+    samples.append(samples[0])  # the batch must not hold copies of one sample only
+    whole = whole_forward(model, vocabulary, samples)
+    first = 2 if modality == TEXT else 7  # what is given at once: part of a block of text, or of an image
+    cache = KVCache(len(samples), len(samples[0]))
+    steps = [[sample[:first] for sample in samples]]
+    steps += [[[token] for token in column] for column in list(zip(*samples, strict=True))[first:]]
+    got = []
+    with inference(model):
+        for step in steps:
+            batch = pack_samples(step, vocabulary)
+            got.append(model(batch, cache, return_logits=True))
+            cache.advance(sample_lengths(batch.plan))
+    for number, logits in enumerate(whole):
+        assert not torch.equal(*whole[:2])
+        torch.testing.assert_close(
+            torch.stack([step[number] for step in got]), logits[first - 1 :], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_logits_depend_on_the_sample_alone(model: MARSModel, vocabulary: Vocabulary) -> None:
