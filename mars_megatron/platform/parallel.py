@@ -11,24 +11,33 @@ from mars_megatron.config.schema import ParallelConfig
 from mars_megatron.platform.device import init_process_group
 
 
+# The job and the sizes for which megatron-core's groups stand.
+_standing: tuple[object, ...] | None = None
+
+
 def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollection:
     """Join the job, make the process groups and seed the model-parallel generators.
 
-    A second call in one process replaces the groups (tests run several layouts in one process).
+    A second call in one process replaces the groups if other sizes are wanted (tests run several layouts in one
+    process; torch keeps the threads of every group to the end).
 
     Args:
         config: Sizes; data parallel takes the remaining ranks.
         seed: Seed of the model-parallel random states.
     """
+    global _standing
     init_process_group()
-    if parallel_state.model_parallel_is_initialized():
+    sizes = (config.tensor, config.pipeline, config.virtual_pipeline, config.expert)
+    wanted = (torch.distributed.group.WORLD, *sizes)
+    if not parallel_state.model_parallel_is_initialized() or wanted != _standing:
         parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=config.tensor,
-        pipeline_model_parallel_size=config.pipeline,
-        virtual_pipeline_model_parallel_size=config.virtual_pipeline if config.virtual_pipeline > 1 else None,
-        expert_model_parallel_size=config.expert,
-    )
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=config.tensor,
+            pipeline_model_parallel_size=config.pipeline,
+            virtual_pipeline_model_parallel_size=config.virtual_pipeline if config.virtual_pipeline > 1 else None,
+            expert_model_parallel_size=config.expert,
+        )
+        _standing = wanted
     model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()
 
@@ -47,4 +56,5 @@ def shut_down() -> None:
     """Leave the job in step with the other ranks; gloo aborts a rank whose peer vanished before it."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +19,14 @@ PIPELINE = {"parallel.pipeline": 2}
 # Larger than the defaults, so that a wrong factor shows in the losses.
 LOSSES = {"router.balance_loss": 0.1, "router.z_loss": 0.01}
 
+SHORT = {"training.steps": 5}
 EXPERTS: dict[str, dict[str, Any]] = {
     "one each": {},
     "visual 4": {"experts.visual": 4, **LOSSES},
-    "text 2, visual 4, top 2": {"experts.text": 2, "experts.visual": 4, "router.top_k": 2, **LOSSES},
-    "conditioned": {"experts.visual": 2, "router.condition": "text", **LOSSES},
-    "no text at all": {"experts.visual": 2, "data.tasks.i2t": 0, "data.caption_dropout": 1.0, "training.steps": 6},
-    "all trained": {"experts.text": 2, "experts.visual": 2, "freeze.text": False, "training.steps": 6, **LOSSES},
+    "text 2, visual 4, top 2": {"experts.text": 2, "experts.visual": 4, "router.top_k": 2, **LOSSES, **SHORT},
+    "conditioned": {"experts.visual": 2, "router.condition": "text", **LOSSES, **SHORT},
+    "no text at all": {"experts.visual": 2, "data.tasks.i2t": 0, "data.caption_dropout": 1.0, **SHORT},
+    "all trained": {"experts.text": 2, "experts.visual": 2, "freeze.text": False, **LOSSES, **SHORT},
 }
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     2: {
@@ -40,7 +43,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Few documents without images: some micro-batches have no visual token, and some no text."""
+    """A quarter of the documents have no image: micro-batches of theirs have no visual token."""
     return write_corpus(tmp_path_factory.mktemp("corpus") / "train")
 
 
@@ -66,7 +69,48 @@ def test_reference_learns_and_every_variant_differs(reference: dict[str, list[fl
 
 @pytest.mark.parametrize("num_ranks", LAYOUTS)
 def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: dict[str, list[float]]) -> None:
-    cases = [(layout, experts) for layout in LAYOUTS[num_ranks] for experts in EXPERTS]
-    runs = [_run(corpus, EXPERTS[experts], LAYOUTS[num_ranks][layout]) for layout, experts in cases]
+    layouts = LAYOUTS[num_ranks]
+    # Twenty steps under the layouts proper, few under their variants.
+    cases = [
+        (layout, experts)
+        for layout in layouts
+        for experts, settings in EXPERTS.items()
+        if layout in ("expert", "expert x tensor", "expert x pipeline") or "training.steps" in settings
+    ]
+    runs = [_run(corpus, EXPERTS[experts], layouts[layout]) for layout, experts in cases]
     for case, losses in zip(cases, run_ranks(num_ranks, "losses", {"runs": runs}), strict=True):
         assert losses == pytest.approx(reference[case[1]], rel=1e-4), case
+
+
+def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> None:
+    """One text expert, whole or in slices, becomes the four visual ones under every layout."""
+    base = {"freeze.text": False, "freeze.visual": True, "freeze.norms": False, "training.steps": 2}
+    run_ranks(1, "save_after", {"runs": [_run(corpus, base, {"checkpoint.dir": str(tmp_path)})], "steps": 2})
+    start = _run(corpus, EXPERTS["visual 4"], {"checkpoint.init_from": str(tmp_path), "training.steps": 4})
+    (expected,) = run_ranks(1, "losses", {"runs": [start]})
+    for num_ranks in LAYOUTS:
+        layouts = LAYOUTS[num_ranks].values()
+        for losses in run_ranks(num_ranks, "losses", {"runs": [{**start, **layout} for layout in layouts]}):
+            assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_whole_run_reports_the_loads(corpus: str, tmp_path: Path) -> None:
+    """`Trainer.run` with validation under expert parallelism; the loads are those of one rank."""
+    run = _run(corpus, EXPERTS["visual 4"], {"training.steps": 4, "training.eval_interval": 2})
+    run |= {"training.eval_batches": 4, "logging.interval": 2}
+    lines = []
+    for num_ranks, layout in ((1, {}), (4, {**EXPERT, **PIPELINE})):
+        folder = tmp_path / str(num_ranks)
+        run_ranks(num_ranks, "run", {"runs": [{**run, **layout, "checkpoint.dir": str(folder)}]})
+        lines.append([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    one, other = lines
+    assert [line["split"] for line in one] == ["train", "validation"] * 2
+    assert len(one[0]["visual_expert_load"]) == 4 and sum(one[0]["visual_expert_load"][0]) == pytest.approx(1)
+    assert "visual_expert_load" not in one[1]
+    for got, expected in zip(other, one, strict=True):
+        assert got["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+        if got["split"] == "train":
+            for name in ("visual_expert_load_max", "visual_balance_loss", "visual_router_z_loss"):
+                assert got[name] == pytest.approx(expected[name], rel=1e-4)
+            for got_layer, layer in zip(got["visual_expert_load"], expected["visual_expert_load"], strict=True):
+                assert got_layer == pytest.approx(layer, abs=1e-6)
