@@ -31,6 +31,7 @@ set -euo pipefail
 : "${RANKS_PER_NODE:=}" # empty: the node's GPUs; 2 on the CPU
 : "${TENSOR:=}"         # empty: the recipe's
 : "${PIPELINE:=}"       # empty: the recipe's
+: "${EXPERT:=}"         # expert-parallel size, within data parallel; empty: the recipe's
 : "${DRY_RUN:=0}"
 
 # Slurm runs a copy of this file from its spool folder, so the repository is where the job was submitted.
@@ -109,6 +110,7 @@ if [[ -n $INIT_FROM ]]; then settings+=(--checkpoint.init_from "$INIT_FROM"); fi
 if [[ -n $STEPS ]]; then settings+=(--training.steps "$STEPS"); fi
 if [[ -n $TENSOR ]]; then settings+=(--parallel.tensor "$TENSOR"); fi
 if [[ -n $PIPELINE ]]; then settings+=(--parallel.pipeline "$PIPELINE"); fi
+if [[ -n $EXPERT ]]; then settings+=(--parallel.expert "$EXPERT"); fi
 settings+=("$@")
 
 # The program's own validation, for this many ranks, before any of them starts.

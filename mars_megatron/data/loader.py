@@ -192,6 +192,8 @@ def build_loader(
             f"training.global_batch_size is {config.training.global_batch_size}; it must be a "
             f"multiple of the data-parallel size, {dp_size}"
         )
+    # Expert-parallel ranks must stand at the same group of micro-batches; whole steps see to it.
+    assert start % config.parallel.expert == 0, (start, config.parallel.expert)
     first = start + (dp_rank - start) % dp_size
     workers = config.data.num_workers
     return iter(

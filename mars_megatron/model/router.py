@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -51,10 +53,11 @@ class Router(MegatronModule):
         self.weight = self._table()
         if conditioned:
             self.condition_weight = self._table()
-        # What is reported, summed since the last report: tokens per expert, then the two losses.
-        device = self.weight.device
-        self.register_buffer("load", torch.zeros(self.num_experts, device=device), persistent=False)
-        self.register_buffer("losses", torch.zeros(2, device=device), persistent=False)
+        # What is reported, summed since the last report: tokens per expert, then the two losses. Counts of a long
+        # interval pass what fp32 holds exactly.
+        count = partial(torch.zeros, dtype=torch.float64, device=self.weight.device)
+        self.register_buffer("load", count(self.num_experts), persistent=False)
+        self.register_buffer("losses", count(2), persistent=False)
 
     def _table(self) -> nn.Parameter:
         device = None if self.config.use_cpu_initialization else torch.cuda.current_device()

@@ -33,17 +33,27 @@ class TextCondition:
             cache: Keeps the last block of each sample between calls, when decoding.
             layer: Number of the layer, under which the cache keeps it.
         """
-        text_block, visual_block = (self._local(part) for part in plan.text_block.split(plan.expert_splits))
-        counted = _with_count(rows.text) * (text_block > 0)[:, None]  # without padding
+        text_block, visual_block = plan.text_block.split(plan.expert_splits)
+        counted = _with_count(rows.text) * (self._local(text_block) > 0)[:, None]  # without padding
         if cache is not None and not cache.is_empty:
-            return _decode(counted, plan, cache, layer)
-        blocks = self._sum(counted.new_zeros(plan.num_text_blocks + 1, counted.shape[1]), text_block, counted)
+            return self._decode(counted, plan, cache, layer)
+        blocks = self._sum(counted, self._local(text_block), plan.num_text_blocks + 1)
         if cache is not None:
             cache.text[layer] = _last_blocks(blocks, text_block, plan)
-        return _mean(blocks.index_select(0, visual_block))
+        return _mean(blocks.index_select(0, self._local(visual_block)))
 
-    def _sum(self, zeros: Tensor, block: Tensor, counted: Tensor) -> Tensor:
-        sums = zeros.index_add(0, block, counted)
+    def _decode(self, counted: Tensor, plan: DispatchPlan, cache: KVCache, layer: int) -> Tensor:
+        """One new token per sample: a text token goes on with the block or begins one, a visual token reads it."""
+        kept, was_text = cache.text[layer]
+        text_sample, visual_sample = (self._local(part) for part in _sample_of_row(plan).split(plan.expert_splits))
+        new, is_text = self._sum(counted, text_sample, plan.num_samples), _ends_in_text(plan)
+        kept = torch.where(is_text[:, None], kept * was_text[:, None] + new, kept)
+        cache.text[layer] = kept, is_text
+        return _mean(kept.index_select(0, visual_sample))
+
+    def _sum(self, counted: Tensor, index: Tensor, number: int) -> Tensor:
+        """[number, hidden + 1]: sums of the rows of all ranks with each index."""
+        sums = counted.new_zeros(number, counted.shape[1]).index_add(0, index, counted)
         if self.tp_group is None:
             return sums
         # Every rank's visual rows read the sum, so its gradient is summed over the ranks as well.
@@ -51,10 +61,11 @@ class TextCondition:
             reduce_from_tensor_model_parallel_region(sums, self.tp_group), self.tp_group
         )
 
-    def _local(self, blocks: Tensor) -> Tensor:
+    def _local(self, rows: Tensor) -> Tensor:
+        """This rank's share of something of every row of a modality."""
         if self.tp_group is None:
-            return blocks
-        return blocks.chunk(self.tp_group.size())[self.tp_group.rank()]
+            return rows
+        return rows.chunk(self.tp_group.size())[self.tp_group.rank()]
 
 
 def _with_count(states: Tensor) -> Tensor:
@@ -83,14 +94,3 @@ def _last_blocks(blocks: Tensor, text_block: Tensor, plan: DispatchPlan) -> tupl
     sample = _sample_of_row(plan)[: plan.padded_text]
     last = text_block.new_zeros(plan.num_samples).scatter_reduce(0, sample, text_block, "amax")
     return blocks[last], _ends_in_text(plan)
-
-
-def _decode(counted: Tensor, plan: DispatchPlan, cache: KVCache, layer: int) -> Tensor:
-    """One new token per sample: a text token goes on with the block or begins one, a visual token reads it."""
-    kept, was_text = cache.text[layer]
-    text_sample, visual_sample = _sample_of_row(plan).split(plan.expert_splits)
-    new = torch.zeros_like(kept).index_add(0, text_sample, counted)
-    is_text = _ends_in_text(plan)
-    kept = torch.where(is_text[:, None], kept * was_text[:, None] + new, kept)
-    cache.text[layer] = kept, is_text
-    return _mean(kept.index_select(0, visual_sample))

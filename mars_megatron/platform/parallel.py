@@ -10,7 +10,6 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from mars_megatron.config.schema import ParallelConfig
 from mars_megatron.platform.device import init_process_group
 
-
 # The job and the sizes for which megatron-core's groups stand.
 _standing: tuple[object, ...] | None = None
 

@@ -25,7 +25,7 @@ def expert_report(chunks: Sequence[MARSModel], config: RunConfig) -> dict[str, f
         number = getattr(config.experts, modality)
         if number == 1:
             continue
-        totals = torch.zeros(config.model.num_layers, number + 2, device=platform.device())
+        totals = torch.zeros(config.model.num_layers, number + 2, dtype=torch.float64, device=platform.device())
         for chunk in chunks:
             for layer in chunk.decoder.layers:
                 router = getattr(layer.mlp, modality).router
@@ -34,7 +34,7 @@ def expert_report(chunks: Sequence[MARSModel], config: RunConfig) -> dict[str, f
                 router.losses.zero_()
         # Each rank's own tokens, each stage's own layers.
         torch.distributed.all_reduce(totals)
-        values.update(_summary(modality, totals.double().cpu(), number, config.router.top_k))
+        values.update(_summary(modality, totals.cpu(), number, config.router.top_k))
     return values
 
 

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from mars_megatron import platform
-from mars_megatron.config.schema import GenerationConfig, ModelConfig, ParallelConfig, RunConfig, VocabularyConfig
+from mars_megatron.config.schema import (
+    ExpertsConfig,
+    GenerationConfig,
+    ModelConfig,
+    ParallelConfig,
+    RouterConfig,
+    RunConfig,
+    VocabularyConfig,
+)
 from mars_megatron.generation import Sampler, generate_captions, generate_images, load_for_inference
 from mars_megatron.generation.batches import pack_samples
 from mars_megatron.generation.decoding import Decoder, inference, row_multiple
@@ -52,10 +60,12 @@ def results(model: MARSModel, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def of_layout(tensor: int, sequence: bool) -> dict[str, Any]:
-    """Results of the random model."""
+def of_layout(tensor: int, sequence: bool, routed: bool = False) -> dict[str, Any]:
+    """Results of the random model, or of one with several experts whose router sees the text."""
     platform.initialize("auto")
     config = replace(CONFIG, parallel=ParallelConfig(tensor=tensor, sequence=sequence))
+    if routed:
+        config = replace(config, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
     (model,) = build_model(config, initialize_parallel(config.parallel, 1))
     return results(model, Vocabulary.from_config(config.vocabulary))
 

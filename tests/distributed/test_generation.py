@@ -57,18 +57,24 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             ("save", {"run": run_of_two_stages}),
             ("of_layout", {"tensor": 2, "sequence": False}),
             ("of_layout", {"tensor": 2, "sequence": True}),
+            ("of_layout", {"tensor": 2, "sequence": False, "routed": True}),
+            ("of_layout", {"tensor": 2, "sequence": True, "routed": True}),
             load,
             tensor,
             data,
         ],
         tmp_path,
     )
-    random_model, loaded_model, sampled = launch(
-        1, [("of_layout", {"tensor": 1, "sequence": False}), load, data], tmp_path
+    one = {"tensor": 1, "sequence": False}
+    random_model, routed_model, loaded_model, sampled = launch(
+        1, [("of_layout", one), ("of_layout", {**one, "routed": True}), load, data], tmp_path
     )
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4
     assert random_model["difference"] < 1e-4
     check_same(two[0], random_model)
     check_same(two[1], random_model)
-    check_same(two[2], loaded_model)
-    assert len(sampled) == 15 and two[3] == two[4] == sampled
+    assert routed_model["codes"] != random_model["codes"] and routed_model["difference"] < 1e-4
+    check_same(two[2], routed_model)
+    check_same(two[3], routed_model)
+    check_same(two[4], loaded_model)
+    assert len(sampled) == 15 and two[5] == two[6] == sampled

@@ -125,19 +125,20 @@ def test_knobs_become_settings(index, tmp_path):
         DEVICE="cpu",
         RECIPE="tiny",
         DATA_PATH=index,
-        RANKS_PER_NODE=4,
+        RANKS_PER_NODE=8,
         TENSOR=2,
         PIPELINE=2,
+        EXPERT=2,
         INIT_FROM=tmp_path / "init",
         CONFIG=tmp_path / "more.yaml",
         TEXT_TOKENIZER=tmp_path / "init",
         IMAGE_TOKENIZER=tmp_path / "init",
     )
     values = dict(zip(command, command[1:], strict=False))
-    assert values["--parallel.tensor"] == values["--parallel.pipeline"] == "2"
+    assert values["--parallel.tensor"] == values["--parallel.pipeline"] == values["--parallel.expert"] == "2"
     assert values["--checkpoint.init_from"] == values["--data.text_tokenizer"] == str(tmp_path / "init")
     assert values["--data.image_tokenizer"] == str(tmp_path / "init")
-    assert values["--config"] == str(tmp_path / "more.yaml") and values["--nproc-per-node"] == "4"
+    assert values["--config"] == str(tmp_path / "more.yaml") and values["--nproc-per-node"] == "8"
 
 
 @pytest.mark.parametrize(

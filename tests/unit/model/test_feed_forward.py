@@ -129,8 +129,9 @@ def test_auxiliary_losses_equal_their_formulas() -> None:
     (expected,) = torch.autograd.grad(plan.num_visual * (0.3 * balance + 0.2 * z_loss), weight)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
-    torch.testing.assert_close(experts.router.load, share * plan.num_visual)
-    torch.testing.assert_close(experts.router.losses / plan.num_visual, torch.stack((balance, z_loss)).detach())
+    torch.testing.assert_close(experts.router.load, share.double() * plan.num_visual)
+    means = experts.router.losses.float() / plan.num_visual
+    torch.testing.assert_close(means, torch.stack((balance, z_loss)).detach())
 
 
 @pytest.mark.parametrize("tasks", [[TEXT_ONLY, TEXT_ONLY], [T2I, T2I], MIXED], ids=["text only", "t2i", "mixed"])
