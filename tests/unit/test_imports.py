@@ -1,5 +1,5 @@
 """The import direction: config <- platform, ops, tokenizers <- data, model <- checkpoint, generation
-<- evaluation, training <- the entry point, tools and examples. recipes imports config alone."""
+<- evaluation, training <- benchmarks <- the entry point, tools and examples. recipes imports config alone."""
 
 import ast
 from pathlib import Path
@@ -16,12 +16,13 @@ ORDER = [
     *("data", "model"),
     *("checkpoint", "generation"),
     *("evaluation", "training"),
+    "benchmarks",
 ]
 LEVEL = {name: level for level, name in enumerate(ORDER)}
 # The command line resolves --recipe: the one place that knows both sides.
 ALLOWED = {("config/cli.py", "recipes")}
-# Only these may know megatron-core (data its index format, generation its process groups).
-MEGATRON = {"platform", "model", "checkpoint", "training", "data", "generation"}
+# Only these may know megatron-core (data its index format, generation its process groups, benchmarks to compare with).
+MEGATRON = {"platform", "model", "checkpoint", "training", "data", "generation", "benchmarks"}
 # Light enough for a login node: no torch.
 WITHOUT_TORCH = {"config", "recipes"}
 
@@ -102,6 +103,8 @@ def test_every_subpackage_has_a_level():
         ("config/cli.py", "mars_megatron.recipes", True),
         ("training/loop.py", "mars_megatron.train", False),
         ("train.py", "mars_megatron.training", True),
+        ("benchmarks/step.py", "mars_megatron.training.step", True),
+        ("training/step.py", "mars_megatron.benchmarks.timing", False),
     ],
 )
 def test_the_rule_itself(relative, name, fine):

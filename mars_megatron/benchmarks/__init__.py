@@ -1,0 +1,1 @@
+"""Contests of the project's dispatch and training step against the usual ways of doing the same."""

@@ -1,0 +1,77 @@
+"""What the dispatch contest compares, and what it reports."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mars_megatron.benchmarks import dispatch
+from mars_megatron.benchmarks.dispatch import DispatchOptions, check, contestants, packed, run
+from mars_megatron.ops import build_plan
+
+NAMES = {"copy", "index_select", "masks", "mcore_permute"}
+
+
+def calls():
+    modality, cu_seqlens = packed(3, 2, 5)
+    x = torch.randn(len(modality), 4)
+    return contestants(x, modality, build_plan(modality, cu_seqlens)), x
+
+
+def test_samples_are_text_then_image() -> None:
+    modality, cu_seqlens = packed(2, 1, 3)
+    assert modality.tolist() == [0, 1, 1, 1] * 2 and modality.dtype == torch.uint8
+    assert cu_seqlens.tolist() == [0, 4, 8] and cu_seqlens.dtype == torch.int32
+    with pytest.raises(ValueError, match="raise --tokens"):
+        packed(0, 1, 3)
+
+
+def test_everyone_does_the_same() -> None:
+    made, x = calls()
+    check(made, x)
+    assert set(made) == NAMES | {"ours"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_contestant_that_loses_tokens_or_their_order_is_found(name: str) -> None:
+    made, x = calls()
+    there, back = made[name]()
+    with pytest.raises(AssertionError, match=f"{name} does not bring"):
+        check({**made, name: lambda: (there, back.flip(0))}, x)
+    if name != "copy":
+        with pytest.raises(AssertionError, match=f"{name} does not sort"):
+            check({**made, name: lambda: (x, back)}, x)
+
+
+def test_report() -> None:
+    lines: list[str] = []
+    options = DispatchOptions(tokens=70, hidden=8, text=4, visual=16, rounds=2, reuse_memory=True, progress=False)
+    ratios, seconds = run(options, lines.append)
+    groups = {"bf16", "fp32", "bf16_reused_memory", "fp32_reused_memory"}
+    assert set(ratios) == NAMES | groups and set(seconds) == groups | {"plan"}
+    for group in groups:
+        assert set(seconds[group]) == NAMES | {"ours"}
+        assert ratios[group] == {name: seconds[group][name] / seconds[group]["ours"] for name in NAMES}
+    for name in NAMES:
+        assert ratios[name] == min(ratios["bf16"][name], ratios["fp32"][name])
+    assert 0 < seconds["plan"] < 1
+    assert len(lines) == 5 and "60 tokens x 8, fp32, every output in reused memory" in lines[-1]
+
+
+def test_memory_is_reused_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            settings.append((parameter, value))
+            return 1
+
+    monkeypatch.setattr(dispatch.ctypes, "CDLL", lambda _name: Library())
+    with pytest.raises(RuntimeError), dispatch.reused_memory():
+        held = list(settings)
+        raise RuntimeError
+    # The numbers are those of glibc's malloc.h: M_MMAP_MAX -4, M_TRIM_THRESHOLD -1.
+    assert held == [(-4, 0), (-1, 2**31 - 1)] and settings[2:] == [(-4, 65536), (-1, 131072)]
+    monkeypatch.setattr(dispatch.ctypes, "CDLL", lambda _name: object())
+    with pytest.raises(ValueError, match="glibc"), dispatch.reused_memory():
+        pass

@@ -1,0 +1,73 @@
+"""tools/benchmark.py from its options to its report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[3] / "tools" / "benchmark.py"
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("benchmark", TOOL)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([*arguments, "--no-progress"])
+
+
+def test_dispatch(main, tmp_path, capsys) -> None:
+    report = tmp_path / "report.json"
+    options = ("--tokens", "330", "--hidden", "16", "--dtype", "bf16", "--rounds", "2")
+    assert main("dispatch", *options, "--json", str(report)) == 0
+    written = json.loads(report.read_text())
+    assert set(written["ratios"]["bf16"]) == {"copy", "index_select", "masks", "mcore_permute"}
+    assert "fp32" not in written["ratios"] and written["ratios"]["copy"] == written["ratios"]["bf16"]["copy"]
+    out = capsys.readouterr().out
+    assert "processor:" in out and "320 tokens x 16, bf16" in out and "microseconds" in out
+
+
+def test_step(main, tmp_path, capsys) -> None:
+    report = tmp_path / "report.json"
+    shape = ("--layers", "1", "--hidden", "16", "--ffn", "24", "--heads", "2", "--tokens", "60", "--image-tokens", "16")
+    options = ("--text-share", "0.2", "0.5", "--rounds", "1")
+    assert main("step", *shape, *options, "--json", str(report)) == 0
+    written = json.loads(report.read_text())
+    assert set(written["ratios"]) == {"0.2", "0.5"}
+    for share in ("0.2", "0.5"):
+        assert set(written["ratios"][share]) == {"dense", "masked", "masked_trained"}
+        assert set(written["seconds"][share]) == {"ours", "dense", "masked", "masked_trained"}
+    out = capsys.readouterr().out
+    assert "34 tokens in 1 samples, 17 of text (share 0.5), fp32" in out and "of text (share 0.2)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dispatch", "--tokens", "10"), "raise --tokens"),
+        (("dispatch", "--rounds", "0"), "--rounds"),
+        (("step", "--text-share", "2"), "--text-share 2"),
+        (("step", "--hidden", "30", "--heads", "4"), "model.hidden_size"),
+    ],
+)
+def test_errors_are_one_clear_line_and_a_non_zero_code(main, capsys, arguments, message) -> None:
+    assert main(*arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+
+
+def test_help() -> None:
+    def run(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "dispatch" in run("--help") and "step" in run("--help")
+    assert "mcore_permute" in run("dispatch", "--help") and "--reuse-memory" in run("dispatch", "--help")
+    assert "GPTModel" in run("step", "--help") and "--text-share" in run("step", "--help")

@@ -1,0 +1,143 @@
+"""Time the project's parts against the usual ways of doing the same, side by side in one process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+EPILOG = """\
+Every ratio is the other's time / ours, medians of one run: above 1, ours is faster. --json writes
+{"ratios": {...}, "seconds": {...}, "machine": {...}}.
+"""
+
+DISPATCH = """\
+Bring the tokens of a packed sequence to their experts and back: ours against two copies of the same bytes (copy),
+torch's index_select both ways (index_select), boolean masks (masks) and megatron-core's permute and unpermute
+(mcore_permute). Everyone allocates its outputs; what routing alone decides is made before. Also the time to build a
+dispatch plan.
+"""
+
+DISPATCH_EPILOG = """\
+In the JSON, ratios[NAME] is the least over the dtypes, ratios[DTYPE][NAME] that of one; with --reuse-memory
+ratios[DTYPE_reused_memory][NAME] too. seconds[DTYPE][NAME]; seconds["plan"] for 64 samples of 512 tokens.
+"""
+
+STEP = """\
+One training step (forward, backward, optimiser) of SemVIE on packed text-to-image samples against megatron-core's
+GPTModel of one expert's shapes, all of it trained (dense), and against SemVIE by boolean masks in every layer, nothing
+detached: with the text experts frozen as ours are (masked), and trained as well (masked_trained). All use the same
+attention, loss and optimiser.
+"""
+
+STEP_EPILOG = """\
+In the JSON, ratios[SHARE][NAME] and seconds[SHARE][NAME], a share being written as given to --text-share.
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    form: Any = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, **form)
+    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step")
+
+    dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
+    add(dispatch, "--tokens", 8192, "budget of the packed sequence; as many whole samples as fit are taken")
+    add(dispatch, "--hidden", 4096, "elements of a token")
+    add(dispatch, "--text-tokens", 64, "text tokens of a sample")
+    add(dispatch, "--visual-tokens", 256, "visual tokens of a sample")
+    dispatch.add_argument("--dtype", nargs="+", choices=("bf16", "fp32"), default=["bf16", "fp32"], help="(both)")
+    dispatch.add_argument(
+        "--reuse-memory", action="store_true", help="run it again with outputs in memory that is held, not mapped anew"
+    )
+    step = parts.add_parser("step", help="training step", description=STEP, epilog=STEP_EPILOG, **form)
+    add(step, "--layers", 8, "transformer layers")
+    add(step, "--hidden", 1024, "width")
+    add(step, "--ffn", 2816, "width of the SwiGLU FFN")
+    add(step, "--heads", 16, "attention heads")
+    add(step, "--tokens", 2048, "budget of the packed sequence; as many whole samples as fit are taken")
+    add(step, "--image-tokens", 256, "codes of an image")
+    step.add_argument(
+        "--text-share",
+        nargs="+",
+        default=["0.1", "0.2", "0.5"],
+        help="shares of the tokens that are text (%(default)s)",
+    )
+    step.add_argument("--dtype", choices=("bf16", "fp32"), default="fp32", help="precision (default: %(default)s)")
+    for part, rounds in ((dispatch, 30), (step, 5)):
+        add(part, "--rounds", rounds, "timed calls of each contestant")
+        add(part, "--threads", 0, "threads of torch; 0 leaves its own choice")
+        part.add_argument("--json", metavar="FILE", help="write the report there")
+        part.add_argument("--no-progress", action="store_true", help="show no progress bars")
+    return parser.parse_args(arguments)
+
+
+def add(parser: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
+    parser.add_argument(name, type=int, metavar="N", default=default, help=f"{text} (default: %(default)s)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    # after the arguments: --help and a wrong option should not wait for torch
+    import logging
+    import warnings
+
+    import torch
+
+    from mars_megatron import platform
+    from mars_megatron.benchmarks.timing import machine, write_report
+
+    # Of GPU libraries that are not there, and of names that torch renames.
+    warnings.filterwarnings("ignore", module=r"(megatron\.core|torch\.distributed).*")
+    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
+    try:
+        platform.initialize("auto")
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        print("\n".join(f"{name}: {value}" for name, value in machine().items()), flush=True)
+        ratios, seconds = run_dispatch(options) if options.part == "dispatch" else run_step(options)
+        if options.json:
+            write_report(options.json, ratios, seconds)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_dispatch(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mars_megatron.benchmarks.dispatch import DispatchOptions, run
+
+    return run(
+        DispatchOptions(
+            tokens=options.tokens,
+            hidden=options.hidden,
+            text=options.text_tokens,
+            visual=options.visual_tokens,
+            dtypes=tuple(options.dtype),
+            rounds=options.rounds,
+            reuse_memory=options.reuse_memory,
+            progress=not options.no_progress,
+        )
+    )
+
+
+def run_step(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mars_megatron.benchmarks.step import StepOptions, run
+
+    return run(
+        StepOptions(
+            layers=options.layers,
+            hidden=options.hidden,
+            ffn=options.ffn,
+            heads=options.heads,
+            tokens=options.tokens,
+            image_tokens=options.image_tokens,
+            text_shares=tuple(options.text_share),
+            precision=options.dtype,
+            rounds=options.rounds,
+            progress=not options.no_progress,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
