@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "huge_pages.h"
 #include "permute_rows.h"
 
 namespace mars {
@@ -37,12 +38,9 @@ at::Tensor permute_rows_cpu(const at::Tensor& x, const at::Tensor& index, const 
   check_permute_rows(x, index, inverse_index);
   const at::Tensor source = x.contiguous();
   const at::Tensor order = index.contiguous();
-  at::DimVector shape(source.sizes());
-  shape[0] = order.numel();
-  at::Tensor out = at::empty(shape, source.options());
+  const at::Tensor out = empty_rows(permuted_shape(source, order), source.scalar_type());
 
-  const int64_t row_bytes =
-      c10::multiply_integers(source.sizes().slice(1)) * static_cast<int64_t>(source.itemsize());
+  const int64_t row_bytes = bytes_per_row(source);
   const auto* in = static_cast<const std::byte*>(source.const_data_ptr());
   auto* target = static_cast<std::byte*>(out.mutable_data_ptr());
   const int64_t* rows = order.const_data_ptr<int64_t>();

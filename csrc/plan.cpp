@@ -18,7 +18,8 @@ int64_t check_cu_seqlens(const int32_t* cu_seqlens, int64_t num_offsets, int64_t
     fail("cu_seqlens must have at least 2 entries (one sample), got " + std::to_string(num_offsets));
   }
   if (cu_seqlens[0] != 0 || cu_seqlens[num_offsets - 1] != num_tokens) {
-    fail("cu_seqlens must start at 0 and end at the number of tokens, " + std::to_string(num_tokens) + ", got " + std::to_string(cu_seqlens[0]) + " and " + std::to_string(cu_seqlens[num_offsets - 1]));
+    fail("cu_seqlens must start at 0 and end at the number of tokens, " + std::to_string(num_tokens) + ", got " +
+         std::to_string(cu_seqlens[0]) + " and " + std::to_string(cu_seqlens[num_offsets - 1]));
   }
   int64_t longest = 0;
   for (int64_t sample = 0; sample + 1 < num_offsets; ++sample) {

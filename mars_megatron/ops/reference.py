@@ -110,7 +110,7 @@ def permute_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     Differentiable by ordinary autograd, and free of anything a device would have to report to the host.
 
     Args:
-        x: [rows, ...], any dtype.
+        x: [rows, ...], any dtype that torch's index_select and where have.
         index: int64 [out rows], each -1 or a row of x, on the device of x.
 
     Raises:
@@ -118,7 +118,7 @@ def permute_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """
     padding = index == -1
     out = x.index_select(0, torch.where(padding, 0, index))
-    return out.masked_fill(padding.view(-1, *[1] * (x.dim() - 1)), 0)
+    return torch.where(padding.view(-1, *[1] * (x.dim() - 1)), x.new_zeros(()), out)
 
 
 def _check_tensor(name: str, value: torch.Tensor, dtype: torch.dtype, dim: int) -> None:

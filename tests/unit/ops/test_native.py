@@ -1,5 +1,7 @@
 """Which implementation serves, with the extension and without it."""
 
+import re
+
 import pytest
 import torch
 
@@ -54,3 +56,17 @@ def test_native_without_extension_says_how_to_build_it(no_extension):
     plan = build_plan(MODALITY, CU_SEQLENS)
     with pytest.raises(RuntimeError, match="is not compiled"):
         dispatch(torch.zeros(4, 2), plan, impl="native")
+
+
+def test_extension_that_does_not_load(monkeypatch):
+    def fail(name):
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(native.importlib, "import_module", fail)
+    with pytest.raises(ImportError, match=f"build it again for this torch {re.escape(torch.__version__)}"):
+        native._load()
+
+
+def test_extension_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(native.importlib.util, "find_spec", lambda name: None)
+    assert native._load() is None
