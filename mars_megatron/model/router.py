@@ -7,7 +7,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel import reduce_from_tensor_model_parallel_region
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_utils import (
     MoEAuxLossAutoScaler,
@@ -102,9 +101,9 @@ class Router(MegatronModule):
     def _balance(self, logits: Tensor, chosen: Tensor, weights: Tensor, num_tokens: int, record: bool) -> Tensor:
         """Attach the auxiliary losses to the weights' gradient, and count for the report."""
         counts = chosen.sum(0).float()
-        total = counts
+        total = counts.clone()
         if self.reduce_group is not None:
-            total = reduce_from_tensor_model_parallel_region(counts, self.reduce_group)
+            torch.distributed.all_reduce(total, group=self.reduce_group)
         # This rank's part of each loss, per token of the micro-batch.
         balance = switch_load_balancing_loss_func(
             probs=logits.softmax(-1),

@@ -20,6 +20,7 @@ from mars_megatron.config.schema import (
 )
 from mars_megatron.training import Trainer, shut_down
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
+from tests.host_reads import NoHostReads
 
 BASE = RunConfig(
     model=ModelConfig(
@@ -85,6 +86,20 @@ def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
         assert trainer.position.step > 0, "nothing was resumed"
         results.append(_train(trainer))
     return results
+
+
+def host_reads(run: dict[str, Any]) -> list[int]:
+    """Forward and backward of a few micro-batches in which no layer may read from the device; their text rows."""
+    trainer = Trainer(tiny_config(run))
+    counts = []
+    for _ in range(6):
+        batch = next(trainer.train_batches[0])
+        with NoHostReads():
+            loss = trainer.chunks[0](batch).sum()
+        with NoHostReads():
+            loss.backward()
+        counts.append(batch.plan.num_text)
+    return counts
 
 
 def main() -> None:

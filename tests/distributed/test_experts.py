@@ -82,6 +82,15 @@ def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: dict[str,
         assert losses == pytest.approx(reference[case[1]], rel=1e-4), case
 
 
+def test_experts_cut_over_ranks_read_nothing_from_the_device(corpus: str) -> None:
+    """The sizes of their exchanges come from the plans."""
+    # Under sequence parallelism megatron-core compares random states in front of the layers, on the host.
+    run = _run(corpus, EXPERT)
+    assert len(set(run_ranks(2, "host_reads", {"run": run}))) > 1
+    with pytest.raises(RuntimeError, match="HostRead"):  # the detector works there: learned routing does read
+        run_ranks(2, "host_reads", {"run": {**run, **EXPERTS["visual 4"]}}, timeout=120)
+
+
 def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> None:
     """One text expert, whole or in slices, becomes the four visual ones under every layout."""
     base = {"freeze.text": False, "freeze.visual": True, "freeze.norms": False, "training.steps": 2}
@@ -99,7 +108,7 @@ def test_a_whole_run_reports_the_loads(corpus: str, tmp_path: Path) -> None:
     run = _run(corpus, EXPERTS["visual 4"], {"training.steps": 4, "training.eval_interval": 2})
     run |= {"training.eval_batches": 4, "logging.interval": 2}
     lines = []
-    for num_ranks, layout in ((1, {}), (4, {**EXPERT, **PIPELINE})):
+    for num_ranks, layout in ((1, {}), (4, {**EXPERT, **SEQUENCE})):
         folder = tmp_path / str(num_ranks)
         run_ranks(num_ranks, "run", {"runs": [{**run, **layout, "checkpoint.dir": str(folder)}]})
         lines.append([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
