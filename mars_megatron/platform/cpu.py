@@ -108,6 +108,33 @@ def _all_gather(original: Callable[..., Any]) -> Callable[..., Any]:
     return all_gather
 
 
+def _reduce_scatter(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def reduce_scatter(
+        output: torch.Tensor,
+        input_list: list[torch.Tensor],
+        op: Any = torch.distributed.ReduceOp.SUM,
+        group: Any = None,
+        async_op: bool = False,
+    ) -> Any:
+        sizes = [len(part) for part in input_list]
+        if async_op or len(set(sizes)) == 1:
+            return original(output, input_list, op=op, group=group, async_op=async_op)
+        assert op == torch.distributed.ReduceOp.SUM, op
+        received = output.new_empty(len(sizes), *output.shape)
+        torch.distributed.all_to_all_single(
+            received.flatten(0, 1),
+            torch.cat(input_list),
+            output_split_sizes=[len(output)] * len(sizes),
+            input_split_sizes=sizes,
+            group=group,
+        )
+        torch.sum(received, 0, out=output)
+        return None
+
+    return reduce_scatter
+
+
 def _splits_as_lists(self: Any, point: str, tokens_per_expert: torch.Tensor | None = None) -> torch.Tensor | None:
     if point == self.cuda_dtoh_point:
         for name in ("input_splits", "output_splits"):
@@ -143,6 +170,12 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch.nn.Module", "cuda", _constant(_itself), "modules are moved by .cuda()"),
     Patch("torch.Tensor", "type", _tensor_type, "optimiser and clipping compare with 'torch.cuda.FloatTensor'"),
     Patch("torch.distributed", "all_gather", _all_gather, "gloo gathers equal shapes only; experts get uneven ones"),
+    Patch(
+        "torch.distributed",
+        "reduce_scatter",
+        _reduce_scatter,
+        "gloo's of uneven shares writes out of bounds (seen with torch 2.13)",
+    ),
     Patch(_DISPATCHER, "cuda_dtoh_stream", _constant("no stream"), "else the dispatcher makes a CUDA stream"),
     Patch(
         _DISPATCHER,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mars_megatron import platform
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import (
     DataConfig,
@@ -100,6 +101,27 @@ def host_reads(run: dict[str, Any]) -> list[int]:
             loss.backward()
         counts.append(batch.plan.num_text)
     return counts
+
+
+def uneven_collectives(rounds: int) -> dict[str, int]:
+    """How often each collective gave what the definition gives; every rank draws all ranks' data."""
+    platform.initialize("cpu")
+    platform.init_process_group()
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    generator = torch.Generator().manual_seed(0)
+    right = {"all_gather": 0, "reduce_scatter": 0}
+    for _ in range(rounds):
+        sizes = torch.randint(0, 30, (world,), generator=generator).tolist()
+        shares = [torch.randn(size, 5, generator=generator) for size in sizes]
+        gathered = [torch.empty_like(share) for share in shares]
+        torch.distributed.all_gather(gathered, shares[rank])
+        right["all_gather"] += all(map(torch.equal, gathered, shares))
+
+        wholes = [torch.randn(sum(sizes), 5, generator=generator) for _ in range(world)]
+        reduced = torch.empty(sizes[rank], 5)
+        torch.distributed.reduce_scatter(reduced, list(wholes[rank].split(sizes)))
+        right["reduce_scatter"] += torch.allclose(reduced, sum(wholes).split(sizes)[rank], atol=1e-6)
+    return right
 
 
 def main() -> None:
