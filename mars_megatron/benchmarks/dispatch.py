@@ -14,6 +14,7 @@ import torch
 from megatron.core.transformer.moe.moe_utils import permute, unpermute
 from torch import Tensor
 
+from mars_megatron import platform
 from mars_megatron.benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron.ops import VISUAL, DispatchPlan, build_plan, combine, dispatch
 
@@ -63,6 +64,7 @@ def run(options: DispatchOptions, say: Callable[[str], None] = print) -> tuple[d
     Raises:
         ValueError: Not even one sample fits, or reuse_memory without glibc.
     """
+    device = platform.initialize("auto")
     modality, cu_seqlens = packed(options.tokens // (options.text + options.visual), options.text, options.visual)
     plan = plan_seconds()
     say(f"plan of {PLAN_SAMPLES} samples, {PLAN_TOKENS} tokens: {plan * 1e6:.0f} microseconds")
@@ -71,8 +73,8 @@ def run(options: DispatchOptions, say: Callable[[str], None] = print) -> tuple[d
         found = {}
         for dtype in options.dtypes:
             torch.manual_seed(0)
-            x = torch.randn(len(modality), options.hidden).to(DTYPES[dtype])
-            calls = contestants(x, modality, build_plan(modality, cu_seqlens))
+            x = torch.randn(len(modality), options.hidden).to(device, DTYPES[dtype])
+            calls = contestants(x, modality.to(device), build_plan(modality, cu_seqlens).to(device))
             check(calls, x)
             found[dtype + suffix] = contest(calls, options.rounds, dtype + suffix, options.progress)
             title = f"there and back, {len(x)} tokens x {options.hidden}, {dtype}, every output in {memory} memory"

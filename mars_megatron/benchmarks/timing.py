@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from mars_megatron import platform
 from mars_megatron.ops import native_available
 
 OURS = "ours"
@@ -61,8 +62,10 @@ def _time(call: Callable[[], object]) -> float:
     gc.collect()
     gc.disable()
     try:
+        torch.cuda.synchronize()  # nothing on the CPU platform
         began = time.perf_counter()
         result = call()
+        torch.cuda.synchronize()
         elapsed = time.perf_counter() - began
     finally:
         gc.enable()
@@ -97,6 +100,7 @@ def machine() -> dict[str, Any]:
         "transparent_huge_pages": _HUGE_PAGES.read_text().strip() if _HUGE_PAGES.is_file() else "unknown",
         "python": python_platform.python_version(),
         "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if platform.device().type == "cuda" else "cpu",
         "extension": native_available(),
     }
 

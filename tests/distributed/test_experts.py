@@ -37,6 +37,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     4: {
         "expert x tensor": {**EXPERT, **SEQUENCE},
         "expert x pipeline": {**EXPERT, **PIPELINE},
+        "expert x data": EXPERT,
     },
 }
 

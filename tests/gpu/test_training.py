@@ -60,6 +60,30 @@ def test_transformer_engine_equals_cpu(corpus: str, cpu_losses: list[float]) -> 
     assert losses == pytest.approx(cpu_losses, rel=2e-2)
 
 
+ROUTED = {"experts__visual": 4, "router__condition": "text"}
+
+
+@pytest.fixture(scope="module")
+def routed_losses(corpus: str) -> list[float]:
+    return _losses(corpus, hide_gpus=True, **ROUTED)
+
+
+def test_routed_experts_equal_cpu(corpus: str, routed_losses: list[float]) -> None:
+    assert _losses(corpus, **ROUTED) == pytest.approx(routed_losses, rel=1e-3)
+
+
+@needs_te
+def test_grouped_experts_of_transformer_engine_equal_cpu(corpus: str, routed_losses: list[float]) -> None:
+    losses = _losses(corpus, training__precision="bf16", training__backend="transformer_engine", **ROUTED)
+    assert losses == pytest.approx(routed_losses, rel=2e-2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_experts_over_two_gpus_equal_cpu(corpus: str, cpu_losses: list[float], routed_losses: list[float]) -> None:
+    assert _losses(corpus, num_ranks=2, parallel__expert=2) == pytest.approx(cpu_losses, rel=1e-3)
+    assert _losses(corpus, num_ranks=2, parallel__expert=2, **ROUTED) == pytest.approx(routed_losses, rel=1e-3)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize(
     "layout",
