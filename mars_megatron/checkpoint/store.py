@@ -232,7 +232,9 @@ def check_same_model(folder: Path, config: RunConfig, *, image: bool = True, vis
     if image:
         names += ["image.resolution", "image.downsample"]
     if visual:
-        names += ["experts.visual", "router.top_k", "router.condition"]
+        names += ["experts.visual", "router.condition"]
+    if config.experts.text > 1 or (visual and config.experts.visual > 1):
+        names.append("router.top_k")
     saved = read_config(folder)
     differences = _differences(saved, config, names)
     if differences:

@@ -188,7 +188,8 @@ class ParallelConfig:
         virtual_pipeline: Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B.
         sequence: Sequence parallelism (shards norms' activations over the tensor-parallel ranks).
         expert: Expert-parallel size, a divisor of the data-parallel size. The experts of a modality are spread over
-            these ranks; where it has one, that one is cut along its width.
+            these ranks; where it has one, that one is cut along its width. Their micro-batches leave out the
+            backward of the text stream together or not at all.
         distributed_optimizer: Shard optimiser state over the data-parallel ranks.
     """
 

@@ -230,8 +230,12 @@ def _experts(config: RunConfig, problems: Problems) -> None:
                 f"a multiple of parallel.tensor x parallel.expert, which is {ranks}: {setting} is 1, so the one "
                 "expert is cut over them",
             )
-    if experts.text > 1 and experts.visual > 1:
-        problems.divides("experts.text", "experts.visual")
+    problems.divides("experts.text", "experts.visual")
+    problems.check(
+        router.top_k == 1 or experts.visual > 1,
+        "router.top_k",
+        "1, because experts.text and experts.visual are 1 and nothing is routed",
+    )
     problems.check(
         router.condition == "none" or experts.visual > 1,
         "router.condition",

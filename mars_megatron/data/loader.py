@@ -180,7 +180,7 @@ def build_loader(
         dp_rank: Data-parallel rank: it reads the micro-batches g with g % dp_size == dp_rank.
         dp_size: Data-parallel size.
         start: Global number of the first micro-batch that has not been used yet (steps done times
-            training.global_batch_size).
+            training.global_batch_size); a multiple of parallel.expert.
         row_multiple: The tensor-parallel size under sequence parallelism, else 1.
 
     Raises:
@@ -192,8 +192,11 @@ def build_loader(
             f"training.global_batch_size is {config.training.global_batch_size}; it must be a "
             f"multiple of the data-parallel size, {dp_size}"
         )
-    # Expert-parallel ranks must stand at the same group of micro-batches; whole steps see to it.
-    assert start % config.parallel.expert == 0, (start, config.parallel.expert)
+    if start % config.parallel.expert:
+        raise ValueError(
+            f"parallel.expert is {config.parallel.expert}; accepted: a divisor of the {start} micro-batches that this "
+            "run has consumed, because so many consecutive ones are processed together"
+        )
     first = start + (dp_rank - start) % dp_size
     workers = config.data.num_workers
     return iter(

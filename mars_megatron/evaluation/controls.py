@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import nn
-
 from mars_megatron.model import MARSModel
+from mars_megatron.model.experts import Experts
+from mars_megatron.model.feed_forward import FeedForward
+
+Pair = Experts | FeedForward
 
 
-def expert_pairs(model: MARSModel) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """The (text, visual) parameters of the same place in all layers; the tables of ids are no experts."""
-    parameters = dict(model.named_parameters())
-    return [
-        (parameter, parameters[name.replace(".text.", ".visual.")])
-        for name, parameter in parameters.items()
-        if ".text." in name and not name.startswith(("embedding.", "head."))
-    ]
+def expert_pairs(model: MARSModel) -> list[Pair]:
+    """Every module that has a `text` and a `visual` expert; the tables of ids are no experts."""
+    pairs = (module for module in model.modules() if isinstance(module, (Experts, FeedForward)))
+    return [pair for pair in pairs if isinstance(pair, FeedForward) or not pair.is_shared]
 
 
 @contextmanager
@@ -33,23 +30,18 @@ def swap_experts(model: MARSModel) -> Iterator[None]:
 
 @contextmanager
 def visual_from_text(model: MARSModel) -> Iterator[None]:
-    """The visual experts are copies of the text experts while the context is open."""
+    """Visual tokens go to the text experts as well while the context is open."""
     pairs = expert_pairs(model)
-    kept = [visual.detach().clone() for _, visual in pairs]
+    kept = [pair.visual for pair in pairs]
     try:
-        with torch.no_grad():
-            for text, visual in pairs:
-                visual.copy_(text)
+        for pair in pairs:
+            pair.visual = pair.text
         yield
     finally:
-        with torch.no_grad():
-            for (_, visual), before in zip(pairs, kept, strict=True):
-                visual.copy_(before)
+        for pair, visual in zip(pairs, kept, strict=True):
+            pair.visual = visual
 
 
-@torch.no_grad()
 def _swap(model: MARSModel) -> None:
-    for text, visual in expert_pairs(model):
-        before = text.clone()
-        text.copy_(visual)
-        visual.copy_(before)
+    for pair in expert_pairs(model):
+        pair.text, pair.visual = pair.visual, pair.text

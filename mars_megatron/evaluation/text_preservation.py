@@ -50,13 +50,16 @@ def text_logits_max_abs_diff(
 def changed_frozen_tensors(model: MARSModel, base: MARSModel) -> list[str]:
     """Names of the frozen parameters of `model` that are not bitwise those of `base`, on any tensor-parallel rank.
 
-    Every tensor-parallel rank must call it.
+    Visual parameters that the base does not have (it may have other visual experts) are not compared. Every
+    tensor-parallel rank must call it.
     """
     theirs = dict(base.named_parameters())
     changed = [
         name
         for name, parameter in model.named_parameters()
-        if not parameter.requires_grad and not _same_bits(parameter, theirs[name])
+        if not parameter.requires_grad
+        and not (name not in theirs and ".visual." in name)
+        and not _same_bits(parameter, theirs[name])
     ]
     of_ranks: list[list[str]] = [changed] * model.tp_group.size()
     torch.distributed.all_gather_object(of_ranks, changed, group=model.tp_group)

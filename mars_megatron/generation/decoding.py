@@ -18,14 +18,18 @@ def inference(model: MARSModel) -> Iterator[None]:
     """Evaluation mode without autograd inside; the mode from before afterwards.
 
     Raises:
-        ValueError: The model is split over pipeline stages.
+        ValueError: The model is split over pipeline stages or expert-parallel ranks.
     """
-    stages = model.config.pipeline_model_parallel_size
-    if stages > 1:
-        raise ValueError(
-            f"parallel.pipeline is {stages}; accepted: 1, sampling runs on tensor parallelism alone "
-            "(a checkpoint of any layout can be loaded with parallel.pipeline 1)"
-        )
+    sizes = {
+        "pipeline": model.config.pipeline_model_parallel_size,
+        "expert": model.config.expert_model_parallel_size,
+    }
+    for name, size in sizes.items():
+        if size > 1:
+            raise ValueError(
+                f"parallel.{name} is {size}; accepted: 1, sampling runs on tensor parallelism alone "
+                f"(a checkpoint of any layout can be loaded with parallel.{name} 1)"
+            )
     was_training = model.training
     model.eval()
     try:

@@ -160,6 +160,8 @@ class FeedForward(MegatronModule):
         record: bool,
     ) -> Tensor:
         if isinstance(experts, RoutedExperts):
+            if not experts.router.is_conditioned:
+                condition = None
             num_tokens = plan.num_text if modality == TEXT else plan.num_visual
             local = hidden.shape[0]
             before = self.tp_group.rank() * local if self.shards > 1 else 0

@@ -48,10 +48,10 @@ def _sources(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection
         sources[parameter] = _Source(source, groups.tp)
     num_text, num_visual = config.experts.text, config.experts.visual
     for layer in model.decoder.layers:
-        for experts, ratio in ((layer.mlp.text, 1.0), (layer.mlp.visual, num_text / num_visual)):
+        for experts, number_of_them in ((layer.mlp.text, num_text), (layer.mlp.visual, num_visual)):
             group = split_group(experts, groups)
             for number, parameters in expert_parameters(experts):
-                expert = f"experts.{int(number * ratio)}." if num_text > 1 else ""
+                expert = f"experts.{number * num_text // number_of_them}." if num_text > 1 else ""
                 for name, parameter in parameters.items():
                     source = f"decoder.layers.{layer.layer_number - 1}.mlp.text.{expert}{name}"
                     sources[parameter] = _Source(source, group)
@@ -60,28 +60,31 @@ def _sources(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection
 
 @torch.no_grad()
 def initialize_parameters(
-    model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, routers_only: bool = False
+    model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, visual_routers_only: bool = False
 ) -> None:
     """Fill every parameter with values that depend on its global name and the seed alone, never on the layout.
 
     Weights are normal with `model.init_std`, output projections smaller by sqrt(2 num_layers) (GPT-2's rule),
-    norms one, biases zero. The visual experts are drawn as copies of the text experts; several copy one in turn, or
-    each its own share of several.
+    norms one, biases zero; routers are undecided, their view of the text zero. The visual experts are drawn as copies
+    of the text experts; several copy one in turn, or each its own share of several.
     """
     for parameter, (name, group) in _sources(model, config, groups).items():
-        if routers_only and ".router." not in name:
+        if visual_routers_only and ".visual.router." not in name:
             continue
         if "norm" in name:
             parameter.fill_(1.0)
-        elif name.endswith("bias"):
+        elif name.endswith(("bias", "condition_weight")):
             parameter.zero_()
         else:
-            full = _draw(parameter, name, config, _standard_deviation(name, config), group.size())
-            parameter.copy_(_shard(full, parameter, group.rank(), group.size()))
+            full = _draw(parameter, name, config, group.size())
+            parameter.copy_(_shard(full, parameter, name, group.rank(), group.size()))
 
 
 def _standard_deviation(name: str, config: RunConfig) -> float:
     shape = config.model
+    if ".router." in name:
+        # Undecided: the logits of a normalised row have this standard deviation.
+        return 0.01 / shape.hidden_size**0.5
     if name.startswith("embedding."):
         return shape.embedding_init_std or shape.init_std
     if "linear_proj" in name or "linear_fc2" in name:
@@ -89,21 +92,37 @@ def _standard_deviation(name: str, config: RunConfig) -> float:
     return shape.init_std
 
 
-def _draw(parameter: nn.Parameter, name: str, config: RunConfig, std: float, tensor_size: int) -> Tensor:
+def _split(parameter: Tensor, name: str) -> tuple[int, int] | None:
+    """(dimension, parts that are split one by one) of a parameter that is split over ranks, else None.
+
+    Of FFN weights by their name: the fused gate and up projection has two parts, and Transformer Engine marks experts'
+    weights by neither.
+    """
+    if name.endswith("linear_fc1.weight"):
+        return 0, 2
+    if name.endswith("linear_fc2.weight"):
+        return 1, 1
+    if not getattr(parameter, "tensor_model_parallel", False):
+        return None
+    return parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
+
+
+def _draw(parameter: nn.Parameter, name: str, config: RunConfig, size: int) -> Tensor:
+    """The whole parameter of which `parameter` is one of `size` shards."""
     digest = hashlib.sha256(f"{config.training.seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    shape = list(parameter.shape)
-    if getattr(parameter, "tensor_model_parallel", False):
-        shape[parameter.partition_dim] *= tensor_size  # type: ignore[attr-defined]
-    return torch.randn(shape, generator=generator) * std
+    shape, split = list(parameter.shape), _split(parameter, name)
+    if split is not None:
+        shape[split[0]] *= size
+    return torch.randn(shape, generator=generator) * _standard_deviation(name, config)
 
 
-def _shard(full: Tensor, parameter: nn.Parameter, rank: int, size: int) -> Tensor:
-    if not getattr(parameter, "tensor_model_parallel", False) or size == 1:
+def _shard(full: Tensor, parameter: Tensor, name: str, rank: int, size: int) -> Tensor:
+    split = _split(parameter, name)
+    if split is None or size == 1:
         return full
-    dim, stride = parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
-    # A fused gate and up projection (stride 2) is split part by part.
-    return torch.cat([part.chunk(size, dim)[rank] for part in full.chunk(stride, dim)], dim)
+    dim, parts = split
+    return torch.cat([part.chunk(size, dim)[rank] for part in full.chunk(parts, dim)], dim)
 
 
 @torch.no_grad()
@@ -113,10 +132,10 @@ def start_from_language_model(
     """Turn a loaded language model into the start of MARS (MARS, section "SemVIE").
 
     Visual experts become copies of the text experts, and every image row of embedding and head becomes the mean
-    of the text rows; routers, which a language model need not have, are drawn. Text experts, text rows and shared
-    parts must already hold the language model.
+    of the text rows; visual routers, which a language model need not have, are drawn. Text experts, text rows and
+    shared parts must already hold the language model.
     """
-    initialize_parameters(model, config, groups, routers_only=True)
+    initialize_parameters(model, config, groups, visual_routers_only=True)
     parameters = dict(model.decoder.named_parameters())
     for name, parameter in parameters.items():
         if ".visual." in name and ".mlp." not in name:
@@ -144,17 +163,20 @@ def _copy_experts(text: nn.Module, visual: nn.Module, groups: ProcessGroupCollec
         for name, parameter in target.items():
             value: Tensor = source[name]
             if text_group is not visual_group:  # one text expert in slices, several whole visual ones
-                value = _shard(_gather(value, text_group), parameter, visual_group.rank(), visual_group.size())
+                value = _gather(value, name, text_group)
+                value = _shard(value, parameter, name, visual_group.rank(), visual_group.size())
             parameter.copy_(value)
 
 
-def _gather(parameter: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
+def _gather(parameter: Tensor, name: str, group: torch.distributed.ProcessGroup) -> Tensor:
     """The whole of a split parameter, on every rank of the group that holds its shards."""
-    dim, stride = parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
+    split = _split(parameter, name)
+    assert split is not None, name
+    dim, parts = split
     shards = [torch.empty_like(parameter) for _ in range(group.size())]
     torch.distributed.all_gather(shards, parameter.detach().contiguous(), group=group)
-    parts = zip(*(shard.chunk(stride, dim) for shard in shards), strict=True)
-    return torch.cat([torch.cat(part, dim) for part in parts], dim)
+    by_part = zip(*(shard.chunk(parts, dim) for shard in shards), strict=True)
+    return torch.cat([torch.cat(part, dim) for part in by_part], dim)
 
 
 def _mean_row(weight: Tensor, num_rows: int, tp_group: torch.distributed.ProcessGroup) -> Tensor:

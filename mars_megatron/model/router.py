@@ -24,11 +24,12 @@ class Router(MegatronModule):
     """Top-k routing by a linear map of the token, and of the text in front of it if so configured.
 
     With top_k 1 the chosen expert's output is weighted by its probability times the number of experts: near 1 while
-    the router is undecided, so that experts copied from a dense FFN start as that FFN. With more the weights of the
-    chosen experts sum to 1.
+    the router is undecided, as it is drawn, so that experts copied from a dense FFN start as that FFN. With more the
+    weights of the chosen experts sum to 1.
 
     The two auxiliary losses are sums over the tokens of the modality, like the training loss, so that they do not
-    depend on the parallel layout; padding rows are routed but count in neither.
+    depend on the parallel layout; padding rows are routed but count in neither. A frozen router has none: what lies
+    in front of it must not be trained to balance experts that cannot move.
 
     Args:
         config: megatron-core configuration with this container's number of experts.
@@ -49,6 +50,7 @@ class Router(MegatronModule):
         assert config.num_moe_experts is not None
         self.num_experts, self.settings = config.num_moe_experts, settings
         self.reduce_group = pg_collection.tp if config.sequence_parallel else None
+        self.is_conditioned = conditioned
         self.weight = self._table()
         if conditioned:
             self.condition_weight = self._table()
@@ -79,15 +81,14 @@ class Router(MegatronModule):
             hidden: [local rows, 1, hidden].
             num_local: Local rows that are tokens; the rest is padding behind them.
             num_tokens: Tokens of this modality in the micro-batch, on all tensor-parallel ranks.
-            condition: [local rows, 1, hidden], what the router sees beside each row; needed if conditioned.
+            condition: [local rows, 1, hidden], what a conditioned router sees beside each row; None is nothing.
             record: Count this call in the report (False in passes that are repeated or not trained on).
 
         Returns:
             Weights fp32 and the choice bool, both [local rows, experts].
         """
         logits = F.linear(hidden.float(), self.weight.float())
-        if hasattr(self, "condition_weight"):
-            assert condition is not None
+        if condition is not None:
             logits = logits + F.linear(condition.float(), self.condition_weight.float())
         logits = logits.flatten(0, 1)
         top_k = self.settings.top_k
@@ -117,7 +118,7 @@ class Router(MegatronModule):
         if record:
             self.load += counts
             self.losses += torch.stack((balance, z_loss)).detach() * num_tokens
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self.weight.requires_grad:
             wanted = self.settings.balance_loss * balance + self.settings.z_loss * z_loss
             weights = MoEAuxLossAutoScaler.apply(weights, wanted * num_tokens)
         return weights

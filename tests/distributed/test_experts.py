@@ -26,6 +26,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
     "text 2, visual 4, top 2": {"experts.text": 2, "experts.visual": 4, "router.top_k": 2, **LOSSES, **SHORT},
     "conditioned": {"experts.visual": 2, "router.condition": "text", **LOSSES, **SHORT},
     "no text at all": {"experts.visual": 2, "data.tasks.i2t": 0, "data.caption_dropout": 1.0, **SHORT},
+    "visual frozen": {"experts.visual": 2, "freeze.visual": True, "freeze.text": False, **LOSSES, **SHORT},
     "all trained": {"experts.text": 2, "experts.visual": 2, "freeze.text": False, **LOSSES, **SHORT},
 }
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
@@ -38,6 +39,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "expert x tensor": {**EXPERT, **SEQUENCE},
         "expert x pipeline": {**EXPERT, **PIPELINE},
         "expert x data": EXPERT,
+        "expert, interleaved": {**EXPERT, **PIPELINE, "parallel.virtual_pipeline": 2},
+        "expert, plain optimizer": {**EXPERT, "parallel.distributed_optimizer": False},
     },
 }
 
@@ -93,15 +96,21 @@ def test_experts_cut_over_ranks_read_nothing_from_the_device(corpus: str) -> Non
 
 
 def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> None:
-    """One text expert, whole or in slices, becomes the four visual ones under every layout."""
+    """One text expert, whole or in slices, or two become the four visual ones under every layout."""
     base = {"freeze.text": False, "freeze.visual": True, "freeze.norms": False, "training.steps": 2}
-    run_ranks(1, "save_after", {"runs": [_run(corpus, base, {"checkpoint.dir": str(tmp_path)})], "steps": 2})
-    start = _run(corpus, EXPERTS["visual 4"], {"checkpoint.init_from": str(tmp_path), "training.steps": 4})
-    (expected,) = run_ranks(1, "losses", {"runs": [start]})
-    for num_ranks in LAYOUTS:
-        layouts = LAYOUTS[num_ranks].values()
-        for losses in run_ranks(num_ranks, "losses", {"runs": [{**start, **layout} for layout in layouts]}):
-            assert losses == pytest.approx(expected, rel=1e-4)
+    start = {**EXPERTS["visual 4"], "training.steps": 4}
+    bases, starts = [], []
+    for number in (1, 2):
+        folder, text = str(tmp_path / str(number)), {"experts.text": number}
+        # Two text experts need two visual ones at least; they are not loaded.
+        bases.append(_run(corpus, base, text, {"experts.visual": number, "checkpoint.dir": folder}))
+        starts.append(_run(corpus, start, text, {"checkpoint.init_from": folder}))
+    run_ranks(1, "save_after", {"runs": bases, "steps": 2})
+    expected = run_ranks(1, "losses", {"runs": starts})
+    for num_ranks, names in ((2, ("expert",)), (4, ("expert x tensor", "expert x pipeline"))):
+        runs = [{**run, **LAYOUTS[num_ranks][name]} for name in names for run in starts]
+        for losses, wanted in zip(run_ranks(num_ranks, "losses", {"runs": runs}), expected * len(names), strict=True):
+            assert losses == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_whole_run_reports_the_loads(corpus: str, tmp_path: Path) -> None:

@@ -119,7 +119,10 @@ def test_rng_state_round_trip() -> None:
         ({"vocabulary.pad_multiple": 16}, "vocabulary.pad_multiple is 16, the checkpoint has 8"),
         ({"experts.visual": 2}, "experts.visual is 2, the checkpoint has 1"),
         ({"experts.text": 2}, "experts.text is 2, the checkpoint has 1"),
-        ({"router.top_k": 2}, "router.top_k is 2, the checkpoint has 1"),
+        (
+            {"experts.visual": 2, "router.top_k": 2},
+            "experts.visual is 2, the checkpoint has 1; router.top_k is 2, the checkpoint has 1",
+        ),
         ({"image.resolution": 32}, "image.resolution is 32, the checkpoint has 16"),
     ],
 )

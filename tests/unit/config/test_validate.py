@@ -61,6 +61,8 @@ REJECTED = [
     (dict(experts__visual=0), "experts.visual", "1 or more"),
     (dict(experts__visual=3, parallel__expert=2), "experts.visual", "a multiple of parallel.expert, which is 2"),
     (dict(experts__text=2, experts__visual=3), "experts.visual", "a multiple of experts.text, which is 2"),
+    (dict(experts__text=2), "experts.visual", "a multiple of experts.text, which is 2"),
+    (dict(router__top_k=2), "router.top_k", "1, because experts.text and experts.visual are 1"),
     (dict(experts__visual=2, router__top_k=3), "router.top_k", "at most experts.visual, which is 2"),
     (dict(router__top_k=0), "router.top_k", "1 or more"),
     (dict(router__z_loss=-1.0), "router.z_loss", "0 or more"),

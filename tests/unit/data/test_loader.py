@@ -139,6 +139,12 @@ def test_expert_parallel_ranks_know_each_others_rows(config, pipeline, pack_by_t
         assert {(True, False), (False, False)} & flags and len(flags) > 1, "the pairs must differ to test anything"
 
 
+def test_a_start_between_two_expert_parallel_ranks(config):
+    config = replace(config, parallel=ParallelConfig(expert=2))
+    with pytest.raises(ValueError, match=r"parallel\.expert is 2; accepted: a divisor of the 5 micro-batches"):
+        build_loader(config, vocabulary(config), dp_size=2, start=5)
+
+
 def test_an_epoch_has_every_document_once_and_packs_of_one_task(config):
     batches = open_micro_batches(config, vocabulary(config))
     store = batches.store

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mars_megatron import platform
-from mars_megatron.config.schema import GenerationConfig, ModelConfig, RunConfig, VocabularyConfig
+from mars_megatron.config.schema import (
+    ExpertsConfig,
+    GenerationConfig,
+    ModelConfig,
+    RouterConfig,
+    RunConfig,
+    VocabularyConfig,
+)
 from mars_megatron.data.batch import collate
 from mars_megatron.data.samples import T2I, make_sample
 from mars_megatron.evaluation.controls import expert_pairs, swap_experts, visual_from_text
@@ -85,16 +94,33 @@ def test_controls_fail_where_the_model_succeeds(trained: MARSModel) -> None:
 def test_controls_replace_all_experts_and_put_them_back(trained: MARSModel, control) -> None:
     before = {name: value.clone() for name, value in trained.state_dict().items() if value is not None}
     pairs = expert_pairs(trained)
-    # in each of 2 layers: qkv weight and bias, projection, two FFN matrices
-    assert len(pairs) == 2 * 5
-    copies = [(text.clone(), visual.clone()) for text, visual in pairs]
+    assert len(pairs) == 2 * 3  # in each of 2 layers: qkv, projection, FFN
+    experts = [(pair.text, pair.visual) for pair in pairs]
     with pytest.raises(RuntimeError, match="stop"), control(trained):
-        for (text, visual), (old_text, old_visual) in zip(pairs, copies, strict=True):
-            assert torch.equal(visual, old_text) and not torch.equal(old_text, old_visual)
-            assert torch.equal(text, old_visual if control is swap_experts else old_text)
+        for pair, (text, visual) in zip(pairs, experts, strict=True):
+            assert pair.visual is text and pair.text is (visual if control is swap_experts else text)
         raise RuntimeError("stop")
     for name, value in before.items():
         assert torch.equal(trained.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("control", [swap_experts, visual_from_text])
+def test_controls_of_routed_experts(control) -> None:
+    """Another number of experts on each side, and a router that sees the text, which text rows have not."""
+    config = replace(CONFIG, experts=ExpertsConfig(text=2, visual=4), router=RouterConfig(condition="text"))
+    platform.initialize("auto")
+    (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+    train(model, 3)
+    prompts = [[FILLER, label] for label in range(NUM_LABELS)]
+    before = generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS)
+    with control(model):
+        assert not torch.equal(generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS), before)
+    assert torch.equal(generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS), before)
+    # Its language model may have been one with a single visual expert.
+    (base,) = build_model(
+        replace(config, experts=ExpertsConfig(text=2, visual=2)), initialize_parallel(config.parallel, 1)
+    )
+    assert changed_frozen_tensors(model, base) == []
 
 
 def test_text_is_preserved_by_training(trained: MARSModel) -> None:
