@@ -2,12 +2,16 @@
 // operators of torch.ops.mars_megatron (permute_rows_op.cpp).
 #include <torch/csrc/utils/pybind.h>
 
+#include "huge_pages.h"
 #include "plan_tensors.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
 
 namespace {
+
+// Raised with every change of what Python calls: ops/native.py compares it with its own.
+constexpr int kInterface = 1;
 
 // Fields of DispatchPlan (ops/plan.py).
 py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
@@ -44,4 +48,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              "total_rows"_a);
   module.def("build_plan_from_segments", &build_fields<mars::build_plan_from_segments>, "segments"_a,
              "cu_seqlens"_a, "row_multiple"_a, "total_rows"_a);
+  module.def("release_kept_memory", &mars::release_kept_memory, py::call_guard<py::gil_scoped_release>());
+  module.attr("interface") = kInterface;
 }

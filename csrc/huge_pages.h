@@ -12,7 +12,11 @@
 namespace mars {
 
 // at::empty on the CPU, contiguous. Tensors of at least 4 MiB are served as above where the system has huge pages
-// (Linux, transparent huge pages "madvise" or "always"); at most 512 MiB are kept.
+// (Linux, transparent huge pages "madvise" or "always"); at most 512 MiB are kept, and
+// none across a fork.
 at::Tensor empty_rows(at::IntArrayRef shape, at::ScalarType dtype);
+
+// Returns what is kept to the system.
+void release_kept_memory();
 
 }  // namespace mars

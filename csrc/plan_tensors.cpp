@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cstring>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -13,10 +14,10 @@ namespace {
 void check(const at::Tensor& value, at::ScalarType dtype, int64_t dim, const std::string& name) {
   if (value.scalar_type() != dtype || value.dim() != dim || !value.device().is_cpu() ||
       value.layout() != at::kStrided) {
-    throw std::invalid_argument(name + " must be a " + std::to_string(dim) + "-dimensional " +
-                                c10::toString(dtype) + " tensor on the CPU, got " +
-                                std::to_string(value.dim()) + " dimensions, " +
-                                c10::toString(value.scalar_type()) + ", " + value.device().str());
+    std::ostringstream message;
+    message << name << " must be a " << dim << "-dimensional " << dtype << " tensor on the CPU, got " << value.dim()
+            << " dimensions, " << value.scalar_type() << ", " << value.device() << ", layout " << value.layout();
+    throw std::invalid_argument(message.str());
   }
 }
 

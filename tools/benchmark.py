@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 EPILOG = """\
@@ -14,13 +15,14 @@ Every ratio is the other's time / ours, medians of one run: above 1, ours is fas
 DISPATCH = """\
 Bring the tokens of a packed sequence to their experts and back: ours against two copies of the same bytes (copy),
 torch's index_select both ways (index_select), boolean masks (masks) and megatron-core's permute and unpermute
-(mcore_permute). Everyone allocates its outputs; what routing alone decides is made before. Also the time to build a
-dispatch plan.
+(mcore_permute). Everyone allocates its outputs; what routing alone decides is made before, but masks counts its tokens
+and mcore_permute sorts them in every call, as they would in every layer. Also the time to build a dispatch plan.
 """
 
 DISPATCH_EPILOG = """\
-In the JSON, ratios[NAME] is the least over the dtypes, ratios[DTYPE][NAME] that of one; with --reuse-memory
-ratios[DTYPE_reused_memory][NAME] too. seconds[DTYPE][NAME]; seconds["plan"] for 64 samples of 512 tokens.
+In the JSON, ratios[NAME] is the least over the dtypes, ratios[DTYPE][NAME] that of one, and on the CPU
+ratios[DTYPE_reused_memory][NAME] with outputs in memory that is held, not mapped anew. seconds[DTYPE][NAME];
+seconds["plan"] for 64 samples of 512 tokens.
 """
 
 STEP = """\
@@ -47,7 +49,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(dispatch, "--visual-tokens", 256, "visual tokens of a sample")
     dispatch.add_argument("--dtype", nargs="+", choices=("bf16", "fp32"), default=["bf16", "fp32"], help="(both)")
     dispatch.add_argument(
-        "--reuse-memory", action="store_true", help="run it again with outputs in memory that is held, not mapped anew"
+        "--no-reuse-memory",
+        dest="reuse_memory",
+        action="store_false",
+        help="leave out the second run, with outputs in memory that is held, not mapped anew",
     )
     step = parts.add_parser("step", help="training step", description=STEP, epilog=STEP_EPILOG, **form)
     add(step, "--layers", 8, "transformer layers")
@@ -90,6 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module=r"(megatron\.core|torch\.distributed).*")
     logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     try:
+        if options.json and not Path(options.json).absolute().parent.is_dir():
+            raise ValueError(f"--json {options.json}: its folder is not there; make it first")
         platform.initialize("auto")
         if options.threads:
             torch.set_num_threads(options.threads)

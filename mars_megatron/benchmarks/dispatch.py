@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,8 +18,8 @@ from megatron.core.transformer.moe.moe_utils import permute, unpermute
 from torch import Tensor
 
 from mars_megatron import platform
-from mars_megatron.benchmarks.timing import OURS, as_table, contest, ratios_to_ours
-from mars_megatron.ops import VISUAL, DispatchPlan, build_plan, combine, dispatch
+from mars_megatron.benchmarks.timing import OURS, as_table, contest, machine, ratios_to_ours
+from mars_megatron.ops import VISUAL, DispatchPlan, build_plan, combine, dispatch, native
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 REUSED = "_reused_memory"
@@ -25,7 +28,6 @@ PLAN_CALLS = 300
 
 # glibc's mallopt
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_TRIM_THRESHOLD, _MMAP_MAX = 128 * 1024, 65536  # its defaults
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class DispatchOptions:
         visual: Visual tokens behind them.
         dtypes: Names of `DTYPES`.
         rounds: Timed calls of each contestant.
-        reuse_memory: Also run the contest with outputs in memory that the process already holds.
+        reuse_memory: Also run the contest with outputs in memory that the process already holds, on the CPU.
         progress: Show progress bars.
     """
 
@@ -49,7 +51,7 @@ class DispatchOptions:
     visual: int = 256
     dtypes: tuple[str, ...] = tuple(DTYPES)
     rounds: int = 30
-    reuse_memory: bool = False
+    reuse_memory: bool = True
     progress: bool = True
 
 
@@ -62,32 +64,65 @@ def run(options: DispatchOptions, say: Callable[[str], None] = print) -> tuple[d
         `build_plan` under "plan".
 
     Raises:
-        ValueError: Not even one sample fits, or reuse_memory without glibc.
+        ValueError: A number below 1, not even one sample fits, or reuse_memory without glibc.
     """
+    for name, number in (
+        ("--hidden", options.hidden),
+        ("--text-tokens", options.text),
+        ("--visual-tokens", options.visual),
+    ):
+        if number < 1:
+            raise ValueError(f"{name} {number}: at least one is needed")
     device = platform.initialize("auto")
-    modality, cu_seqlens = packed(options.tokens // (options.text + options.visual), options.text, options.visual)
+    reuse_memory = options.reuse_memory and device.type == "cpu"
+    if reuse_memory:
+        _mallopt()  # before the time is spent
     plan = plan_seconds()
     say(f"plan of {PLAN_SAMPLES} samples, {PLAN_TOKENS} tokens: {plan * 1e6:.0f} microseconds")
-
-    def contests(suffix: str, memory: str) -> dict[str, dict[str, float]]:
-        found = {}
-        for dtype in options.dtypes:
-            torch.manual_seed(0)
-            x = torch.randn(len(modality), options.hidden).to(device, DTYPES[dtype])
-            calls = contestants(x, modality.to(device), build_plan(modality, cu_seqlens).to(device))
-            check(calls, x)
-            found[dtype + suffix] = contest(calls, options.rounds, dtype + suffix, options.progress)
-            title = f"there and back, {len(x)} tokens x {options.hidden}, {dtype}, every output in {memory} memory"
-            say(as_table(title, found[dtype + suffix]))
-        return found
-
-    seconds = contests("", "fresh")
-    if options.reuse_memory:
-        with reused_memory():
-            seconds |= contests(REUSED, "reused")
+    on_cpu = "each with its own allocator (ours keeps up to 512 MiB)"
+    memory = on_cpu if device.type == "cpu" else "all with the allocator of torch"
+    seconds = contests(options, "", memory, say)
+    if reuse_memory:
+        # The settings last as long as the process. A forked one would lack the threads of OpenMP.
+        quiet = partial(warnings.filterwarnings, "ignore", module=r"megatron\.core.*")  # of libraries it does without
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), quiet) as pool:
+            reused, tables = pool.submit(contests_in_reused_memory, options, torch.get_num_threads()).result()
+        for table in tables:
+            say(table)
+        seconds |= reused
     groups = {group: ratios_to_ours(values) for group, values in seconds.items()}
     least = {name: min(groups[dtype][name] for dtype in options.dtypes) for name in groups[options.dtypes[0]]}
     return {**least, **groups}, {"plan": plan, **seconds}
+
+
+def contests(
+    options: DispatchOptions, suffix: str, memory: str, say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """Seconds by contestant of each dtype + suffix; says a table of each, memory being what its title tells of it."""
+    device = platform.device()
+    modality, cu_seqlens = packed(options.tokens // (options.text + options.visual), options.text, options.visual)
+    found = {}
+    for dtype in options.dtypes:
+        native.release_kept_memory()  # no contest begins with what another left
+        torch.manual_seed(0)
+        x = torch.randn(len(modality), options.hidden).to(device, DTYPES[dtype])
+        calls = contestants(x, modality.to(device), build_plan(modality, cu_seqlens).to(device))
+        check(calls, x)
+        found[dtype + suffix] = contest(calls, options.rounds, dtype + suffix, options.progress)
+        title = f"there and back, {len(x)} tokens x {options.hidden}, {dtype}, on {machine()['device']}, {memory}"
+        say(as_table(title, found[dtype + suffix]))
+    return found
+
+
+def contests_in_reused_memory(
+    options: DispatchOptions, num_threads: int
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The contests after `keep_freed_memory`, and their tables; for a process of its own."""
+    keep_freed_memory()
+    platform.initialize("auto")
+    torch.set_num_threads(num_threads)
+    tables: list[str] = []
+    return contests(options, REUSED, "every output in reused memory", tables.append), tables
 
 
 def packed(num_samples: int, num_text: int, num_visual: int) -> tuple[Tensor, Tensor]:
@@ -157,18 +192,20 @@ def plan_seconds() -> float:
     return median(values)
 
 
-@contextmanager
-def reused_memory() -> Iterator[None]:
+def keep_freed_memory() -> None:
     """Let freed memory be kept for the next output, where it is otherwise returned and mapped anew, page by page.
+
+    For the rest of the process: glibc has no way back to thresholds that it adapts by itself.
 
     Raises:
         ValueError: The C library is not glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        raise ValueError("--reuse-memory needs glibc's mallopt, which this system does not have")
+    mallopt = _mallopt()
     assert mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        assert mallopt(_M_MMAP_MAX, _MMAP_MAX) and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
+
+
+def _mallopt() -> Callable[[int, int], int]:
+    function = getattr(ctypes.CDLL(None), "mallopt", None)
+    if function is None:
+        raise ValueError("reused memory needs glibc's mallopt, which this system does not have: add --no-reuse-memory")
+    return function

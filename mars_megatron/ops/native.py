@@ -9,18 +9,26 @@ from types import ModuleType
 import torch
 
 _EXTENSION = "mars_megatron._C"
+_INTERFACE = 1  # kInterface of csrc/bindings.cpp
 
 
 def _load() -> ModuleType | None:
     if importlib.util.find_spec(_EXTENSION) is None:
         return None
     try:
-        return importlib.import_module(_EXTENSION)
+        module = importlib.import_module(_EXTENSION)
     except ImportError as error:
         raise ImportError(
             f"{_EXTENSION} does not load; build it again for this torch {torch.__version__}: "
             "`pip install -e . --no-build-isolation` in the repository"
         ) from error
+    found = getattr(module, "interface", 0)
+    if found != _INTERFACE:
+        raise ImportError(
+            f"{_EXTENSION} was built from other sources (interface {found}, wanted {_INTERFACE}); build it again: "
+            "`bash examples/setup.sh` in the repository"
+        )
+    return module
 
 
 # Loaded with this module, so that torch.ops.mars_megatron is there for all who name it (saved graphs too), and
@@ -54,6 +62,12 @@ def extension() -> ModuleType:
             'or use impl="reference"'
         )
     return _extension
+
+
+def release_kept_memory() -> None:
+    """Return the memory that the extension keeps for its next large outputs on the CPU (at most 512 MiB)."""
+    if _extension is not None:
+        _extension.release_kept_memory()
 
 
 def use_native(impl: str, device: str = "cpu") -> bool:

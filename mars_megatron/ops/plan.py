@@ -39,7 +39,8 @@ class DispatchPlan:
         max_seqlen: Length of the longest sample.
         num_text_blocks: Text blocks: maximal runs of text tokens inside one sample.
         image_before_text: Whether some sample has a visual token before a text token. Where it is false
-            nothing trainable lies upstream of a text token.
+            nothing trainable lies upstream of a text token. With expert_peers, of any of their micro-batches: they
+            must agree on the collectives of their backward passes.
         runs: int64 [R, 4]. Maximal runs of equal modality in sequence order (a run may span samples), columns
             (sequence_start, sorted_start, length, modality).
         cu_seqlens: int32 [S + 1]. Start of each sample in the sequence, and T.

@@ -122,10 +122,10 @@ def permute_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _check_tensor(name: str, value: torch.Tensor, dtype: torch.dtype, dim: int) -> None:
-    if value.dtype != dtype or value.dim() != dim or value.device.type != "cpu":
+    if value.dtype != dtype or value.dim() != dim or value.device.type != "cpu" or value.layout != torch.strided:
         raise ValueError(
             f"{name} must be a {dim}-dimensional {dtype} tensor on the CPU, got {value.dim()} dimensions, "
-            f"{value.dtype}, {value.device}"
+            f"{value.dtype}, {value.device}, layout {value.layout}"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from mars_megatron.ops import native, reference
@@ -17,8 +19,8 @@ def permute_rows(
         x: [rows, ...], any dtype, contiguous or not.
         index: int64 [out rows], each -1 or a row of x, no row twice, on the device of x.
         inverse_index: int64 [rows], the place of each row of x in the output, -1 where it has none. The
-            caller guarantees that it is the inverse of index; the native backward, the same gather with the
-            indices exchanged, relies on it.
+            caller guarantees that it is the inverse of index; the backward, the same gather with the indices
+            exchanged, relies on it.
         impl: "native" (the operator torch.ops.mars_megatron.permute_rows), "reference" (torch) or "auto":
             native where it is compiled for the device of x.
 
@@ -34,7 +36,27 @@ def permute_rows(
     if native.use_native(impl, x.device.type):
         return torch.ops.mars_megatron.permute_rows.default(x, index, inverse_index)
     _check(x, index, inverse_index)
-    return reference.permute_rows(x, index)
+    return _Gather.apply(x, index, inverse_index)
+
+
+class _Gather(torch.autograd.Function):
+    """The reference, with a backward that gathers as well.
+
+    Torch's own would add up rows, on a GPU by atomics, which all the padding sends to row 0.
+    """
+
+    @staticmethod
+    def forward(x: torch.Tensor, index: torch.Tensor, _inverse_index: torch.Tensor) -> torch.Tensor:
+        return reference.permute_rows(x, index)
+
+    @staticmethod
+    def setup_context(context: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        context.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(context: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        index, inverse_index = context.saved_tensors
+        return _Gather.apply(grad, inverse_index, index), None, None
 
 
 def _check(x: torch.Tensor, index: torch.Tensor, inverse_index: torch.Tensor) -> None:

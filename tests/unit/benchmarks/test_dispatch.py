@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -55,23 +58,45 @@ def test_report() -> None:
     for name in NAMES:
         assert ratios[name] == min(ratios["bf16"][name], ratios["fp32"][name])
     assert 0 < seconds["plan"] < 1
-    assert len(lines) == 5 and "60 tokens x 8, fp32, every output in reused memory" in lines[-1]
+    assert len(lines) == 5
+    assert "60 tokens x 8, bf16, on cpu, each with its own allocator" in lines[1]
+    assert "60 tokens x 8, fp32, on cpu, every output in reused memory" in lines[-1]
 
 
-def test_memory_is_reused_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: list[tuple[int, int]] = []
+def test_one_contest_will_do() -> None:
+    lines: list[str] = []
+    options = DispatchOptions(
+        tokens=70, hidden=8, text=4, visual=16, dtypes=("fp32",), rounds=1, reuse_memory=False, progress=False
+    )
+    ratios, seconds = run(options, lines.append)
+    assert set(ratios) == NAMES | {"fp32"} and set(seconds) == {"plan", "fp32"} and len(lines) == 2
 
-    class Library:
-        def mallopt(self, parameter: int, value: int) -> int:
-            settings.append((parameter, value))
-            return 1
 
-    monkeypatch.setattr(dispatch.ctypes, "CDLL", lambda _name: Library())
-    with pytest.raises(RuntimeError), dispatch.reused_memory():
-        held = list(settings)
-        raise RuntimeError
-    # The numbers are those of glibc's malloc.h: M_MMAP_MAX -4, M_TRIM_THRESHOLD -1.
-    assert held == [(-4, 0), (-1, 2**31 - 1)] and settings[2:] == [(-4, 65536), (-1, 131072)]
+KEEP = """
+import psutil, torch
+from mars_megatron.benchmarks.dispatch import keep_freed_memory
+
+def lost():
+    x = torch.ones(64 << 20, dtype=torch.uint8)
+    before = psutil.Process().memory_info().rss
+    del x
+    return before - psutil.Process().memory_info().rss
+
+assert lost() > 60 << 20
+keep_freed_memory()
+assert lost() < 4 << 20
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_kept() -> None:
+    # In a process of its own: it lasts.
+    subprocess.run([sys.executable, "-c", KEEP], check=True, timeout=120)
+
+
+def test_reused_memory_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch.ctypes, "CDLL", lambda _name: object())
-    with pytest.raises(ValueError, match="glibc"), dispatch.reused_memory():
-        pass
+    lines: list[str] = []
+    with pytest.raises(ValueError, match="glibc.*--no-reuse-memory"):
+        run(DispatchOptions(), lines.append)
+    assert not lines, "before anything is timed"

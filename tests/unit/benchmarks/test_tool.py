@@ -24,7 +24,7 @@ def main():
 
 def test_dispatch(main, tmp_path, capsys) -> None:
     report = tmp_path / "report.json"
-    options = ("--tokens", "330", "--hidden", "16", "--dtype", "bf16", "--rounds", "2")
+    options = ("--tokens", "330", "--hidden", "16", "--dtype", "bf16", "--rounds", "2", "--no-reuse-memory")
     assert main("dispatch", *options, "--json", str(report)) == 0
     written = json.loads(report.read_text())
     assert set(written["ratios"]["bf16"]) == {"copy", "index_select", "masks", "mcore_permute"}
@@ -52,14 +52,19 @@ def test_step(main, tmp_path, capsys) -> None:
     [
         (("dispatch", "--tokens", "10"), "raise --tokens"),
         (("dispatch", "--rounds", "0"), "--rounds"),
+        (("dispatch", "--text-tokens", "0"), "--text-tokens 0"),
+        (("dispatch", "--visual-tokens", "-1"), "--visual-tokens -1"),
+        (("dispatch", "--hidden", "0"), "--hidden 0"),
+        (("dispatch", "--json", "no/such/report.json"), "--json no/such/report.json"),
         (("step", "--text-share", "2"), "--text-share 2"),
         (("step", "--hidden", "30", "--heads", "4"), "model.hidden_size"),
     ],
 )
 def test_errors_are_one_clear_line_and_a_non_zero_code(main, capsys, arguments, message) -> None:
     assert main(*arguments) == 1
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
     assert error.startswith("error: ") and message in error
+    assert "/ ours" not in out, "before anything is timed"
 
 
 def test_help() -> None:
@@ -69,5 +74,5 @@ def test_help() -> None:
         return done.stdout
 
     assert "dispatch" in run("--help") and "step" in run("--help")
-    assert "mcore_permute" in run("dispatch", "--help") and "--reuse-memory" in run("dispatch", "--help")
+    assert "mcore_permute" in run("dispatch", "--help") and "--no-reuse-memory" in run("dispatch", "--help")
     assert "GPTModel" in run("step", "--help") and "--text-share" in run("step", "--help")

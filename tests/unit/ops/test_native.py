@@ -1,6 +1,7 @@
 """Which implementation serves, with the extension and without it."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,13 @@ def test_extension_that_does_not_load(monkeypatch):
 
     monkeypatch.setattr(native.importlib, "import_module", fail)
     with pytest.raises(ImportError, match=f"build it again for this torch {re.escape(torch.__version__)}"):
+        native._load()
+
+
+@pytest.mark.parametrize("old", [SimpleNamespace(), SimpleNamespace(interface=-1)])
+def test_extension_of_other_sources(monkeypatch, old):
+    monkeypatch.setattr(native.importlib, "import_module", lambda name: old)
+    with pytest.raises(ImportError, match="built from other sources.*bash examples/setup.sh"):
         native._load()
 
 

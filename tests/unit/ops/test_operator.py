@@ -58,6 +58,9 @@ def layer(x, plan, weight):
 def gather(x, index, inverse):
     return permute_rows(permute_rows(x, index, inverse).sin(), inverse, index)
 
+def reference(x, index, inverse):
+    return permute_rows(x, index, inverse, impl="reference")
+
 def gradients(function, *inputs):
     leaves = [value.detach().clone().requires_grad_() if torch.is_tensor(value) and value.is_floating_point() else value
               for value in inputs]
@@ -69,7 +72,7 @@ def check(function, *inputs):
     for mine, expected in zip(gradients(compiled[function], *inputs), gradients(function, *inputs), strict=True):
         torch.testing.assert_close(mine, expected)
 
-compiled = {f: torch.compile(f, fullgraph=True, backend="aot_eager") for f in (layer, gather)}
+compiled = {f: torch.compile(f, fullgraph=True, backend="aot_eager") for f in (layer, gather, reference)}
 weight = torch.randn(4, 4)
 for lengths in ([3, 5, 2], [4, 6, 2, 2]):  # the second time sizes are symbolic
     modality = torch.randint(0, 2, (sum(lengths),), dtype=torch.uint8)
@@ -78,6 +81,7 @@ for lengths in ([3, 5, 2], [4, 6, 2, 2]):  # the second time sizes are symbolic
 for rows in (5, 6, 7, 8):
     index = torch.randperm(rows)
     check(gather, torch.randn(rows, 3), index, index.argsort())
+    check(reference, torch.randn(rows, 3), index, index.argsort())
 from torch._dynamo.utils import counters
 assert counters["stats"]["unique_graphs"] >= 2, counters
 assert not counters["graph_break"], counters

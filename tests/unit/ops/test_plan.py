@@ -172,6 +172,7 @@ def tensor(*values, dtype=torch.int32):
         ({"modality": tensor(0, 1, 1, 0, dtype=torch.int64)}, "modality must be a 1-dimensional"),
         ({"modality": torch.zeros(2, 2, dtype=torch.uint8)}, "modality must be a 1-dimensional"),
         ({"modality": torch.zeros(4, dtype=torch.uint8, device="meta")}, "on the CPU"),
+        ({"modality": torch.zeros(4, dtype=torch.uint8).to_sparse()}, "layout (torch.sparse_coo|Sparse)$"),
         ({"modality": torch.zeros(0, dtype=torch.uint8)}, "end at the number of tokens, 0, got"),
         ({"cu_seqlens": tensor(0, 2, 4, dtype=torch.int64)}, "cu_seqlens must be a 1-dimensional"),
         ({"cu_seqlens": tensor(1, 2, 4)}, "start at 0 and end at the number of tokens, 4, got 1 and 4"),

@@ -1,14 +1,17 @@
-"""The C++ core under the address and undefined-behaviour sanitizers, and the CUDA source under nvcc."""
+"""The C++ core under the address and undefined-behaviour sanitizers, and the CUDA sources under nvcc."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from torch.utils.cpp_extension import include_paths
 
 ROOT = Path(__file__).parents[3]
-COMPILER = os.environ.get("CXX", "c++")
+COMPILER = shlex.split(os.environ.get("CXX", "c++"))
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
 
 
 def run(*command: object) -> str:
@@ -21,7 +24,7 @@ def run(*command: object) -> str:
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("core") / "test_core"
     run(
-        *(COMPILER, "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-sign-compare", "-Werror"),
+        *(*COMPILER, "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-sign-compare", "-Werror"),
         *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"),
         *("tests/csrc/test_core.cpp", "csrc/plan.cpp", "csrc/permute_rows.cpp", "-o", path),
     )
@@ -33,10 +36,27 @@ def test_core(program: Path, seed: int) -> None:
     assert "10000 rounds passed" in run(program, seed, 10_000)
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
+@needs_nvcc
 def test_cuda_source_compiles(tmp_path: Path) -> None:
-    architectures = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in (80, 90, 100)]
+    known = run("nvcc", "--list-gpu-arch").split()
+    numbers = [number for number in (75, 80, 90, 100) if f"compute_{number}" in known]
+    assert numbers, known
+    architectures = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
     run(
         *("nvcc", "-std=c++17", "-O3", "--Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror", *architectures),
         *("-c", "csrc/permute_rows_cuda.cu", "-o", tmp_path / "permute_rows_cuda.o"),
+    )
+
+
+@needs_nvcc
+def test_cuda_operator_compiles(tmp_path: Path) -> None:
+    # What a CUDA build of torch generates; the rest of the headers is in every build.
+    stub = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("#define C10_CUDA_BUILD_SHARED_LIBS\n")
+    # A .cpp file goes to the host's compiler as it is; nvcc adds the includes of the toolkit.
+    headers = [f"-Xcompiler=-isystem,{folder}" for folder in (tmp_path, *include_paths())]
+    run(
+        *("nvcc", "-std=c++20", "-Xcompiler=-fsyntax-only,-Wall,-Wextra,-Werror", *headers),
+        *("-c", "csrc/permute_rows_op_cuda.cpp", "-o", tmp_path / "unused.o"),
     )
