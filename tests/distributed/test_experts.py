@@ -65,10 +65,9 @@ def reference(corpus: str) -> dict[str, list[float]]:
 
 
 def test_reference_learns_and_every_variant_differs(reference: dict[str, list[float]]) -> None:
-    assert len(reference["visual 4"]) == 20
-    for name, losses in reference.items():
-        assert losses[-1] < losses[0], name
-    assert len({tuple(losses[:6]) for losses in reference.values()}) == len(EXPERTS)
+    for name in ("one each", "visual 4"):
+        assert len(reference[name]) == 20 and reference[name][-1] < reference[name][0] - 0.1
+    assert len({tuple(losses[:5]) for losses in reference.values()}) == len(EXPERTS)
 
 
 @pytest.mark.parametrize("num_ranks", LAYOUTS)

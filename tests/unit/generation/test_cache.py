@@ -82,6 +82,15 @@ def test_a_router_that_sees_the_text_sees_it_from_the_cache(vocabulary: Vocabula
         )
 
 
+@pytest.mark.parametrize("name", ["pipeline", "expert"])
+def test_a_model_that_is_split_otherwise_is_refused(
+    model: MARSModel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(model.config, f"{name}_model_parallel_size", 2)
+    with pytest.raises(ValueError, match=rf"parallel\.{name} is 2; accepted: 1"), inference(model):
+        pass
+
+
 def test_logits_depend_on_the_sample_alone(model: MARSModel, vocabulary: Vocabulary) -> None:
     samples = [[3, 4, vocabulary.boi], [7, vocabulary.boi, vocabulary.text_size]]
     together = whole_forward(model, vocabulary, samples)
