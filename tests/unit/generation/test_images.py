@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,9 +70,3 @@ def test_no_prompts_no_images(model: MARSModel, vocabulary: Vocabulary) -> None:
 def test_ids_that_are_no_text_are_refused(model: MARSModel, vocabulary: Vocabulary) -> None:
     with pytest.raises(ValueError, match=r"prompt 1 has the ids \[2, 29\]; accepted: 0 to 28"):
         generate_images(model, [[1], [2, 29]], vocabulary, NUM_CODES, SAMPLED)
-
-
-def test_pipeline_stages_are_refused(vocabulary: Vocabulary) -> None:
-    stage = SimpleNamespace(config=SimpleNamespace(pipeline_model_parallel_size=2))
-    with pytest.raises(ValueError, match=r"parallel\.pipeline is 2; accepted: 1"):
-        generate_images(stage, PROMPTS, vocabulary, NUM_CODES, SAMPLED)  # type: ignore[arg-type]

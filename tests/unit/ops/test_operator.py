@@ -87,15 +87,37 @@ assert counters["stats"]["unique_graphs"] >= 2, counters
 assert not counters["graph_break"], counters
 print("compiled")
 """
+FORWARD_MODE = """
+import torch
+from mars_megatron.ops import permute_rows
+
+index, inverse = torch.tensor([2, -1, 0]), torch.tensor([2, -1, 0])
+with torch.autograd.forward_ad.dual_level():
+    dual = torch.autograd.forward_ad.make_dual(torch.randn(3, 2), torch.randn(3, 2))
+    try:
+        permute_rows(dual, index, inverse, impl="native")
+    except RuntimeError as error:
+        assert "jvp is not implemented" in str(error), error
+        print("refused")
+"""
+
+
+def run_apart(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own: the CPU platform, once enabled, switches torch.compile and scripting off."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCH")}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=environment, cwd=os.getcwd()
+    )
 
 
 def test_compile_without_graph_breaks():
-    # A process of its own: the CPU platform switches torch.compile off for the process that it is enabled in.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCH")}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=240, env=environment, cwd=os.getcwd()
-    )
+    result = run_apart(COMPILED)
     assert result.returncode == 0 and "compiled" in result.stdout, result.stderr
+
+
+def test_forward_mode_is_refused_rather_than_wrong():
+    result = run_apart(FORWARD_MODE)
+    assert result.returncode == 0 and "refused" in result.stdout, result.stderr
 
 
 def test_recomputation():
@@ -132,10 +154,3 @@ def test_wrong_inverse_raises_in_the_backward():
     out = permute_rows(x, INDEX, torch.tensor([3, -1, 0, 1, 4]), impl="native")
     with pytest.raises(IndexError, match="index 4 at 4 is out of range for 4 rows"):
         out.sum().backward()
-
-
-def test_forward_mode_is_refused_rather_than_wrong():
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(torch.randn(5, 3), torch.randn(5, 3))
-        with pytest.raises(RuntimeError, match="jvp is not implemented"):
-            permute_rows(dual, INDEX, INVERSE, impl="native")
