@@ -46,7 +46,7 @@ int64_t find_run_end(const uint8_t* modality, int64_t begin, int64_t num_tokens)
   return end;
 }
 
-// Appends to the runs (sorted_start counts within the modality for now) and to the token counts.
+// Appends to the runs, whose sorted_start counts within the modality until the padding is known, and to the counts.
 void append_run(int64_t length, int64_t modality, PlanLayout& layout) {
   int64_t& count = modality == kText ? layout.num_text : layout.num_visual;
   if (!layout.runs.empty() && layout.runs.back().modality == modality) {

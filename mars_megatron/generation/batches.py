@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mars_megatron.data.batch import Batch
-from mars_megatron.ops import VISUAL, DispatchPlan, build_plan
+from mars_megatron.ops import VISUAL, DispatchPlan, build_plan, build_plan_from_segments
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 _NO_TARGETS = torch.zeros(0, dtype=torch.int64)
@@ -63,9 +63,8 @@ class DecodeStep:
         device: torch.device | str = "cpu",
     ) -> DecodeStep:
         """The step of `num_samples` samples that all go on with `modality`."""
-        modalities = torch.full((num_samples,), modality, dtype=torch.uint8)
         ends = torch.arange(num_samples + 1, dtype=torch.int32)
-        plan = build_plan(modalities, ends, row_multiple=row_multiple)
+        plan = build_plan_from_segments(torch.tensor([[num_samples, modality]]), ends, row_multiple=row_multiple)
         input_ids = torch.zeros(plan.num_rows, dtype=torch.int64)
         offset = vocabulary.text_size if modality == VISUAL else 0
         return cls(_batch(plan, input_ids, plan.sequence_to_sorted).to(device), offset)

@@ -29,6 +29,7 @@ from mars_megatron.platform.parallel import initialize_parallel, shut_down
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training import Trainer
 from tests.distributed.jobs import tiny_config
+from tests.unit.generation.test_cache import draw_routers
 
 CONFIG = RunConfig(
     model=ModelConfig(
@@ -67,6 +68,7 @@ def of_layout(tensor: int, sequence: bool, routed: bool = False) -> dict[str, An
     if routed:
         config = replace(config, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
     (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+    draw_routers(model)
     return results(model, Vocabulary.from_config(config.vocabulary))
 
 

@@ -24,7 +24,9 @@ EXPERTS: dict[str, dict[str, Any]] = {
     "one each": {},
     "visual 4": {"experts.visual": 4, **LOSSES},
     "text 2, visual 4, top 2": {"experts.text": 2, "experts.visual": 4, "router.top_k": 2, **LOSSES, **SHORT},
-    "conditioned": {"experts.visual": 2, "router.condition": "text", **LOSSES, **SHORT},
+    # A router begins without a view of the text: large steps give it one.
+    "conditioned": {"experts.visual": 2, "router.condition": "text", "optimizer.lr": 0.02, **LOSSES, **SHORT},
+    "not conditioned": {"experts.visual": 2, "optimizer.lr": 0.02, **LOSSES, **SHORT},
     "no text at all": {"experts.visual": 2, "data.tasks.i2t": 0, "data.caption_dropout": 1.0, **SHORT},
     "visual frozen": {"experts.visual": 2, "freeze.visual": True, "freeze.text": False, **LOSSES, **SHORT},
     "all trained": {"experts.text": 2, "experts.visual": 2, "freeze.text": False, **LOSSES, **SHORT},

@@ -18,6 +18,15 @@ from mars_megatron.tokenizers.vocabulary import Vocabulary
 from tests.unit.generation.conftest import CONFIG
 
 
+def draw_routers(model: MARSModel) -> None:
+    """Give decided routers: as drawn, they choose by a hair, and do not look at the text at all."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".router." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+
+
 def whole_forward(model: MARSModel, vocabulary: Vocabulary, samples: list[list[int]]) -> list[torch.Tensor]:
     """Logits of every token of each sample, without a cache."""
     batch = pack_samples(samples, vocabulary, every_token=True)
@@ -56,10 +65,7 @@ def test_a_router_that_sees_the_text_sees_it_from_the_cache(vocabulary: Vocabula
     """A document of text, image, text, image: blocks that begin, go on and are replaced, token by token."""
     config = replace(CONFIG, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
     (model,) = build_model(config, ProcessGroupCollection.use_mpu_process_groups())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "condition_weight" in name:
-                parameter.mul_(20)  # the text shall decide
+    draw_routers(model)
     boi, code = vocabulary.boi, vocabulary.text_size
     texts, image = ([3, 4, 5, 6, 7], [8, 9, 2, 1, 11]), [boi, code, code + 1, code + 2]
     samples = [[*text, *image, *text[::-1], *image] for text in texts]

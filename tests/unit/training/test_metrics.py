@@ -34,6 +34,22 @@ def test_lines(base: RunConfig, run_folder: Path) -> None:
     assert lines(run_folder)[1:] == [{"step": 1, "split": "validation", "loss": 3.0}]
 
 
+def test_a_table_is_one_line_and_many_curves(base: RunConfig, run_folder: Path) -> None:
+    """The loads of layers x experts."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    table = [[0.25, 0.75], [1.0, 0.0]]
+    writer = MetricsWriter(config_of(base, run_folder, tensorboard=True), 0)
+    writer.write(4, "train", {"visual_expert_load": table, "text_expert_load": None})
+    writer.close()
+    assert lines(run_folder) == [{"step": 4, "split": "train", "visual_expert_load": table}]
+    events = EventAccumulator(str(run_folder / "tensorboard")).Reload()
+    for layer, row in enumerate(table):
+        for expert, share in enumerate(row):
+            (event,) = events.Scalars(f"train/visual_expert_load/layer_{layer}_expert_{expert}")
+            assert (event.step, event.value) == (4, share)
+
+
 def test_a_resumed_run_drops_what_came_after_its_checkpoint(base: RunConfig, run_folder: Path) -> None:
     run_folder.mkdir()
     kept = [{"step": step, "split": "train", "loss": 1.0} for step in (1, 2, 3)]
