@@ -19,6 +19,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
+from mars_megatron.model.feed_forward import expert_parameters
 from mars_megatron.training import Trainer, shut_down
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
 from tests.host_reads import NoHostReads
@@ -87,6 +88,16 @@ def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
         assert trainer.position.step > 0, "nothing was resumed"
         results.append(_train(trainer))
     return results
+
+
+def ffn_elements(runs: list[dict[str, Any]]) -> list[list[int]]:
+    """Of each run the elements of this rank's text and visual FFN weights in one layer, routers not counted."""
+    counts = []
+    for run in runs:
+        mlp = Trainer(tiny_config(run)).chunks[0].decoder.layers[0].mlp
+        experts = [expert_parameters(part) for part in (mlp.text, mlp.visual)]
+        counts.append([sum(p.numel() for _, parameters in part for p in parameters.values()) for part in experts])
+    return counts
 
 
 def host_reads(run: dict[str, Any]) -> list[int]:

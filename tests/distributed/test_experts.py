@@ -87,6 +87,18 @@ def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: dict[str,
         assert losses == pytest.approx(reference[case[1]], rel=1e-4), case
 
 
+def test_each_rank_holds_its_share_of_the_experts(corpus: str) -> None:
+    """Equal losses alone would also come from ranks that hold all of them."""
+    whole = 3 * 32 * 64  # gate, up and down of the tests' tiny model
+    runs = [_run(corpus, EXPERT, experts) for experts in ({}, {"experts.visual": 4}, {"experts.text": 2})]
+    runs[2]["experts.visual"] = 2
+    assert run_ranks(2, "ffn_elements", {"runs": runs}) == [
+        [whole // 2, whole // 2],
+        [whole // 2, 2 * whole],
+        [whole, whole],
+    ]
+
+
 def test_experts_cut_over_ranks_read_nothing_from_the_device(corpus: str) -> None:
     """The sizes of their exchanges come from the plans."""
     # Under sequence parallelism megatron-core compares random states in front of the layers, on the host.
