@@ -29,6 +29,13 @@ def complete_steps(root: Path) -> list[int]:
     return sorted(int(match.group(1)) for match in matches if match)
 
 
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint's folder."""
+    match = _STEP.fullmatch(folder.name)
+    assert match, folder
+    return int(match.group(1))
+
+
 def publish(folder: Path) -> None:
     """Give a completely written checkpoint its name, then point `latest` at it."""
     if folder.exists():

@@ -23,6 +23,13 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.mars import MARSModel
 
 CONFIG_FILE = "config.yaml"
+# How the tensors are cut and named; saved in the checkpoint too.
+CONTENT = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    # Frozen parameters have no optimiser state: with one tensor per layer they leave no hole in a shared one.
+    "singleton_local_shards": True,
+    "chained_optim_avoid_prefix": True,
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,7 @@ class Position:
 
 
 def _metadata(groups: ProcessGroupCollection) -> dict[str, Any]:
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        # Frozen parameters have no optimiser state: with one tensor per layer they leave no hole in a shared one.
-        "singleton_local_shards": True,
-        "chained_optim_avoid_prefix": True,
-        "dp_cp_group": groups.dp_cp,
-    }
+    return {**CONTENT, "dp_cp_group": groups.dp_cp}
 
 
 def _sharded_model(chunks: Sequence[MARSModel], metadata: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +97,7 @@ def save(
         "rng": sharded_rng_state(groups),
         "position": asdict(position),
     }
-    content = {key: value for key, value in metadata.items() if key != "dp_cp_group"}
-    dist_checkpointing.save(state, str(temporary), content_metadata=content)
+    dist_checkpointing.save(state, str(temporary), content_metadata=CONTENT)
     torch.distributed.barrier()
     if is_writer:
         (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
@@ -128,21 +128,22 @@ def load_model(
     """
     folder = folders.resolve(path)
     check_same_model(folder, config, image=False, visual=not text_only)
-    request = _sharded_model(chunks, _metadata(groups))
-    if text_only:
-        request = {
-            number: {name: value for name, value in chunk.items() if not _is_visual(name)}
-            for number, chunk in request.items()
-        }
+    request = {
+        number: {name: value for name, value in chunk.items() if not _is_left_out(name, text_only)}
+        for number, chunk in _sharded_model(chunks, _metadata(groups)).items()
+    }
     state = dist_checkpointing.load(request, str(folder))
     for number, chunk in enumerate(chunks):
-        result = chunk.load_state_dict(state[f"model{number}"], strict=not text_only)
-        assert all(_is_visual(name) for name in result.missing_keys) and not result.unexpected_keys, result
+        result = chunk.load_state_dict(state[f"model{number}"], strict=False)
+        left_out = all(_is_left_out(name, text_only) for name in result.missing_keys)
+        assert left_out and not result.unexpected_keys, result
     return folder
 
 
-def _is_visual(name: str) -> bool:
-    return "visual" in name.split(".")
+def _is_left_out(name: str, text_only: bool) -> bool:
+    """Extra states (FP8 scales) are no parameters; a converted checkpoint has none."""
+    parts = name.split(".")
+    return parts[-1].startswith("_extra_state") or (text_only and "visual" in parts)
 
 
 def load(
@@ -163,6 +164,11 @@ def load(
     """
     saved = check_same_model(folder, config)
     _check_same_training(folder, saved, config)
+    if "optimizer" not in dist_checkpointing.load_common_state_dict(str(folder)):
+        raise ValueError(
+            f"{folder} holds parameters alone and cannot be resumed; start a new run from it with checkpoint.init_from "
+            "and another checkpoint.dir"
+        )
     metadata = _metadata(groups)
     model = _sharded_model(chunks, metadata)
     request: dict[str, Any] = {

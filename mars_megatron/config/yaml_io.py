@@ -44,13 +44,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"configuration file {path} does not exist; give the path of a YAML file")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ValueError(f"configuration file {path} is not valid YAML: {error}") from error
+    return parse_yaml(text, f"configuration file {path}")
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping in YAML text; `source` is what messages call it.
+
+    Raises:
+        ValueError: It is not YAML, not a mapping, or repeats a key.
+    """
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"configuration file {path} holds a {type(content).__name__}; accepted: a mapping of settings")
+        raise ValueError(f"{source} holds a {type(content).__name__}; accepted: a mapping of settings")
     return content
 
 

@@ -32,7 +32,12 @@ def _hash_files(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _folder_files(folder: Path, patterns: tuple[str, ...], setting: str) -> list[Path]:
+def tokenizer_files(folder: Path, patterns: tuple[str, ...], setting: str) -> list[Path]:
+    """Files of a folder that match, by name.
+
+    Raises:
+        ValueError: There are none; `setting` is what the message calls them.
+    """
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     if not files:
         raise ValueError(f"{setting}: no tokenizer files in {folder} (expected one of {', '.join(patterns)})")
@@ -50,7 +55,7 @@ def text_fingerprint(path: str | Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     if not path.is_dir():
         raise ValueError(f"text tokenizer {path} does not exist (a .model file or a tokenizer folder)")
-    return _hash_files(_folder_files(path, TEXT_PATTERNS, "text tokenizer"))
+    return _hash_files(tokenizer_files(path, TEXT_PATTERNS, "text tokenizer"))
 
 
 def image_fingerprint(path: str | Path) -> str:
@@ -62,4 +67,4 @@ def image_fingerprint(path: str | Path) -> str:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"image tokenizer {path} does not exist (a diffusers VQModel folder)")
-    return _hash_files(_folder_files(path, IMAGE_PATTERNS, "image tokenizer"))
+    return _hash_files(tokenizer_files(path, IMAGE_PATTERNS, "image tokenizer"))

@@ -1,0 +1,252 @@
+"""The conversions: a language model to a MARS, a MARS to a Hugging Face folder and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mars_megatron.checkpoint.streaming import write_checkpoint
+from mars_megatron.checkpoint.tensors import TensorSource
+from mars_megatron.config import validate
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.conversion.formats import Format, Opened, language_model_config, open_checkpoint
+from mars_megatron.conversion.language_model import LanguageModelParts
+from mars_megatron.conversion.parts import ConvertedParts, StartParts, as_parameters, as_parts
+from mars_megatron.conversion.safetensors_writer import write_folder
+from mars_megatron.conversion.staging import staged
+from mars_megatron.huggingface.folder import write_companions
+from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Beside a start checkpoint: the settings that a run from it must share, for --config.
+SETTINGS = "model.yaml"
+# What the language model decides; other settings are free.
+_FROM_SOURCE = ("vocabulary.text_size", "experts.text")
+
+
+def init_from_hf(
+    source: str | Path,
+    target: str | Path,
+    *,
+    image_tokenizer: str | Path = "",
+    overrides: Sequence[str] = (),
+    dtype: str = "auto",
+    progress: bool = False,
+) -> Path:
+    """Make a MARS start checkpoint of a Hugging Face language model.
+
+    The text expert is the language model, the visual expert its copy, and every image row the mean text row
+    (MARS, section "SemVIE").
+
+    Args:
+        source: The language model's folder.
+        target: Folder of the checkpoint: a run at step 0, with the tokenizers and `model.yaml`.
+        image_tokenizer: Folder of a diffusers VQModel; gives codebook and downsampling, and is copied.
+        overrides: Dotted settings that the language model does not decide, such as "--experts.visual=4".
+        dtype: fp32, bf16, or auto: that of the source (fp16 becomes fp32).
+        progress: Show a progress bar.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: The source cannot be taken, a setting contradicts it, or the target is not empty.
+        OSError: The disk is full, or not writable.
+    """
+    source, target = Path(source), Path(target)
+    config = _start_config(source, image_tokenizer, overrides)
+    text = LanguageModelParts(source, config)
+    wanted = _start_dtype(text, dtype)
+    config = replace(config, training=replace(config.training, precision=_NAMES[wanted]))
+    parts = StartParts(ConvertedParts(text, wanted), config)
+    with staged(target) as folder:
+        text_tokenizer = None if config.data.text_tokenizer else source
+        config = _take_tokenizers(
+            config, text_tokenizer, Path(image_tokenizer) if image_tokenizer else None, folder, target
+        )
+        checkpoint = write_checkpoint(folder, config, 0, as_parameters(parts, config), progress=progress)
+        (folder / SETTINGS).write_text(_settings(config), encoding="utf-8")
+    return target / checkpoint.name
+
+
+def export_hf(
+    source: str | Path,
+    target: str | Path,
+    *,
+    dtype: str = "auto",
+    max_shard_size: int = 5 * 10**9,
+    progress: bool = False,
+) -> Path:
+    """Export a MARS checkpoint to a folder that transformers loads with trust_remote_code.
+
+    Args:
+        source: A run or a checkpoint.
+        target: The folder.
+        dtype: fp32, bf16, fp16, or auto: as it is.
+        max_shard_size: Most bytes of one file of tensors.
+        progress: Show a progress bar.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: There is no checkpoint of a MARS, or the target is not empty.
+        OSError: The disk is full, or not writable.
+    """
+    opened = _open(source, "checkpoint")
+    parts = _as_dtype(opened.parts, dtype)
+    target = Path(target)
+    with staged(target) as folder:
+        write_companions(
+            folder,
+            opened.config,
+            step=opened.step,
+            dtype=_NAMES[_common_dtype(parts, opened.path)],
+            text_tokenizer=opened.config.data.text_tokenizer,
+            image_tokenizer=opened.config.data.image_tokenizer,
+        )
+        write_folder(folder, as_parts(parts), max_shard_size, progress=progress)
+    return target
+
+
+def import_hf(source: str | Path, target: str | Path, *, progress: bool = False) -> Path:
+    """Turn an exported folder into a checkpoint again, bit for bit.
+
+    Args:
+        source: The exported folder.
+        target: Folder of the checkpoint, with the tokenizers.
+        progress: Show a progress bar.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: The source is no exported MARS, or the target is not empty.
+        OSError: The disk is full, or not writable.
+    """
+    opened = _open(source, "exported")
+    config, target = opened.config, Path(target)
+    precision = _common_dtype(opened.parts, opened.path)
+    if precision is not torch.float16:  # saved as it is; a run takes it in a precision of its own
+        config = replace(config, training=replace(config.training, precision=_NAMES[precision]))
+    with staged(target) as folder:
+        images = opened.path / "image_tokenizer"
+        config = _take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
+        checkpoint = write_checkpoint(
+            folder, config, opened.step, as_parameters(opened.parts, config), progress=progress
+        )
+    return target / checkpoint.name
+
+
+def _open(path: str | Path, wanted: Format) -> Opened:
+    opened = open_checkpoint(path)
+    if opened.format != wanted:
+        names = {
+            "checkpoint": "a checkpoint of this project",
+            "exported": "a folder made by export-hf",
+            "language_model": "a Hugging Face language model",
+            "visual": "a file made by extract-visual",
+        }
+        raise ValueError(f"{path} is {names[opened.format]}; accepted here: {names[wanted]}")
+    return opened
+
+
+def _start_config(source: Path, image_tokenizer: str | Path, overrides: Sequence[str]) -> RunConfig:
+    base = language_model_config(source)
+    if image_tokenizer:
+        codes, pixels = _image_geometry(Path(image_tokenizer))
+        base = replace(
+            base,
+            vocabulary=replace(base.vocabulary, codebook_size=codes),
+            image=replace(base.image, downsample=pixels, resolution=max(16, 256 // pixels) * pixels),
+        )
+    config = override(base, overrides)
+    free = {f"model.{name}" for name in ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection")}
+    fixed = [f"model.{name}" for name in asdict(base.model)] + list(_FROM_SOURCE)
+    fixed += ["vocabulary.codebook_size", "image.downsample"] if image_tokenizer else []
+    for name in fixed:
+        section, field = name.split(".")
+        ours, theirs = (getattr(getattr(run, section), field) for run in (config, base))
+        if ours != theirs and name not in free:
+            raise ValueError(f"{name} is {ours}; accepted: {theirs}, which the source decides")
+    return validate(config)
+
+
+def _image_geometry(folder: Path) -> tuple[int, int]:
+    """Codes, and pixels per code along each side, of a diffusers VQModel."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return int(config["num_vq_embeddings"]), 2 ** (len(config["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"image tokenizer {folder} is not a diffusers VQModel folder: {error}") from error
+
+
+def _start_dtype(text: TensorSource, dtype: str) -> torch.dtype:
+    if dtype != "auto":
+        return DTYPES[dtype]
+    types = {info.dtype for info in text.tensors.values()}
+    return torch.bfloat16 if types == {torch.bfloat16} else torch.float32
+
+
+def _as_dtype(parts: TensorSource, dtype: str) -> TensorSource:
+    return parts if dtype == "auto" else ConvertedParts(parts, DTYPES[dtype])
+
+
+def _common_dtype(parts: TensorSource, path: Path) -> torch.dtype:
+    types = {info.dtype for info in parts.tensors.values()}
+    if len(types) > 1 or not types <= _NAMES.keys():
+        raise ValueError(
+            f"{path} has tensors of the types {sorted(map(str, types))}; accepted: one of {', '.join(DTYPES)}; "
+            "say --dtype"
+        )
+    return types.pop()
+
+
+def _take_tokenizers(
+    config: RunConfig, text: Path | None, image: Path | None, staging: Path, target: Path
+) -> RunConfig:
+    """Copy tokenizers beside the checkpoint, and let the configuration name them where they will lie."""
+    data = config.data
+    if text is not None:
+        data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target))
+    if image is not None:
+        copy_image_tokenizer(image, staging / "image_tokenizer")
+        data = replace(data, image_tokenizer=str(target / "image_tokenizer"))
+    return replace(config, data=data)
+
+
+def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:
+    """Its place, or nothing with a warning where there is none that can be read."""
+    copy = staging / "tokenizer"
+    try:
+        copy_text_tokenizer(source, copy)
+        load_text_tokenizer(copy)
+    except ValueError as error:
+        shutil.rmtree(copy, ignore_errors=True)
+        warnings.warn(f"the result has no text tokenizer, give one as data.text_tokenizer: {error}", stacklevel=2)
+        return ""
+    return str(target / "tokenizer")
+
+
+def _settings(config: RunConfig) -> str:
+    """YAML of what a run from this checkpoint must share with it."""
+    whole = to_dict(config)
+    settings = {name: whole[name] for name in ("model", "experts", "vocabulary")}
+    settings["router"] = {name: whole["router"][name] for name in ("top_k", "condition")}
+    settings["image"] = {"downsample": whole["image"]["downsample"]}
+    settings["data"] = {
+        name: whole["data"][name] for name in ("text_tokenizer", "image_tokenizer") if whole["data"][name]
+    }
+    return yaml.safe_dump(settings, sort_keys=False)

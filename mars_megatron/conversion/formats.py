@@ -1,0 +1,168 @@
+"""Checkpoints of every format, opened by what lies at a path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+
+from mars_megatron.checkpoint import folders, read_config
+from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
+from mars_megatron.config import from_yaml
+from mars_megatron.config.parser import build
+from mars_megatron.config.schema import RunConfig, VocabularyConfig
+from mars_megatron.config.yaml_io import parse_yaml
+from mars_megatron.conversion.files import HuggingFaceFiles
+from mars_megatron.conversion.language_model import LanguageModelParts, read_shape
+from mars_megatron.conversion.parts import CheckpointParts
+from mars_megatron.conversion.table import parameters, part_names
+
+TRAINING_CONFIG = "training_config.yaml"
+Format = Literal["checkpoint", "exported", "language_model", "visual"]
+
+
+class VisualHeader:
+    """Names in the header of a file of trained tensors: the run, its step, and what its base must be."""
+
+    CONFIG, STEP, BASE, BASE_DTYPE = "mars_config", "mars_step", "mars_base_sha256", "mars_base_dtype"
+    ALL = (CONFIG, STEP, BASE, BASE_DTYPE)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint of any format.
+
+    Attributes:
+        path: The checkpoint itself: for a run the folder of its newest.
+        format: checkpoint (of this project), exported (a MARS as a Hugging Face folder), language_model (another Hugging Face
+            folder), visual (a file of trained tensors).
+        config: The run; of a language model the shape alone is meant.
+        step: Optimiser steps behind it.
+        parts: Its tensors.
+    """
+
+    path: Path
+    format: Format
+    config: RunConfig
+    step: int
+    parts: TensorSource
+
+
+def open_checkpoint(path: str | Path, like: RunConfig | None = None) -> Opened:
+    """Open what lies at a path, without reading a tensor.
+
+    Args:
+        path: A run, a checkpoint, an exported folder, a language model's folder, or a file of trained tensors.
+        like: A MARS whose parts a language model shall be named like; by default those of a plain one.
+
+    Raises:
+        ValueError: There is nothing that can be read, or it contradicts itself; files and tensors are named.
+    """
+    path = Path(path)
+    kind = detect(path)
+    if kind == "visual":
+        return read_visual(path)
+    if kind == "exported":
+        return _exported(path)
+    if kind == "language_model":
+        config = like or language_model_config(path)
+        return Opened(path, kind, config, 0, LanguageModelParts(path, config))
+    folder = folders.resolve(path)
+    config = read_config(folder)
+    return Opened(folder, kind, config, folders.step_of(folder), CheckpointParts(folder, config))
+
+
+def detect(path: Path) -> Format:
+    """Which format lies at a path.
+
+    Raises:
+        ValueError: None that is known.
+    """
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; give a run, a checkpoint, a Hugging Face folder or a .safetensors file"
+        )
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path} is a file; accepted: the .safetensors file of extract-visual, or folders")
+        return "visual"
+    if (path / TRAINING_CONFIG).is_file():
+        return "exported"
+    if (path / "config.json").is_file():
+        return "language_model"
+    return "checkpoint"
+
+
+def language_model_config(folder: Path) -> RunConfig:
+    """A run with the shape of a Hugging Face language model; all else are defaults."""
+    shape = read_shape(folder)
+    return RunConfig(model=shape.model, vocabulary=VocabularyConfig(text_size=shape.text_size))
+
+
+def _exported(folder: Path) -> Opened:
+    config = from_yaml(folder / TRAINING_CONFIG)
+    files = HuggingFaceFiles(folder)
+    check_parts(files.tensors, config, str(folder), TRAINING_CONFIG)
+    try:
+        step = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["training_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'} is not that of an exported MARS (training_step): {error}"
+        ) from error
+    return Opened(folder, "exported", config, step, files)
+
+
+def check_parts(
+    found: Mapping[str, TensorInfo],
+    config: RunConfig,
+    where: str,
+    described_by: str,
+    only: Collection[str] | None = None,
+) -> None:
+    """Compare the parts there are with those of a configuration, or with some of them.
+
+    Raises:
+        ValueError: One is missing, unknown or of another shape.
+    """
+    wanted = {part: shape for parameter in parameters(config) for part, shape in parameter.parts.items()}
+    if only is not None:
+        wanted = {part: wanted[part] for part in only}
+    for part, shape in wanted.items():
+        if part not in found:
+            raise ValueError(f"{where} lacks {part}, which its {described_by} asks for")
+        if found[part].shape != shape:
+            raise ValueError(
+                f"{where}: {part} has the shape {list(found[part].shape)}; {described_by} asks for {list(shape)}"
+            )
+    unknown = found.keys() - wanted.keys()
+    if unknown:
+        raise ValueError(f"{where} has {min(unknown)} (and {len(unknown) - 1} more), unknown to its {described_by}")
+
+
+def read_visual(path: Path) -> Opened:
+    """Open a file of `extract_visual`.
+
+    Raises:
+        ValueError: It is another file, is cut off, or lacks a tensor.
+    """
+    header = visual_header(path)
+    config = build(RunConfig(), parse_yaml(header[VisualHeader.CONFIG], str(path)), source=str(path))
+    files = HuggingFaceFiles(path)
+    check_parts(files.tensors, config, str(path), "header", only=part_names(config, trained=True))
+    return Opened(path, "visual", config, int(header[VisualHeader.STEP]), files)
+
+
+def visual_header(path: Path) -> dict[str, str]:
+    """The strings in the header of a file of `extract_visual`; see `VisualHeader`."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header: dict[str, str] = opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read, it may be cut off: {error}") from error
+    if not set(VisualHeader.ALL) <= header.keys():
+        raise ValueError(f"{path} was not made by extract-visual: its header has no configuration of a MARS")
+    return header

@@ -1,0 +1,165 @@
+"""Where parts come from: a checkpoint, a language model that becomes a MARS, an exported folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mars_megatron.checkpoint.streaming import CheckpointTensors
+from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, TensorSource
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.conversion.table import AttentionShape, Parameter, join, parameters, split
+from mars_megatron.model.initialization import draw
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+_ROWS_AT_ONCE = 8192  # of a table that is summed
+
+
+class CheckpointParts:
+    """The parts of a checkpoint of this project.
+
+    Args:
+        folder: One checkpoint.
+        config: Its configuration.
+
+    Raises:
+        ValueError: A tensor is missing or has another shape than the configuration says.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self._stored, self._heads = CheckpointTensors(folder), AttentionShape.of(config)
+        self._of: dict[str, Parameter] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        for parameter in parameters(config):
+            found = self._stored.tensors.get(parameter.key)
+            if found is None:
+                raise ValueError(f"{folder} lacks {parameter.key}, which its config.yaml asks for")
+            if found.shape != parameter.key_shape:
+                raise ValueError(
+                    f"{folder}: {parameter.key} has the shape {list(found.shape)}; config.yaml asks for "
+                    f"{list(parameter.key_shape)}"
+                )
+            for part, shape in parameter.parts.items():
+                self._of[part], self.tensors[part] = parameter, TensorInfo(shape, found.dtype)
+        unknown = self._stored.tensors.keys() - {parameter.key for parameter in self._of.values()}
+        if unknown:
+            raise ValueError(f"{folder} has {min(unknown)} (and {len(unknown) - 1} more), unknown to its config.yaml")
+        # The parts of a parameter are asked for one after the other.
+        self._last: tuple[str, dict[str, Tensor]] = ("", {})
+
+    def read(self, name: str) -> Tensor:
+        """A part; see `TensorSource`."""
+        parameter = self._of[name]
+        if len(parameter.parts) == 1:
+            return split(parameter, self._stored.read(parameter.key), self._heads)[0]
+        key, parts = self._last
+        if key != parameter.key:
+            values = split(parameter, self._stored.read(parameter.key), self._heads)
+            parts = dict(zip(parameter.parts, values, strict=True))
+            self._last = (parameter.key, parts)
+        return parts[name]
+
+
+class StartParts:
+    """A MARS whose visual side begins as its language model: the parts of `start_from_language_model`.
+
+    Args:
+        text: Parts of the text expert and the shared norms.
+        config: The MARS; it may have several visual experts, each a copy of the one text expert.
+    """
+
+    def __init__(self, text: TensorSource, config: RunConfig) -> None:
+        self._text, self._config = text, config
+        self._parameter_of = {part: parameter for parameter in parameters(config) for part in parameter.parts}
+        dtype = next(iter(text.tensors.values())).dtype
+        self.tensors: dict[str, TensorInfo] = {}
+        for part, parameter in self._parameter_of.items():
+            source = text.tensors.get(part) or text.tensors.get(_text_twin(part))
+            self.tensors[part] = TensorInfo(parameter.parts[part], source.dtype if source else dtype)
+
+    @cached_property
+    def _num_text(self) -> int:
+        return Vocabulary.from_config(self._config.vocabulary).text_size
+
+    def read(self, name: str) -> Tensor:
+        """A part; see `TensorSource`."""
+        parameter, info = self._parameter_of[name], self.tensors[name]
+        if parameter.expert != "visual":
+            return self._text.read(name)
+        if parameter.row.shape[0] == "vocabulary":
+            return self._mean_row(_text_twin(name)).to(info.dtype).expand(info.shape)
+        if parameter.row.when == "conditioned":
+            return torch.zeros(info.shape, dtype=info.dtype)
+        if parameter.row.shape[0] == "experts":
+            return draw(parameter.key, info.shape, self._config).to(info.dtype)
+        return self._text.read(_text_twin(name))
+
+    def _mean_row(self, name: str) -> Tensor:
+        table = self._text.read(name)
+        total = torch.zeros(table.shape[1], dtype=torch.float64)
+        for rows in table.split(_ROWS_AT_ONCE):
+            total += rows.double().sum(0)
+        return total / self._num_text
+
+
+def _text_twin(part: str) -> str:
+    """The part of the text expert of which a visual part is the copy."""
+    names = part.replace(".visual.", ".text.").split(".")
+    if "experts" in names:
+        place = names.index("experts")
+        del names[place : place + 2]
+    return ".".join(names)
+
+
+class ConvertedParts:
+    """The same parts in another type.
+
+    Args:
+        source: The parts.
+        dtype: The type of all of them.
+    """
+
+    def __init__(self, source: TensorSource, dtype: torch.dtype) -> None:
+        self._source, self._dtype = source, dtype
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(info.shape, dtype) for name, info in source.tensors.items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        """A part; see `TensorSource`."""
+        return self._source.read(name).to(self._dtype)
+
+
+class JoinedParts:
+    """Parts of several sources that have none in common, such as a base model and trained tensors."""
+
+    def __init__(self, sources: Iterable[TensorSource]) -> None:
+        self._source_of = {name: source for source in sources for name in source.tensors}
+        self.tensors = {name: source.tensors[name] for name, source in self._source_of.items()}
+
+    def read(self, name: str) -> Tensor:
+        """A part; see `TensorSource`."""
+        return self._source_of[name].read(name)
+
+
+def as_parts(source: TensorSource) -> dict[str, LazyTensor]:
+    """What is written to an exported folder."""
+    return {name: LazyTensor(info, partial(source.read, name)) for name, info in source.tensors.items()}
+
+
+def as_parameters(source: TensorSource, config: RunConfig) -> dict[str, LazyTensor]:
+    """What is written to a checkpoint."""
+    heads = AttentionShape.of(config)
+
+    def load(parameter: Parameter) -> Tensor:
+        return join(parameter, [source.read(part) for part in parameter.parts], heads)
+
+    lazy = {}
+    for parameter in parameters(config):
+        dtype = source.tensors[next(iter(parameter.parts))].dtype
+        lazy[parameter.key] = LazyTensor(TensorInfo(parameter.key_shape, dtype), partial(load, parameter))
+    return lazy

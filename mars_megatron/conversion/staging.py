@@ -1,0 +1,63 @@
+"""Folders and files that get their name only when they are complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mars_megatron.checkpoint.streaming import sync
+
+_INCOMPLETE = ".incomplete"
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends without an error, and else goes away.
+
+    What an interrupted conversion left is removed first.
+
+    Raises:
+        ValueError: `target` exists and is not an empty folder.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not an empty folder; name another or remove it")
+    temporary = target.with_name(target.name + _INCOMPLETE)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        sync(temporary)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    if target.exists():
+        target.rmdir()
+    temporary.rename(target)
+
+
+@contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A file name to write to, which becomes `target` when the block ends without an error.
+
+    Raises:
+        ValueError: `target` exists.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; name another file or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + _INCOMPLETE)
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.rename(target)

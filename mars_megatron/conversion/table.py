@@ -1,0 +1,314 @@
+"""The mapping table: every parameter of a checkpoint, and the parts it has in Hugging Face's naming.
+
+Parts are the common language of the conversions: the tensors of an exported model, without padding rows and with query,
+key and value apart. The parts of a text expert, with `.text` taken out of the name, are those of Llama, Qwen2, Qwen2.5
+and Qwen3; the original Qwen has names of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mars_megatron.config.schema import FreezeConfig, RunConfig
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+EXPERTS = ("text", "visual")
+SHARED = "shared"
+
+# Sizes by name, as in `Row.shape`; those of the vocabulary differ by expert.
+Size = Literal["hidden", "ffn", "query", "group", "head", "vocabulary", "experts"]
+# When a row exists, and for whom: for each expert, or once for both.
+Condition = Literal["always", "norm", "projection", "bias", "qk_norm", "dense", "routed", "conditioned"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of parameter. `{layer}`, `{expert}` (text, visual, shared) and `{number}` stand in the names.
+
+    Attributes:
+        key: In the distributed checkpoint.
+        parts: In an exported model; a shared parameter has no `.{expert}`.
+        shape: Of every part, or of the first one; `query` stands for `group` in the parts behind it.
+        when: See `Condition`.
+        qwen: In the original Qwen; where it has one name for several parts, they are stacked.
+    """
+
+    key: str
+    parts: tuple[str, ...]
+    shape: tuple[Size, ...]
+    when: Condition = "always"
+    qwen: str = ""
+
+
+_ATTENTION, _MLP = "model.layers.{layer}.self_attn.{expert}", "model.layers.{layer}.mlp.{expert}"
+_OUR_LAYER, _QWEN_LAYER = "decoder.layers.{layer}", "transformer.h.{layer}"
+_OUR_EXPERT = _OUR_LAYER + ".mlp.{expert}.experts.experts.{number}"
+
+
+def _qkv(kind: str) -> tuple[str, ...]:
+    return tuple(f"{_ATTENTION}.{part}_proj.{kind}" for part in "qkv")
+
+
+TABLE = (
+    Row(
+        "embedding.{expert}.weight",
+        ("model.embed_tokens.{expert}.weight",),
+        ("vocabulary", "hidden"),
+        qwen="transformer.wte.weight",
+    ),
+    Row(
+        _OUR_LAYER + ".input_norm.{expert}.weight",
+        ("model.layers.{layer}.input_layernorm.{expert}.weight",),
+        ("hidden",),
+        when="norm",
+        qwen=_QWEN_LAYER + ".ln_1.weight",
+    ),
+    Row(
+        _OUR_LAYER + ".attention.linear_qkv.{expert}.weight",
+        _qkv("weight"),
+        ("query", "hidden"),
+        qwen=_QWEN_LAYER + ".attn.c_attn.weight",
+    ),
+    Row(
+        _OUR_LAYER + ".attention.linear_qkv.{expert}.bias",
+        _qkv("bias"),
+        ("query",),
+        when="bias",
+        qwen=_QWEN_LAYER + ".attn.c_attn.bias",
+    ),
+    Row(
+        _OUR_LAYER + ".attention.qk_norm.{expert}.q_layernorm.weight",
+        (_ATTENTION + ".q_norm.weight",),
+        ("head",),
+        when="qk_norm",
+    ),
+    Row(
+        _OUR_LAYER + ".attention.qk_norm.{expert}.k_layernorm.weight",
+        (_ATTENTION + ".k_norm.weight",),
+        ("head",),
+        when="qk_norm",
+    ),
+    Row(
+        _OUR_LAYER + ".attention.linear_proj.{expert}.weight",
+        (_ATTENTION + ".o_proj.weight",),
+        ("hidden", "query"),
+        when="projection",
+        qwen=_QWEN_LAYER + ".attn.c_proj.weight",
+    ),
+    Row(
+        _OUR_LAYER + ".pre_mlp_norm.{expert}.weight",
+        ("model.layers.{layer}.post_attention_layernorm.{expert}.weight",),
+        ("hidden",),
+        when="norm",
+        qwen=_QWEN_LAYER + ".ln_2.weight",
+    ),
+    # megatron-core keeps the two halves of a gated projection apart: _w is the gate, _v the linear one.
+    Row(
+        _OUR_LAYER + ".mlp.{expert}.linear_fc1.weight_w",
+        (_MLP + ".gate_proj.weight",),
+        ("ffn", "hidden"),
+        when="dense",
+        qwen=_QWEN_LAYER + ".mlp.w2.weight",
+    ),
+    Row(
+        _OUR_LAYER + ".mlp.{expert}.linear_fc1.weight_v",
+        (_MLP + ".up_proj.weight",),
+        ("ffn", "hidden"),
+        when="dense",
+        qwen=_QWEN_LAYER + ".mlp.w1.weight",
+    ),
+    Row(
+        _OUR_LAYER + ".mlp.{expert}.linear_fc2.weight",
+        (_MLP + ".down_proj.weight",),
+        ("hidden", "ffn"),
+        when="dense",
+        qwen=_QWEN_LAYER + ".mlp.c_proj.weight",
+    ),
+    Row(_OUR_LAYER + ".mlp.{expert}.router.weight", (_MLP + ".router.weight",), ("experts", "hidden"), when="routed"),
+    Row(
+        _OUR_LAYER + ".mlp.{expert}.router.condition_weight",
+        (_MLP + ".router.condition_weight",),
+        ("experts", "hidden"),
+        when="conditioned",
+    ),
+    Row(
+        _OUR_EXPERT + ".linear_fc1.weight_w",
+        (_MLP + ".experts.{number}.gate_proj.weight",),
+        ("ffn", "hidden"),
+        when="routed",
+    ),
+    Row(
+        _OUR_EXPERT + ".linear_fc1.weight_v",
+        (_MLP + ".experts.{number}.up_proj.weight",),
+        ("ffn", "hidden"),
+        when="routed",
+    ),
+    Row(
+        _OUR_EXPERT + ".linear_fc2.weight",
+        (_MLP + ".experts.{number}.down_proj.weight",),
+        ("hidden", "ffn"),
+        when="routed",
+    ),
+    Row(
+        "final_norm.{expert}.weight",
+        ("model.norm.{expert}.weight",),
+        ("hidden",),
+        when="norm",
+        qwen="transformer.ln_f.weight",
+    ),
+    Row("head.{expert}.weight", ("lm_head.{expert}.weight",), ("vocabulary", "hidden"), qwen="lm_head.weight"),
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of one model.
+
+    Attributes:
+        row: Its kind.
+        expert: text, visual or shared.
+        key: In the distributed checkpoint.
+        key_shape: There, with padding rows.
+        parts: Names in an exported model, with the shape of each.
+        qwen: Name in the original Qwen; empty if it has none.
+    """
+
+    row: Row
+    expert: str
+    key: str
+    key_shape: tuple[int, ...]
+    parts: dict[str, tuple[int, ...]]
+    qwen: str
+
+
+def parameters(config: RunConfig) -> list[Parameter]:
+    """Every parameter of a model, layer by layer, in the order in which a forward meets them."""
+    before = [row for row in TABLE if row.key.startswith("embedding.")]
+    within = [row for row in TABLE if "{layer}" in row.key]
+    behind = [row for row in TABLE if row not in before and row not in within]
+    expanded = [parameter for row in before for parameter in _expand(row, config, 0)]
+    for layer in range(config.model.num_layers):
+        expanded += [parameter for row in within for parameter in _expand(row, config, layer)]
+    return expanded + [parameter for row in behind for parameter in _expand(row, config, 0)]
+
+
+def _expand(row: Row, config: RunConfig, layer: int) -> Iterator[Parameter]:
+    for expert in _experts(row, config):
+        several = "{number}" in row.key
+        for number in range(getattr(config.experts, expert) if several else 1):
+            names = {"layer": layer, "expert": expert, "number": number}
+            parts = [_name(part, names) for part in row.parts]
+            shapes = [_shape(row, place, expert, config) for place in range(len(parts))]
+            key_shape = _key_shape(row, shapes, expert, config)
+            qwen = _name(row.qwen, names) if expert != "visual" else ""
+            yield Parameter(
+                row, expert, _name(row.key, names, keep=True), key_shape, dict(zip(parts, shapes, strict=True)), qwen
+            )
+
+
+def _name(pattern: str, names: dict[str, object], keep: bool = False) -> str:
+    if names["expert"] == SHARED and not keep:
+        pattern = pattern.replace(".{expert}", "")
+    return pattern.format(**names)
+
+
+def _experts(row: Row, config: RunConfig) -> Sequence[str]:
+    """Whose parameter it is in this model."""
+    model, numbers = config.model, {expert: getattr(config.experts, expert) for expert in EXPERTS}
+    if row.when == "norm":
+        return EXPERTS if model.expert_norms else (SHARED,)
+    if row.when == "projection":
+        return EXPERTS if model.expert_output_projection else (SHARED,)
+    exists = {
+        "always": lambda expert: True,
+        "bias": lambda expert: model.qkv_bias,
+        "qk_norm": lambda expert: model.qk_norm,
+        "dense": lambda expert: numbers[expert] == 1,
+        "routed": lambda expert: numbers[expert] > 1,
+        "conditioned": lambda expert: expert == "visual" and numbers[expert] > 1 and config.router.condition == "text",
+    }[row.when]
+    return [expert for expert in EXPERTS if exists(expert)]
+
+
+def is_trained(parameter: Parameter, freeze: FreezeConfig) -> bool:
+    """Whether a run trains a parameter; the rule of `model.build.freeze`."""
+    if parameter.expert == "visual":
+        return not freeze.visual
+    if parameter.expert == "text" or parameter.row.when != "norm":
+        return not freeze.text
+    return not freeze.norms
+
+
+def part_names(config: RunConfig, trained: bool) -> list[str]:
+    """The parts that a run trains, or those that it leaves as they are."""
+    chosen = (parameter for parameter in parameters(config) if is_trained(parameter, config.freeze) == trained)
+    return [part for parameter in chosen for part in parameter.parts]
+
+
+class AttentionShape(NamedTuple):
+    """Heads of the attention."""
+
+    num_heads: int
+    num_groups: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: RunConfig) -> AttentionShape:
+        model = config.model
+        size = model.head_dim or model.hidden_size // model.num_attention_heads
+        return cls(model.num_attention_heads, model.num_query_groups, size)
+
+
+def _shape(row: Row, place: int, expert: str, config: RunConfig) -> tuple[int, ...]:
+    heads, vocabulary = AttentionShape.of(config), Vocabulary.from_config(config.vocabulary)
+    sizes: dict[Size, int] = {
+        "hidden": config.model.hidden_size,
+        "ffn": config.model.ffn_hidden_size,
+        "query": heads.num_heads * heads.head_dim,
+        "group": heads.num_groups * heads.head_dim,
+        "head": heads.head_dim,
+        "vocabulary": vocabulary.text_size if expert == "text" else vocabulary.image_size,
+        "experts": getattr(config.experts, expert, 1),
+    }
+    names = row.shape if place == 0 else ("group", *row.shape[1:])
+    return tuple(sizes[name] for name in names)
+
+
+def _key_shape(row: Row, shapes: list[tuple[int, ...]], expert: str, config: RunConfig) -> tuple[int, ...]:
+    rows = sum(shape[0] for shape in shapes)
+    if row.shape[0] == "vocabulary":
+        vocabulary = Vocabulary.from_config(config.vocabulary)
+        rows = vocabulary.padded_text_size if expert == "text" else vocabulary.padded_image_size
+    return (rows, *shapes[0][1:])
+
+
+def join(parameter: Parameter, parts: Sequence[Tensor], heads: AttentionShape) -> Tensor:
+    """A parameter of the checkpoint from its parts.
+
+    Query, key and value are interleaved as megatron-core has them, for each group its query heads, its key and its
+    value; tables get padding rows of zeros.
+    """
+    if len(parts) == 1:
+        (part,) = parts
+        if tuple(part.shape) == parameter.key_shape:
+            return part
+        padded = part.new_zeros(parameter.key_shape)
+        padded[: part.shape[0]] = part
+        return padded
+    grouped = [part.unflatten(0, (heads.num_groups, -1)) for part in parts]
+    return torch.cat(grouped, dim=1).flatten(0, 1)
+
+
+def split(parameter: Parameter, tensor: Tensor, heads: AttentionShape) -> list[Tensor]:
+    """The parts of a parameter of the checkpoint, the inverse of `join`; views where they can be."""
+    if len(parameter.parts) == 1:
+        ((rows, *_),) = parameter.parts.values()
+        return [tensor[:rows]]
+    grouped = tensor.unflatten(0, (heads.num_groups, -1))
+    sizes = [shape[0] // heads.num_groups for shape in parameter.parts.values()]
+    return [part.flatten(0, 1) for part in grouped.split(sizes, dim=1)]

@@ -1,0 +1,124 @@
+"""A file with what was trained alone, and back onto the language model that it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mars_megatron.checkpoint.streaming import write_checkpoint
+from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
+from mars_megatron.config import to_yaml
+from mars_megatron.conversion.formats import VisualHeader, open_checkpoint, read_visual, visual_header
+from mars_megatron.conversion.parts import ConvertedParts, JoinedParts, as_parameters, as_parts
+from mars_megatron.conversion.safetensors_writer import write_file
+from mars_megatron.conversion.staging import staged, staged_file
+from mars_megatron.conversion.table import part_names
+
+
+class _Some:
+    """Some parts of a source."""
+
+    def __init__(self, source: TensorSource, names: list[str]) -> None:
+        self._source = source
+        self.tensors: dict[str, TensorInfo] = {name: source.tensors[name] for name in names}
+
+    def read(self, name: str) -> Tensor:
+        return self._source.read(name)
+
+
+def extract_visual(source: str | Path, target: str | Path, *, progress: bool = False) -> Path:
+    """Write a safetensors file with the parts that were trained; the rest is the base that they were trained on.
+
+    Args:
+        source: A run, a checkpoint, or an exported folder.
+        target: The file.
+        progress: Show progress bars.
+
+    Raises:
+        ValueError: The source is none of these, nothing visual was trained, or the file exists.
+        OSError: The disk is full, or not writable.
+    """
+    opened, target = open_checkpoint(source), Path(target)
+    if opened.format not in ("checkpoint", "exported"):
+        raise ValueError(
+            f"{source} is a {opened.format.replace('_', ' ')}; accepted: a checkpoint or an exported folder"
+        )
+    config = opened.config
+    if config.freeze.visual:
+        raise ValueError(f"{source} has freeze.visual true: it is a language model, nothing visual was trained")
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target} does not end in .safetensors")
+    base = part_names(config, trained=False)
+    metadata = {
+        "format": "pt",
+        VisualHeader.CONFIG: to_yaml(config),
+        VisualHeader.STEP: str(opened.step),
+        VisualHeader.BASE: _digest(_Some(opened.parts, base), progress),
+        VisualHeader.BASE_DTYPE: _dtype_name(opened.parts, base),
+    }
+    with staged_file(target) as file:
+        write_file(file, as_parts(_Some(opened.parts, part_names(config, trained=True))), metadata, progress=progress)
+    return target
+
+
+def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress: bool = False) -> Path:
+    """Put trained parts back onto their base.
+
+    Args:
+        base: The language model (Hugging Face folder), or any checkpoint that has its text side.
+        visual: A file of `extract_visual`.
+        target: Folder of the checkpoint.
+        progress: Show progress bars.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: The base is not the one that the parts were trained on, or the target is not empty.
+        OSError: The disk is full, or not writable.
+    """
+    trained, target = read_visual(Path(visual)), Path(target)
+    config, header = trained.config, visual_header(Path(visual))
+    names = part_names(config, trained=False)
+    opened = open_checkpoint(base, like=config)
+    missing = [name for name in names if name not in opened.parts.tensors]
+    if missing:
+        raise ValueError(f"{base} lacks {missing[0]} and {len(missing) - 1} more, on which {visual} was trained")
+    frozen: TensorSource = _Some(opened.parts, names)
+    if names:
+        frozen = ConvertedParts(frozen, getattr(torch, header[VisualHeader.BASE_DTYPE]))
+    if _digest(frozen, progress) != header[VisualHeader.BASE]:
+        raise ValueError(
+            f"{base} is not what {visual} was trained on: its text side has other values (sha256 differs); give the "
+            "language model that the run was started from"
+        )
+    parts = JoinedParts((frozen, trained.parts))
+    with staged(target) as folder:
+        config = replace(config, data=replace(config.data, text_tokenizer="", image_tokenizer=""))
+        checkpoint = write_checkpoint(folder, config, trained.step, as_parameters(parts, config), progress=progress)
+    return target / checkpoint.name
+
+
+def _dtype_name(parts: TensorSource, names: list[str]) -> str:
+    types = {str(parts.tensors[name].dtype).removeprefix("torch.") for name in names}
+    if len(types) > 1:
+        raise ValueError(f"frozen tensors are of the types {sorted(types)}; accepted: one type")
+    return types.pop() if types else ""
+
+
+def _digest(parts: TensorSource, progress: bool) -> str:
+    """sha256 (hex) of names, shapes, types and values."""
+    digest = hashlib.sha256()
+    total = sum(info.nbytes for info in parts.tensors.values())
+    with tqdm(total=total, desc="check base", unit="B", unit_scale=True, disable=not progress) as bar:
+        for name in sorted(parts.tensors):
+            info = parts.tensors[name]
+            digest.update(f"{name}\0{info}\0".encode())
+            digest.update(memoryview(parts.read(name).contiguous().flatten().view(torch.uint8).numpy()))
+            bar.update(info.nbytes)
+    return digest.hexdigest()
