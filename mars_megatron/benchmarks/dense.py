@@ -66,7 +66,7 @@ class DenseGPT(GPTModel):
 
     def __init__(self, config: RunConfig, groups: ProcessGroupCollection) -> None:
         self.sizes = Vocabulary.from_config(config.vocabulary)
-        spec = get_gpt_layer_local_spec(normalization="RMSNorm")
+        spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.model.qk_norm)
         spec.submodules.self_attention.submodules.core_attention = SampleCore
         core = build_transformer_config(config)
         # The project fills its models itself, which is why this configuration would leave them as they are.
@@ -80,7 +80,7 @@ class DenseGPT(GPTModel):
             position_embedding_type="none",
             pg_collection=groups,
         )
-        self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base)
+        self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base, config.model.rope_scaling)
 
     def forward(self, batch: Batch) -> Tensor:
         """fp32 losses [n] of `batch.loss_rows`."""

@@ -44,14 +44,13 @@ class MaskedMARS(MARSModel):
 def _layer(layer: SemVIELayer, hidden: Tensor, masks: Masks, params: SequenceParams) -> Tensor:
     """[tokens, 1, hidden] -> the same."""
     attention = layer.attention
-    qkv = _experts(attention.linear_qkv, layer.input_norm.shared(hidden), masks).squeeze(1)
-    by_group = params.to_samples(qkv).unflatten(
-        -1, (attention.num_groups, attention.heads_per_group + 2, attention.head_dim)
-    )
-    query, key, value = by_group.split((attention.heads_per_group, 1, 1), dim=-2)
+    qkv = _experts(attention.linear_qkv, layer.input_norm.shared(hidden), masks)
+    if attention.qk_norm is not None:
+        qkv = _experts(attention.qk_norm, qkv, masks)
+    query, key, value = attention.heads.split(params.to_samples(qkv.squeeze(1)))
     assert params.rotary is not None
-    query, key = apply_rotary(query.flatten(-3, -2), params.rotary), apply_rotary(key.squeeze(-2), params.rotary)
-    out: Any = attention.core_attention(query, key, value.squeeze(-2), None, None)  # type: ignore[arg-type]
+    query, key = apply_rotary(query, params.rotary), apply_rotary(key, params.rotary)
+    out: Any = attention.core_attention(query, key, value, None, None)  # type: ignore[arg-type]
     hidden = hidden + _experts(attention.linear_proj, params.from_samples(out).unsqueeze(1), masks)
     return hidden + _experts(layer.mlp, layer.pre_mlp_norm.shared(hidden), masks)
 

@@ -7,6 +7,27 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class RopeScalingConfig:
+    """How a language model stretched its rotary position embedding to contexts longer than it was first trained on.
+
+    Args:
+        type: none, linear (all frequencies divided by factor) or llama3 (Llama 3.1: only the low ones).
+        factor: What frequencies are divided by; 1 with none.
+        low_freq_factor: llama3 alone: wavelengths above original_context / low_freq_factor are stretched by all of
+            factor.
+        high_freq_factor: llama3 alone: wavelengths below original_context / high_freq_factor are kept; those between
+            the two bounds are interpolated.
+        original_context: llama3 alone: longest context, in tokens, before the stretching.
+    """
+
+    type: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape of the transformer. Text and visual experts share it.
 
@@ -18,8 +39,11 @@ class ModelConfig:
         num_query_groups: Key/value heads (grouped-query attention); equal to the heads for plain attention.
         head_dim: Size of one head; 0 means hidden_size / num_attention_heads.
         qkv_bias: Whether the query/key/value projections have a bias (Qwen has).
+        qk_norm: RMSNorm of each query and key head, before the rotary embedding (Qwen3 has it). Each modality has its
+            own.
         norm_eps: Epsilon of the RMSNorms.
         rope_base: Base period of the rotary position embedding.
+        rope_scaling: Its stretching to longer contexts.
         init_std: Standard deviation of the random initialisation.
         embedding_init_std: The same for the embedding rows; 0 means init_std. Larger rows keep a token's identity
             readable in every layer's keys and values.
@@ -34,8 +58,10 @@ class ModelConfig:
     num_query_groups: int = 4
     head_dim: int = 0
     qkv_bias: bool = True
+    qk_norm: bool = False
     norm_eps: float = 1e-6
     rope_base: float = 10000.0
+    rope_scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
     init_std: float = 0.02
     embedding_init_std: float = 0.0
     expert_norms: bool = False

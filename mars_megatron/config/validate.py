@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.schema import RopeScalingConfig, RunConfig
 
 # Rows of data.micro_batch_tokens that packing keeps free for padding each modality to the tensor-parallel size,
 # and the largest size that fits. Always the same amount: the packs, and with them the losses, must not depend on
@@ -32,7 +32,7 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
     problems = Problems(config)
     problems.types()
     if not problems.lines:  # the rest does arithmetic on the values
-        for check in (_model, _vocabulary_and_image, _data, _trainable, _parallel, _experts, _recompute):
+        for check in (_model, _rope_scaling, _vocabulary_and_image, _data, _trainable, _parallel, _experts, _recompute):
             check(config, problems)
         for check in (_optimizer, _training, _checkpoint_and_logging, _generation):
             check(config, problems)
@@ -140,6 +140,28 @@ def _model(config: RunConfig, problems: Problems) -> None:
         problems.check(even, "model.hidden_size", "an even size per attention head (rotary embedding turns pairs)")
     else:
         problems.check(model.head_dim % 2 == 0, "model.head_dim", "an even size (rotary embedding turns pairs)")
+
+
+def _rope_scaling(config: RunConfig, problems: Problems) -> None:
+    scaling, default = config.model.rope_scaling, RopeScalingConfig()
+    if scaling.type == "llama3":
+        problems.at_least(1, "model.rope_scaling.original_context")
+        problems.above(0, "model.rope_scaling.low_freq_factor")
+        problems.above(scaling.low_freq_factor, "model.rope_scaling.high_freq_factor")
+        unused = []
+    else:
+        unused = ["low_freq_factor", "high_freq_factor", "original_context"]
+    if scaling.type == "none":
+        unused.append("factor")
+    else:
+        problems.at_least(1, "model.rope_scaling.factor")
+    for name in unused:
+        expected = getattr(default, name)
+        problems.check(
+            getattr(scaling, name) == expected,
+            f"model.rope_scaling.{name}",
+            f"{expected}, because model.rope_scaling.type {scaling.type} does not use it",
+        )
 
 
 def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:

@@ -13,6 +13,7 @@ from mars_megatron.model.backends import Backend, CoreAttention
 from mars_megatron.model.experts import Experts, Rows
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.packed import RoutedSeqParams, plan_of
+from mars_megatron.model.qk_norm import HeadLayout, QKNorm
 from mars_megatron.model.rope import apply_rotary
 
 
@@ -38,13 +39,10 @@ class SemVIEAttention(MegatronModule):
         shared_projection: bool,
     ) -> None:
         super().__init__(config)
-        tensor = groups.tp.size()
-        self.head_dim = config.kv_channels
-        self.num_groups = config.num_query_groups // tensor  # local
-        self.heads_per_group = config.num_attention_heads // config.num_query_groups
+        self.heads = HeadLayout.of_rank(config, groups.tp.size())
         self.recompute_core = config.recompute_granularity == "selective"
-        query_size = config.num_attention_heads * self.head_dim
-        group_size = config.num_query_groups * self.head_dim
+        query_size = config.num_attention_heads * config.kv_channels
+        group_size = config.num_query_groups * config.kv_channels
 
         def qkv() -> nn.Module:
             return backend.linears.column_parallel_linear()(
@@ -75,6 +73,7 @@ class SemVIEAttention(MegatronModule):
             )
 
         self.linear_qkv = Experts(config, qkv, groups.tp)
+        self.qk_norm = Experts(config, lambda: QKNorm(config, self.heads), groups.tp) if config.qk_layernorm else None
         self.linear_proj = Experts(config, projection, groups.tp, shared=shared_projection)
         # A module; annotated by what the layer asks of it.
         self.core_attention: CoreAttention = backend.core_attention(config, layer_number)
@@ -89,10 +88,13 @@ class SemVIEAttention(MegatronModule):
             cache: Keys and values of earlier tokens, when decoding.
         """
         plan = plan_of(params)
-        qkv = self.linear_qkv(rows).joined().squeeze(1)  # [all rows, local qkv features]
+        parts = self.linear_qkv(rows)  # [all rows of each modality, 1, local qkv features]
+        if self.qk_norm is not None:
+            parts = self.qk_norm(parts)
+        qkv = parts.joined().squeeze(1)
 
         def core(qkv: Tensor, rotary: Tensor) -> Tensor:
-            query, key, value = self._split_heads(self.core_attention.arrange(qkv, plan))
+            query, key, value = self.heads.split(self.core_attention.arrange(qkv, plan))
             query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
             out = self.core_attention(query, key, value, params, cache)
             return self.core_attention.restore(out, plan)
@@ -103,12 +105,3 @@ class SemVIEAttention(MegatronModule):
             out = core(qkv, rotary)
         text, visual = out.unsqueeze(1).split(plan.expert_splits)
         return self.linear_proj(rows.with_parts(text, visual))
-
-    def _split_heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[..., features] -> query [..., heads, d], key and value [..., groups, d] (local heads and groups).
-
-        megatron-core's layout: for each group its query heads, then its key, then its value.
-        """
-        by_group = qkv.unflatten(-1, (self.num_groups, self.heads_per_group + 2, self.head_dim))
-        query, key, value = by_group.split((self.heads_per_group, 1, 1), dim=-2)
-        return query.flatten(-3, -2), key.squeeze(-2), value.squeeze(-2)

@@ -57,7 +57,7 @@ class MARSModel(MegatronModule):
         self.vocabulary = Vocabulary.from_config(config.vocabulary)
         self.text_is_frozen = config.freeze.text and (config.freeze.norms or config.model.expert_norms)
         self.backend = build_backend(config.training.backend)
-        self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base)
+        self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base, config.model.rope_scaling)
         if pre_process:
             self.embedding = JoinedEmbedding(core, self.vocabulary, groups.tp)
         layer = ModuleSpec(

@@ -38,6 +38,9 @@ def build_transformer_config(config: RunConfig) -> TransformerConfig:
         activation_func=F.silu,
         add_bias_linear=False,
         add_qkv_bias=model.qkv_bias,
+        # megatron-core then sums the gradients of QKNorm's weights over the tensor-parallel ranks, which hold a share
+        # of the heads each.
+        qk_layernorm=model.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         params_dtype=dtype,

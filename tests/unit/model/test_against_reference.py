@@ -33,8 +33,13 @@ CASES: dict[str, dict[str, Any]] = {
     "plain_attention": {"model.num_query_groups": 4, **ALL_TRAINED},
     "one_group": {"model.num_query_groups": 1, **ALL_TRAINED},
     "own_head_dim": {"model.head_dim": 6, **ALL_TRAINED},
+    "qk_norm": {"model.qk_norm": True, "model.norm_eps": 0.1},
+    "qk_norm_trained": {"model.qk_norm": True, "model.qkv_bias": False, "model.head_dim": 6, **ALL_TRAINED},
+    "qk_norm_selective_recompute": {"model.qk_norm": True, "recompute.granularity": "selective", **ALL_TRAINED},
+    "qk_norm_full_recompute": {"model.qk_norm": True, "recompute.granularity": "full"},
     "no_bias": {"model.qkv_bias": False, **ALL_TRAINED},
     "rope_and_eps": {"model.rope_base": 100.0, "model.norm_eps": 0.1, **ALL_TRAINED},
+    "linear_rope": {"model.rope_scaling.type": "linear", "model.rope_scaling.factor": 3.0, **ALL_TRAINED},
     "no_padding": {"vocabulary.text_size": 32, "vocabulary.codebook_size": 10, **ALL_TRAINED},
     "selective_recompute": {"recompute.granularity": "selective"},
     "full_recompute": {"recompute.granularity": "full"},
@@ -73,11 +78,12 @@ class Reference:
         return apply
 
     def rotate(self, x: Tensor) -> Tensor:
-        """[n, head_dim] -> the same, pair (i, i + half) turned by position * base^(-2i / head_dim)."""
+        """[n, head_dim] -> the same, pair (i, i + half) turned by position * base^(-2i / head_dim) / factor."""
+        factor = self.shape.rope_scaling.factor
         half = x.shape[1] // 2
         out = torch.empty_like(x)
         for i in range(half):
-            angle = torch.arange(len(x), dtype=x.dtype) * self.shape.rope_base ** (-2 * i / x.shape[1])
+            angle = torch.arange(len(x), dtype=x.dtype) * self.shape.rope_base ** (-2 * i / x.shape[1]) / factor
             out[:, i] = x[:, i] * angle.cos() - x[:, half + i] * angle.sin()
             out[:, half + i] = x[:, half + i] * angle.cos() + x[:, i] * angle.sin()
         return out
@@ -93,11 +99,17 @@ class Reference:
 
         qkv = self.routed(project, x, is_visual, groups * (per_group + 2) * d)
         pieces = qkv.split(d, dim=1)  # for each group: its queries, its key, its value
+
+        def turned(piece: Tensor, kind: str) -> Tensor:
+            if self.shape.qk_norm:
+                piece = self.routed(self.norm(f"{layer}.qk_norm.{{}}.{kind}_layernorm.weight"), piece, is_visual, d)
+            return self.rotate(piece)
+
         outs = []
         for head in range(heads):
             first = head // per_group * (per_group + 2)
-            query = self.rotate(pieces[first + head % per_group])
-            key, value = self.rotate(pieces[first + per_group]), pieces[first + per_group + 1]
+            query = turned(pieces[first + head % per_group], "q")
+            key, value = turned(pieces[first + per_group], "k"), pieces[first + per_group + 1]
             scores = query @ key.T / d**0.5
             future = torch.ones(len(x), len(x)).triu(1).bool()
             outs.append(scores.masked_fill(future, -torch.inf).softmax(-1) @ value)
