@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.generation.decoding import Decoder, agree, inference
-from mars_megatron.generation.sampling import draw, guide, uniforms
+from mars_megatron.huggingface.sampling_mars import draw, guide, uniforms
 from mars_megatron.model import MARSModel
 from mars_megatron.ops import VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -80,13 +81,14 @@ def _generate(
     decoder = Decoder(model, vocabulary, beginnings, VISUAL, num_codes - 1)
     logits = decoder.start()
     noise = noise.to(logits.device)
+    choose = partial(draw, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     codes: list[torch.Tensor] = []
     while True:
         logits = logits[:, vocabulary.text_size : vocabulary.text_size + vocabulary.codebook_size]
         if guided:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, config.guidance)
-        codes.append(agree(draw(logits, noise[:, len(codes)], config), model))
+        codes.append(agree(choose(logits, noise[:, len(codes)]), model))
         bar.update(num_samples)
         if len(codes) == num_codes:
             return torch.stack(codes, dim=1)

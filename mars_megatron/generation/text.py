@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.generation.decoding import Decoder, agree, inference
-from mars_megatron.generation.sampling import draw, uniforms
+from mars_megatron.huggingface.sampling_mars import draw, uniforms
 from mars_megatron.model import MARSModel
 from mars_megatron.ops import TEXT
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -71,10 +72,11 @@ def _write(
     num_samples, max_tokens = noise.shape
     logits = decoder.start()
     noise = noise.to(logits.device)
+    choose = partial(draw, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
     ended = torch.zeros(num_samples, dtype=torch.bool, device=logits.device)
     steps: list[torch.Tensor] = []
     while True:
-        ids = agree(draw(logits[:, :num_text_ids], noise[:, len(steps)], config), model)
+        ids = agree(choose(logits[:, :num_text_ids], noise[:, len(steps)]), model)
         ids = ids.masked_fill(ended, eos_id)  # what follows an end is never looked at
         steps.append(ids)
         ended = ended | (ids == eos_id)

@@ -7,20 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mars_megatron.huggingface.image_codes_mars import decode_codes, encode_codes, to_float, to_uint8
 from mars_megatron.tokenizers.fingerprint import image_fingerprint
 
 if TYPE_CHECKING:  # slow to import
     from diffusers import VQModel
-
-
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [0, 255] -> float32 [-1, 1], any shape."""
-    return images.float() / 127.5 - 1.0
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """float [-1, 1] (values outside are clipped) -> uint8 [0, 255], any shape."""
-    return ((images.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
 def channels_first(images: torch.Tensor) -> torch.Tensor:
@@ -37,23 +28,6 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
     raise ValueError(
         f"images are {images.dtype} {tuple(images.shape)}; they must be uint8 [N, 3, H, W] or [N, H, W, 3]"
     )
-
-
-def encode_codes(model: VQModel, images: torch.Tensor) -> torch.Tensor:
-    """Float images [N, 3, H, W] in [-1, 1] -> codes int64 [N, h, w], by the model's own quantiser."""
-    latents = model.encode(images).latents  # [N, dim, h, w]
-    indices = model.quantize(latents)[2][2]
-    return indices.reshape(latents.shape[0], latents.shape[2], latents.shape[3])
-
-
-def decode_codes(model: VQModel, codes: torch.Tensor) -> torch.Tensor:
-    """Codes int64 [N, h, w] -> float images [N, 3, H, W], not clipped."""
-    num, height, width = codes.shape
-    shape = (num, height, width, model.quantize.embedding.embedding_dim)
-    latents = model.quantize.get_codebook_entry(codes.reshape(-1), shape)  # [N, dim, h, w]
-    # a "spatial" norm conditions the decoder on the codebook entries, as VQModel.decode does
-    condition = latents if model.config.norm_type == "spatial" else None
-    return model.decoder(model.post_quant_conv(latents), condition)
 
 
 class ImageTokenizer:

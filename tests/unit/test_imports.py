@@ -1,7 +1,8 @@
-"""The import direction: config <- platform, ops, tokenizers <- data, model <- checkpoint, generation
+"""The import direction: config <- huggingface <- platform, ops, tokenizers <- data, model <- checkpoint, generation
 <- evaluation, training <- benchmarks <- the entry point, tools and examples. recipes imports config alone."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,27 @@ PACKAGE = "mars_megatron"
 # A package may import those before it, and itself. Within one stage of the design the order is that of this list.
 ORDER = [
     "config",
+    "huggingface",
     *("recipes", "platform", "ops", "tokenizers"),
     *("data", "model"),
-    *("checkpoint", "generation"),
+    *("checkpoint", "generation", "conversion"),
     *("evaluation", "training"),
     "benchmarks",
 ]
 LEVEL = {name: level for level, name in enumerate(ORDER)}
-# The command line resolves --recipe: the one place that knows both sides.
-ALLOWED = {("config/cli.py", "recipes")}
+# The command line resolves --recipe: the one place that knows both sides. The exported files lie below the tokenizers,
+# which share their arithmetic; what writes them beside a tokenizer's knows both sides too.
+ALLOWED = {
+    ("config/cli.py", "recipes"),
+    ("huggingface/folder.py", "tokenizers"),
+    ("huggingface/text_tokenizer.py", "tokenizers"),
+}
 # Only these may know megatron-core (data its index format, generation its process groups, benchmarks to compare with).
 MEGATRON = {"platform", "model", "checkpoint", "training", "data", "generation", "benchmarks"}
 # Light enough for a login node: no torch.
 WITHOUT_TORCH = {"config", "recipes"}
+# Copied into exported folders: they run where this package is not, and import each other relatively.
+EXPORTED = sorted((ROOT / PACKAGE / "huggingface").glob("*_mars.py"))
 
 
 def imported(path):
@@ -34,6 +43,9 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if path in EXPORTED and node.level == 1:
+                assert ROOT / PACKAGE / "huggingface" / f"{node.module}.py" in EXPORTED, f"{path}: {node.module}"
+                continue
             assert node.level == 0, f"{path}: imports are absolute"
             if node.module == PACKAGE:
                 yield from (f"{PACKAGE}.{alias.name}" for alias in node.names)
@@ -83,6 +95,32 @@ def test_recipes_import_config_alone():
     for path in files(f"{PACKAGE}/recipes"):
         others = {part(name) for name in imported(path)} - {None, "config", "recipes"}
         assert not others, path
+
+
+@pytest.mark.parametrize("path", EXPORTED, ids=lambda path: path.name)
+def test_exported_files_stand_alone(path):
+    """Only what the environment of the exported model has; diffusers and Pillow inside functions, where needed."""
+    tops = {name.split(".")[0] for name in imported(path)}
+    tops -= {"torch", "transformers", "numpy", *sys.stdlib_module_names}
+    assert tops <= {"diffusers", "PIL"}, tops
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom, ast.If, ast.Try))]
+    assert not [node for node in ast.walk(tree) for name in ("diffusers", "PIL") if name in ast.unparse(node)]
+
+
+def test_entry_files_import_all_that_they_need():
+    """transformers 4 copies the files that an entry file imports itself, and not those that they import in turn."""
+    direct = {
+        path.stem: {
+            node.module
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.level == 1
+        }
+        for path in EXPORTED
+    }
+    for entry in ("configuration_mars", "modeling_mars", "processing_mars"):
+        needed = set().union(*(direct[name] for name in direct[entry])) | direct[entry]
+        assert needed <= direct[entry], (entry, needed - direct[entry])
 
 
 def test_every_subpackage_has_a_level():

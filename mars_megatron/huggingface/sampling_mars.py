@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mars_megatron.config.schema import GenerationConfig
 
-
-def uniforms(seed: int, indices: Sequence[int], num_steps: int) -> torch.Tensor:
+def uniforms(seed: int, indices: Sequence[int], num_steps: int) -> Tensor:
     """The random numbers of some samples: float64 [len(indices), num_steps] in [0, 1), on the CPU.
 
     Those of a sample depend on the seed and its index alone, so neither the batch it is decoded in nor the
@@ -20,12 +19,12 @@ def uniforms(seed: int, indices: Sequence[int], num_steps: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(draws))
 
 
-def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) on logits of the same shape."""
     return unconditional + scale * (conditional - unconditional)
 
 
-def draw(logits: torch.Tensor, uniform: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
+def draw(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Choose one column of each row.
 
     Top-k is applied before top-p, whose probabilities are those of the k kept.
@@ -33,14 +32,16 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, config: GenerationConfig) 
     Args:
         logits: [n, columns]: those of the ids that may occur.
         uniform: float64 [n] in [0, 1), on the device of the logits.
-        config: Temperature (0 takes the most probable), top_k, top_p.
+        temperature: Softmax temperature; 0 takes the most probable.
+        top_k: Keep the k most probable; 0 keeps all.
+        top_p: Keep the smallest set with this total probability; 1 keeps all.
 
     Returns:
         int64 [n].
     """
-    if config.temperature == 0:
+    if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = _truncated((logits.double() / config.temperature).softmax(dim=-1), config.top_k, config.top_p)
+    probabilities = _truncated((logits.double() / temperature).softmax(dim=-1), top_k, top_p)
     # The inverse of the cumulative distribution: the first column at which it exceeds the uniform number.
     cumulative = probabilities.cumsum(dim=-1)
     columns = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
@@ -49,7 +50,7 @@ def draw(logits: torch.Tensor, uniform: torch.Tensor, config: GenerationConfig) 
     return torch.minimum(columns, last)
 
 
-def _truncated(probabilities: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+def _truncated(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
     """Set to zero what top-k and top-p leave out; not normalised. At least the most probable column stays."""
     num_columns = probabilities.shape[-1]
     if (top_k == 0 or top_k >= num_columns) and top_p == 1:

@@ -2,58 +2,59 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.sampling import draw, guide, uniforms
+from mars_megatron.huggingface.sampling_mars import draw, guide, uniforms
 
 # Probabilities 0.1, 0.4, 0.2, 0.3.
 LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 
 
-def draws(config: GenerationConfig, num: int = 4000) -> torch.Tensor:
+def draws(num: int = 4000, **how: Any) -> torch.Tensor:
     """Share of each column among evenly spread uniform numbers."""
     uniform = (torch.arange(num, dtype=torch.float64) + 0.5) / num
-    columns = draw(LOGITS.expand(num, -1), uniform, config)
+    columns = draw(LOGITS.expand(num, -1), uniform, **how)
     return torch.bincount(columns, minlength=4) / num
 
 
-def check(config: GenerationConfig, expected: list[float]) -> None:
-    torch.testing.assert_close(draws(config), torch.tensor(expected, dtype=torch.float32), atol=2e-3, rtol=0)
+def check(expected: list[float], **how: Any) -> None:
+    torch.testing.assert_close(draws(**how), torch.tensor(expected, dtype=torch.float32), atol=2e-3, rtol=0)
 
 
 def test_draws_follow_the_probabilities() -> None:
-    check(GenerationConfig(), [0.1, 0.4, 0.2, 0.3])
+    check([0.1, 0.4, 0.2, 0.3])
 
 
 def test_temperature() -> None:
     squared = torch.tensor([0.1, 0.4, 0.2, 0.3]).square()
-    check(GenerationConfig(temperature=0.5), (squared / squared.sum()).tolist())
-    check(GenerationConfig(temperature=0), [0, 1, 0, 0])
+    check((squared / squared.sum()).tolist(), temperature=0.5)
+    check([0, 1, 0, 0], temperature=0)
 
 
 def test_top_k() -> None:
-    check(GenerationConfig(top_k=2), [0, 4 / 7, 0, 3 / 7])
-    check(GenerationConfig(top_k=1), [0, 1, 0, 0])
-    check(GenerationConfig(top_k=9), [0.1, 0.4, 0.2, 0.3])
+    check([0, 4 / 7, 0, 3 / 7], top_k=2)
+    check([0, 1, 0, 0], top_k=1)
+    check([0.1, 0.4, 0.2, 0.3], top_k=9)
 
 
 def test_top_p_keeps_the_column_that_reaches_it() -> None:
-    check(GenerationConfig(top_p=0.5), [0, 4 / 7, 0, 3 / 7])
-    check(GenerationConfig(top_p=0.01), [0, 1, 0, 0])
-    check(GenerationConfig(top_k=3, top_p=0.7), [0, 4 / 7, 0, 3 / 7])  # 0.7 of the 0.9 that top-k leaves
+    check([0, 4 / 7, 0, 3 / 7], top_p=0.5)
+    check([0, 1, 0, 0], top_p=0.01)
+    check([0, 4 / 7, 0, 3 / 7], top_k=3, top_p=0.7)  # 0.7 of the 0.9 that top-k leaves
 
 
 def test_top_k_keeps_exactly_k_of_equal_columns() -> None:
     equal = torch.zeros(50, 6)
-    columns = draw(equal, torch.linspace(0, 0.99, 50, dtype=torch.float64), GenerationConfig(top_k=2))
+    columns = draw(equal, torch.linspace(0, 0.99, 50, dtype=torch.float64), top_k=2)
     assert columns.unique().tolist() == [0, 1]
 
 
 def test_ends_of_the_unit_interval() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(2, -1)
     below_one = torch.nextafter(torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
-    columns = draw(logits, torch.stack((torch.zeros_like(below_one), below_one)), GenerationConfig())
+    columns = draw(logits, torch.stack((torch.zeros_like(below_one), below_one)))
     assert columns.tolist() == [1, 2]
 
 

@@ -1,0 +1,174 @@
+"""Configuration of a MARS model in a Hugging Face folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+# Ids behind the image codes: begin and end of an image, then four that only keep their place.
+NUM_SPECIALS = 6
+_CHOICES = {"rope_type": ("none", "linear", "llama3"), "router_condition": ("none", "text")}
+_IMAGE_GENERATION = {"guidance": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+
+class MarsConfig(PretrainedConfig):
+    """Shape of a MARS model (arXiv 2407.07614): a language model with a visual expert beside its text expert.
+
+    One id space joins text and images: text ids `[0, text_vocab_size)`, then `codebook_size` image codes, then begin
+    of image, end of image and four unused ids. Every id from `text_vocab_size` on is visual.
+
+    Args:
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of each SwiGLU expert.
+        num_hidden_layers: Layers.
+        num_attention_heads: Query heads.
+        num_key_value_heads: Key and value heads.
+        head_dim: Size of one head.
+        qkv_bias: Whether query, key and value projections have a bias.
+        qk_norm: RMSNorm of each query and key head before the rotary embedding.
+        rms_norm_eps: Epsilon of every RMSNorm.
+        rope_base: Base period of the rotary embedding.
+        rope_type: How its frequencies are scaled: none, linear or llama3; the next four belong to it.
+        rope_factor: What frequencies are divided by.
+        rope_low_freq_factor: llama3: wavelengths above rope_original_context divided by this are scaled.
+        rope_high_freq_factor: llama3: wavelengths below rope_original_context divided by this are kept.
+        rope_original_context: llama3: context length before the scaling.
+        text_vocab_size: Rows of the text tables.
+        codebook_size: Image codes.
+        num_text_ids: Ids of the text tokenizer, which may have fewer than there are rows; None for all rows.
+        text_experts: Text FFN experts; above 1 a router chooses.
+        visual_experts: Visual FFN experts; above 1 a router chooses.
+        router_top_k: Experts that each token goes to.
+        router_condition: What the visual router sees beside the token: none, or the text in front of it.
+        expert_norms: Separate RMSNorms per modality.
+        expert_output_projection: Separate attention output projections per modality.
+        image_resolution: Height and width of an image in pixels.
+        image_downsample: Pixels per code along each side.
+        image_generation: Defaults of drawing images: guidance, temperature, top_k, top_p.
+        initializer_range: Standard deviation of random weights.
+        use_cache: Keep keys and values outside training.
+        eos_token_id: End-of-text id.
+        pad_token_id: Id that fills up batches.
+
+    Raises:
+        ValueError: A value outside what is accepted, or a derived one that does not follow from the others.
+    """
+
+    model_type = "mars"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    def __init__(
+        self,
+        hidden_size: int = 128,
+        intermediate_size: int = 352,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        num_key_value_heads: int = 4,
+        head_dim: int = 32,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        rms_norm_eps: float = 1e-6,
+        rope_base: float = 10000.0,
+        rope_type: str = "none",
+        rope_factor: float = 1.0,
+        rope_low_freq_factor: float = 1.0,
+        rope_high_freq_factor: float = 4.0,
+        rope_original_context: int = 8192,
+        text_vocab_size: int = 512,
+        codebook_size: int = 256,
+        num_text_ids: int | None = None,
+        text_experts: int = 1,
+        visual_experts: int = 1,
+        router_top_k: int = 1,
+        router_condition: str = "none",
+        expert_norms: bool = False,
+        expert_output_projection: bool = True,
+        image_resolution: int = 16,
+        image_downsample: int = 4,
+        image_generation: dict[str, Any] | None = None,
+        initializer_range: float = 0.02,
+        use_cache: bool = True,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim
+        self.qkv_bias = qkv_bias
+        self.qk_norm = qk_norm
+        self.rms_norm_eps = rms_norm_eps
+        self.rope_base = rope_base
+        self.rope_type = rope_type
+        self.rope_factor = rope_factor
+        self.rope_low_freq_factor = rope_low_freq_factor
+        self.rope_high_freq_factor = rope_high_freq_factor
+        self.rope_original_context = rope_original_context
+        self.text_vocab_size = text_vocab_size
+        self.codebook_size = codebook_size
+        self.num_text_ids = text_vocab_size if num_text_ids is None else num_text_ids
+        self.text_experts = text_experts
+        self.visual_experts = visual_experts
+        self.router_top_k = router_top_k
+        self.router_condition = router_condition
+        self.expert_norms = expert_norms
+        self.expert_output_projection = expert_output_projection
+        self.image_resolution = image_resolution
+        self.image_downsample = image_downsample
+        self.image_generation = {**_IMAGE_GENERATION, **(image_generation or {})}
+        self.initializer_range = initializer_range
+        self.use_cache = use_cache
+        self._derive(kwargs)
+        self._check()
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
+        # Newer versions know these as settings of generation alone.
+        self.eos_token_id, self.pad_token_id = eos_token_id, pad_token_id
+
+    def _derive(self, given: dict[str, Any]) -> None:
+        """Set what follows from the sizes; a saved file repeats it for its readers."""
+        codes_end = self.text_vocab_size + self.codebook_size
+        derived = {
+            "vocab_size": codes_end + NUM_SPECIALS,
+            "boi_token_id": codes_end,
+            "eoi_token_id": codes_end + 1,
+        }
+        for name, value in derived.items():
+            found = given.pop(name, value)
+            if found != value:
+                raise ValueError(f"{name} is {found}; text_vocab_size and codebook_size make it {value}")
+            setattr(self, name, value)
+
+    def _check(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; accepted: {', '.join(choices)}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads is {self.num_key_value_heads}; accepted: a divisor of num_attention_heads, "
+                f"which is {self.num_attention_heads}"
+            )
+        if not 0 < self.num_text_ids <= self.text_vocab_size:
+            raise ValueError(f"num_text_ids is {self.num_text_ids}; accepted: 1 to text_vocab_size")
+        if self.image_resolution % self.image_downsample:
+            raise ValueError(
+                f"image_resolution is {self.image_resolution}; accepted: a multiple of image_downsample, "
+                f"which is {self.image_downsample}"
+            )
+        unknown = self.image_generation.keys() - _IMAGE_GENERATION.keys()
+        if unknown:
+            raise ValueError(f"image_generation has {sorted(unknown)}; accepted: {', '.join(_IMAGE_GENERATION)}")
+
+    @property
+    def is_conditioned(self) -> bool:
+        """Whether a router sees the text in front of an image."""
+        return self.router_condition == "text" and self.visual_experts > 1
+
+    @property
+    def image_grid(self) -> int:
+        """Codes along each side of an image."""
+        return self.image_resolution // self.image_downsample
