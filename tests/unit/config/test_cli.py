@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.config import RunConfig, from_yaml, to_yaml
+from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, to_yaml
 from mars_megatron.config.cli import load_config, parse
 from mars_megatron.config.validate import leaves
 from mars_megatron.recipes import get_recipe
@@ -60,6 +60,10 @@ def test_overrides_of_every_kind():
             '["a digit, three", "手写数字三"]',
             "--loss.vocabulary",
             "modality",
+            "--model.rope_scaling.type=llama3",
+            "--model.rope_scaling.factor",
+            "8",
+            "--model.qk_norm=true",
             "--data.tasks.t2i",
             "0.7",
             "--data.text_tokenizer",
@@ -68,6 +72,7 @@ def test_overrides_of_every_kind():
     )
     assert config.model.num_layers == 8 and config.freeze.norms is False
     assert config.logging.sample_prompts == ("a digit, three", "手写数字三")
+    assert config.model.rope_scaling == RopeScalingConfig(type="llama3", factor=8.0) and config.model.qk_norm is True
     assert config.loss.vocabulary == "modality" and config.data.tasks.t2i == 0.7
     assert config.data.text_tokenizer == "007"
 

@@ -28,6 +28,7 @@ SAMPLING = dict(
     data__text_tokenizer="t.model",
     data__image_tokenizer="vq",
 )
+LLAMA3 = dict(model__rope_scaling__type="llama3", model__rope_scaling__factor=8.0)
 
 # (the contradiction, the setting that must be named, what must be said to be accepted)
 REJECTED = [
@@ -81,6 +82,32 @@ REJECTED = [
     (dict(model__norm_eps=0.0), "model.norm_eps", "a number above 0"),
     (dict(model__embedding_init_std=-0.5), "model.embedding_init_std", "0 or more"),
     (dict(loss__text_weight=0.0), "loss.text_weight", "a number above 0"),
+    (dict(model__rope_scaling__type="yarn"), "model.rope_scaling.type", "none, linear, llama3"),
+    (dict(model__rope_scaling__factor=2.0), "model.rope_scaling.factor", "1.0, because model.rope_scaling.type none"),
+    (
+        dict(model__rope_scaling__low_freq_factor=2.0),
+        "model.rope_scaling.low_freq_factor",
+        "1.0, because model.rope_scaling.type none does not use it",
+    ),
+    (
+        dict(model__rope_scaling__type="linear", model__rope_scaling__original_context=4096),
+        "model.rope_scaling.original_context",
+        "8192, because model.rope_scaling.type linear does not use it",
+    ),
+    (
+        dict(model__rope_scaling__type="linear", model__rope_scaling__high_freq_factor=8.0),
+        "model.rope_scaling.high_freq_factor",
+        "4.0, because model.rope_scaling.type linear",
+    ),
+    (dict(model__rope_scaling__type="linear", model__rope_scaling__factor=0.5), "model.rope_scaling.factor", "1 or"),
+    (LLAMA3 | dict(model__rope_scaling__factor=0.9), "model.rope_scaling.factor", "1 or more"),
+    (LLAMA3 | dict(model__rope_scaling__low_freq_factor=0.0), "model.rope_scaling.low_freq_factor", "above 0"),
+    (
+        LLAMA3 | dict(model__rope_scaling__low_freq_factor=4.0),
+        "model.rope_scaling.high_freq_factor",
+        "a number above 4.0",
+    ),
+    (LLAMA3 | dict(model__rope_scaling__original_context=0), "model.rope_scaling.original_context", "1 or more"),
     (dict(vocabulary__text_size=0), "vocabulary.text_size", "1 or more"),
     (dict(image__resolution=18), "image.resolution", "a multiple of image.downsample, which is 4"),
     (dict(image__downsample=0), "image.downsample", "1 or more"),
@@ -166,6 +193,9 @@ def test_a_contradiction_is_named_with_value_and_remedy(settings, named, accepte
         dict(model__head_dim=32, model__hidden_size=130),
         dict(recompute__granularity="full", recompute__num_layers=2, parallel__pipeline=2),
         dict(recompute__num_layers=9),
+        dict(model__rope_scaling__type="linear", model__rope_scaling__factor=2.0, model__qk_norm=True),
+        LLAMA3,
+        LLAMA3 | dict(model__rope_scaling__low_freq_factor=3.9, model__rope_scaling__original_context=1),
         dict(training__device="cuda", training__backend="transformer_engine", training__precision="bf16"),
         dict(generation__guidance=1.0, generation__top_k=256, generation__top_p=1.0, generation__temperature=0.0),
         dict(optimizer__clip_grad=1),

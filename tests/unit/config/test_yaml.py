@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.config import LoggingConfig, OptimizerConfig, RunConfig, from_yaml, to_yaml
+from mars_megatron.config import LoggingConfig, OptimizerConfig, RopeScalingConfig, RunConfig, from_yaml, to_yaml
 from mars_megatron.recipes import RECIPES, get_recipe
 
 
@@ -35,6 +35,16 @@ def test_any_value_survives_the_round_trip(tmp_path_factory, lr, eps, prompts, p
     file = tmp_path_factory.mktemp("yaml") / "config.yaml"
     file.write_text(to_yaml(config), encoding="utf-8")
     assert from_yaml(file) == config
+
+
+def test_a_stretched_rope_survives_the_round_trip(tmp_path):
+    scaling = RopeScalingConfig(type="llama3", factor=32.0, low_freq_factor=1.5, original_context=4096)
+    config = replace(RunConfig(), model=replace(RunConfig().model, rope_scaling=scaling, qk_norm=True))
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert from_yaml(path) == config
+    path.write_text("model: {rope_scaling: {type: linear, factor: 2}}")
+    assert from_yaml(path).model.rope_scaling == RopeScalingConfig(type="linear", factor=2.0)
 
 
 def test_what_a_file_leaves_out_keeps_its_default(tmp_path):
@@ -67,6 +77,8 @@ def test_an_empty_file_is_the_default(tmp_path):
         ("training: {precision: fp16}", r"training\.precision"),
         ("model: {num_layers: 3, num_layers: 4}", "'num_layers' appears twice"),
         ("model: {}\nmodel: {}", "'model' appears twice"),
+        ("model: {rope_scaling: llama3}", r"model\.rope_scaling is 'llama3'; accepted: a mapping of type, factor"),
+        ("model: {rope_scaling: {type: yarn}}", r"model\.rope_scaling"),
         ("- 1", "holds a list; accepted: a mapping"),
         ("model: [", "is not valid YAML"),
     ],

@@ -34,10 +34,10 @@ def test_a_layer_does_not_depend_on_the_depth() -> None:
 
 
 def test_visual_experts_are_drawn_as_copies_of_the_text_experts() -> None:
-    model = values(tiny_model({"model.expert_norms": True}))
+    model = values(tiny_model({"model.expert_norms": True, "model.qk_norm": True}))
     experts = [name for name in model if name.startswith("decoder.") and ".visual." in name]
-    # Per layer: two norms, weight and bias of qkv, output projection, two of the FFN.
-    assert len(experts) == 7 * BASE.model.num_layers
+    # Per layer: two norms, those of queries and keys, weight and bias of qkv, output projection, two of the FFN.
+    assert len(experts) == 9 * BASE.model.num_layers
     for name in experts:
         assert torch.equal(model[name], model[name.replace(".visual.", ".text.")]), name
     # The tables hold different things: their rows must not begin alike.
@@ -49,7 +49,7 @@ def test_visual_experts_are_drawn_as_copies_of_the_text_experts() -> None:
 
 @pytest.mark.parametrize(("embedding_std", "expected"), [(0.0, 0.02), (0.7, 0.7)])
 def test_scales(embedding_std: float, expected: float) -> None:
-    wide = {"model.hidden_size": 64, "model.ffn_hidden_size": 64, "vocabulary.text_size": 200}
+    wide = {"model.qk_norm": True, "model.hidden_size": 64, "model.ffn_hidden_size": 64, "vocabulary.text_size": 200}
     model = values(tiny_model({**wide, "model.init_std": 0.02, "model.embedding_init_std": embedding_std}))
     small = 0.02 / (2 * BASE.model.num_layers) ** 0.5
     scales = {
@@ -69,12 +69,15 @@ def test_scales(embedding_std: float, expected: float) -> None:
             assert (value == 1).all(), name
         elif name.endswith("bias"):
             assert (value == 0).all(), name
-    assert any(name.endswith("linear_qkv.visual.bias") for name in model)
+    assert {name.split(".", 3)[-1] for name in model if "attention" in name and name.endswith("bias")} == {
+        f"attention.linear_qkv.{expert}.bias" for expert in ("text", "visual")
+    }
+    assert sum("qk_norm" in name for name in model) == 4 * BASE.model.num_layers
 
 
 @pytest.mark.parametrize("expert_norms", [False, True])
 def test_start_from_a_language_model(expert_norms: bool) -> None:
-    model = randomize(tiny_model({"model.expert_norms": expert_norms}))
+    model = randomize(tiny_model({"model.expert_norms": expert_norms, "model.qk_norm": True}))
     with torch.no_grad():
         for table in (model.embedding, model.head):
             table.text.weight[VOCABULARY.text_size :] = 1e6  # padding must not enter the mean
