@@ -29,7 +29,9 @@ class TensorInfo(NamedTuple):
 class TensorSource(Protocol):
     """Something that tensors can be read from by name."""
 
-    tensors: Mapping[str, TensorInfo]
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor there is."""
 
     def read(self, name: str) -> Tensor:
         """The whole tensor, on the CPU. Threads may read at the same time."""

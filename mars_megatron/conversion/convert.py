@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -24,12 +24,13 @@ from mars_megatron.conversion.language_model import LanguageModelParts
 from mars_megatron.conversion.parts import ConvertedParts, StartParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.conversion.staging import staged
-from mars_megatron.huggingface.folder import write_companions
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Of a run.
+_PRECISIONS: dict[torch.dtype, Literal["fp32", "bf16"]] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Beside a start checkpoint: the settings that a run from it must share, for --config.
 SETTINGS = "model.yaml"
 # What the language model decides; other settings are free.
@@ -69,7 +70,7 @@ def init_from_hf(
     config = _start_config(source, image_tokenizer, overrides)
     text = LanguageModelParts(source, config)
     wanted = _start_dtype(text, dtype)
-    config = replace(config, training=replace(config.training, precision=_NAMES[wanted]))
+    config = replace(config, training=replace(config.training, precision=_PRECISIONS[wanted]))
     parts = StartParts(ConvertedParts(text, wanted), config)
     with staged(target) as folder:
         text_tokenizer = None if config.data.text_tokenizer else source
@@ -105,6 +106,8 @@ def export_hf(
         ValueError: There is no checkpoint of a MARS, or the target is not empty.
         OSError: The disk is full, or not writable.
     """
+    from mars_megatron.huggingface.folder import write_companions  # slow: transformers
+
     opened = _open(source, "checkpoint")
     parts = _as_dtype(opened.parts, dtype)
     target = Path(target)
@@ -139,8 +142,8 @@ def import_hf(source: str | Path, target: str | Path, *, progress: bool = False)
     opened = _open(source, "exported")
     config, target = opened.config, Path(target)
     precision = _common_dtype(opened.parts, opened.path)
-    if precision is not torch.float16:  # saved as it is; a run takes it in a precision of its own
-        config = replace(config, training=replace(config.training, precision=_NAMES[precision]))
+    if precision in _PRECISIONS:  # fp16 is kept as it is; a run takes it in a precision of its own
+        config = replace(config, training=replace(config.training, precision=_PRECISIONS[precision]))
     with staged(target) as folder:
         images = opened.path / "image_tokenizer"
         config = _take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
@@ -235,7 +238,7 @@ def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:
         load_text_tokenizer(copy)
     except ValueError as error:
         shutil.rmtree(copy, ignore_errors=True)
-        warnings.warn(f"the result has no text tokenizer, give one as data.text_tokenizer: {error}", stacklevel=2)
+        warnings.warn(f"the result has no text tokenizer; data.text_tokenizer can name one ({error})", stacklevel=2)
         return ""
     return str(target / "tokenizer")
 

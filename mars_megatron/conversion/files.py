@@ -119,8 +119,8 @@ def _contents(file: Path) -> Iterator[tuple[str, TensorInfo]]:
                 part = opened.get_slice(name)
                 if part.get_dtype() not in _DTYPES:
                     raise ValueError(
-                        f"{file}: {name} is of type {part.get_dtype()}; accepted: {', '.join(_DTYPES)} (a quantised model "
-                        "must be converted back first)"
+                        f"{file}: {name} is of type {part.get_dtype()}; accepted: {', '.join(_DTYPES)} (a quantised "
+                        "model must be converted back first)"
                     )
                 yield name, TensorInfo(tuple(part.get_shape()), _DTYPES[part.get_dtype()])
     except SafetensorError as error:

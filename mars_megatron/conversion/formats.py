@@ -38,8 +38,8 @@ class Opened:
 
     Attributes:
         path: The checkpoint itself: for a run the folder of its newest.
-        format: checkpoint (of this project), exported (a MARS as a Hugging Face folder), language_model (another Hugging Face
-            folder), visual (a file of trained tensors).
+        format: checkpoint (of this project), exported (a MARS as a Hugging Face folder), language_model (another
+            Hugging Face folder), visual (a file of trained tensors).
         config: The run; of a language model the shape alone is meant.
         step: Optimiser steps behind it.
         parts: Its tensors.

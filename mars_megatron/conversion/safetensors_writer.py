@@ -1,7 +1,7 @@
 """Writing safetensors files tensor by tensor; the library's own writer wants all of a file's tensors at once.
 
-The format (https://huggingface.co/docs/safetensors): 8 bytes with the length of a JSON header, little endian; the header
-with dtype, shape and place of every tensor, padded by spaces to a multiple of 8; the values.
+The format (https://huggingface.co/docs/safetensors): 8 bytes with the length of a JSON header, little endian; the
+header with dtype, shape and place of every tensor, padded by spaces to a multiple of 8; the values.
 """
 
 from __future__ import annotations
@@ -101,5 +101,5 @@ def _write(
         for expected in infos:
             name, tensor = next(values)
             assert name == expected, (name, expected)
-            file.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
             bar.update(tensor.nbytes)

@@ -119,6 +119,6 @@ def _digest(parts: TensorSource, progress: bool) -> str:
         for name in sorted(parts.tensors):
             info = parts.tensors[name]
             digest.update(f"{name}\0{info}\0".encode())
-            digest.update(memoryview(parts.read(name).contiguous().flatten().view(torch.uint8).numpy()))
+            digest.update(parts.read(name).contiguous().flatten().view(torch.uint8).numpy().data)
             bar.update(info.nbytes)
     return digest.hexdigest()

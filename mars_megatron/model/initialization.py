@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -109,12 +110,17 @@ def _split(parameter: Tensor, name: str) -> tuple[int, int] | None:
 
 def _draw(parameter: nn.Parameter, name: str, config: RunConfig, size: int) -> Tensor:
     """The whole parameter of which `parameter` is one of `size` shards."""
-    digest = hashlib.sha256(f"{config.training.seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     shape, split = list(parameter.shape), _split(parameter, name)
     if split is not None:
         shape[split[0]] *= size
-    return torch.randn(shape, generator=generator) * _standard_deviation(name, config)
+    return draw(name, shape, config)
+
+
+def draw(name: str, shape: Sequence[int], config: RunConfig) -> Tensor:
+    """Random initial values of the whole parameter with a global name, fp32; the same in every process."""
+    digest = hashlib.sha256(f"{config.training.seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(list(shape), generator=generator) * _standard_deviation(name, config)
 
 
 def _shard(full: Tensor, parameter: Tensor, name: str, rank: int, size: int) -> Tensor:

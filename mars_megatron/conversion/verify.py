@@ -1,0 +1,155 @@
+"""Whether two checkpoints are the same, tensor by tensor, and whether they compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mars_megatron.checkpoint.tensors import TensorSource
+from mars_megatron.conversion.formats import Opened, open_checkpoint
+
+# Elements compared at once, so that the comparison needs little beside the two tensors.
+_AT_ONCE = 1 << 24
+
+
+@dataclass
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        num_compared: Tensors that both have.
+        num_equal: Of these the equal ones.
+        problems: One line for each tensor that is missing, extra, or differs.
+        max_abs_difference: Largest difference of two values; nan where only one of them is a number.
+    """
+
+    num_compared: int = 0
+    num_equal: int = 0
+    problems: list[str] = field(default_factory=list)
+    max_abs_difference: float = 0.0
+
+
+def open_both(first: str | Path, second: str | Path) -> tuple[Opened, Opened]:
+    """Open two checkpoints; a language model's parts are named like the other's.
+
+    Raises:
+        ValueError: One of them cannot be read.
+    """
+    one, other = open_checkpoint(first), open_checkpoint(second)
+    if one.format == "language_model" and other.format != "language_model":
+        one = open_checkpoint(first, like=other.config)
+    elif other.format == "language_model" and one.format != "language_model":
+        other = open_checkpoint(second, like=one.config)
+    return one, other
+
+
+def compare(
+    first: Opened, second: Opened, *, tolerance: float = 0.0, ignore_dtype: bool = False, progress: bool = False
+) -> Comparison:
+    """Compare all tensors that both kinds of checkpoint hold.
+
+    A language model has no visual side, a file of trained tensors no frozen ones: what such a checkpoint cannot have is
+    not missed in it. Padding rows of tables count nowhere.
+
+    Args:
+        first: One checkpoint.
+        second: The other.
+        tolerance: Largest difference of two values that counts as equal.
+        ignore_dtype: Compare values of different types.
+        progress: Show a progress bar.
+    """
+    names = [name for name in dict.fromkeys((*first.parts.tensors, *second.parts.tensors))]
+    names = [name for name in names if _could_have(first, name) and _could_have(second, name)]
+    result = Comparison()
+    both = [name for name in names if name in first.parts.tensors and name in second.parts.tensors]
+    result.problems += [f"missing  {name}" for name in names if name not in second.parts.tensors]
+    result.problems += [f"extra    {name}" for name in names if name not in first.parts.tensors]
+    total = sum(first.parts.tensors[name].nbytes for name in both)
+    with tqdm(total=total, desc="compare", unit="B", unit_scale=True, disable=not progress) as bar:
+        for name in both:
+            result.num_compared += 1
+            problem = _compare_one(name, first.parts, second.parts, tolerance, ignore_dtype, result)
+            if problem:
+                result.problems.append(problem)
+            else:
+                result.num_equal += 1
+            bar.update(first.parts.tensors[name].nbytes)
+    return result
+
+
+def _could_have(opened: Opened, name: str) -> bool:
+    if opened.format == "visual":
+        return name in opened.parts.tensors
+    return opened.format != "language_model" or "visual" not in name.split(".")
+
+
+def _compare_one(
+    name: str, first: TensorSource, second: TensorSource, tolerance: float, ignore_dtype: bool, result: Comparison
+) -> str:
+    ours, theirs = first.tensors[name], second.tensors[name]
+    if ours.shape != theirs.shape:
+        return f"shape    {name}: {ours} against {theirs}"
+    difference = _max_abs_difference(first.read(name), second.read(name))
+    if not difference <= result.max_abs_difference:  # nan stays
+        result.max_abs_difference = difference
+    if ours.dtype != theirs.dtype and not ignore_dtype:
+        return f"dtype    {name}: {ours} against {theirs}, max abs difference {difference:.3g}"
+    if not difference <= tolerance:
+        return f"values   {name}: max abs difference {difference:.3g}"
+    return ""
+
+
+def _max_abs_difference(first: Tensor, second: Tensor) -> float:
+    """0 exactly where all values are equal; two values that are no numbers are equal too."""
+    largest = 0.0
+    parts = zip(first.flatten().split(_AT_ONCE), second.flatten().split(_AT_ONCE), strict=True)
+    for one, other in parts:
+        if torch.equal(one, other):
+            continue
+        one, other = one.double(), other.double()
+        equal = (one == other) | (one.isnan() & other.isnan())
+        part = float((one - other).abs().masked_fill(equal, 0.0).max())
+        if part != part:
+            return part
+        largest = max(largest, part)
+    return largest
+
+
+def sequences(opened: Sequence[Opened], seed: int = 0) -> dict[str, list[int]]:
+    """Joined ids of a random text, a text-to-image and a captioning sample that all of these models can read."""
+    from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+    generator = torch.Generator().manual_seed(seed)
+    text_size = min(each.config.vocabulary.text_size for each in opened)
+    words = torch.randint(0, text_size, (32,), generator=generator).tolist()
+    samples = {"text": words}
+    if all(each.format != "language_model" for each in opened):
+        config = opened[0].config
+        vocabulary = Vocabulary.from_config(config.vocabulary)
+        num_codes = (config.image.resolution // config.image.downsample) ** 2
+        codes = torch.randint(0, vocabulary.codebook_size, (num_codes,), generator=generator)
+        image = [vocabulary.boi, *vocabulary.code_to_id(codes).tolist(), vocabulary.eoi]
+        samples |= {"text-to-image": [*words, *image], "captioning": [*image, *words]}
+    return samples
+
+
+def compare_logits(first: Opened, second: Opened, seed: int = 0) -> dict[str, float]:
+    """Run both models in fp32 on the same random sequences; largest difference of two logits of each.
+
+    Raises:
+        ValueError: A checkpoint is no whole model, or transformers does not know its architecture.
+    """
+    from mars_megatron.conversion.logits import logits_of
+
+    samples = sequences((first, second), seed)
+    ours, theirs = logits_of(first, samples), logits_of(second, samples)
+    differences = {}
+    for name in samples:
+        width = min(ours[name].shape[1], theirs[name].shape[1])  # a language model has text ids alone
+        differences[name] = float((ours[name][:, :width] - theirs[name][:, :width]).abs().max())
+    return differences

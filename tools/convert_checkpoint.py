@@ -1,0 +1,177 @@
+"""Checkpoints between this project and Hugging Face, compared, inspected, split and merged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+
+EPILOG = """\
+  python tools/convert_checkpoint.py init-from-hf Qwen2.5-7B start --image-tokenizer vq --experts.visual 4
+  python -m mars_megatron.train --recipe mars_7b_stage1 --config start/model.yaml --checkpoint.init_from start ...
+  python tools/convert_checkpoint.py export-hf runs/mine exported --dtype bf16
+  python tools/convert_checkpoint.py verify runs/mine exported --logits
+
+Everything runs on one CPU, tensor by tensor, whatever the model's size; COMMAND --help says more. A checkpoint of this
+project loads under any tensor x pipeline x expert x data parallel layout, optimiser included: no need to reshard.
+Exit codes: 0 fine, 1 verify found differences, 2 an error.
+"""
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def size(text: str) -> int:
+    """Bytes of a size such as 5GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match.group(2).upper() not in _UNITS or float(match.group(1)) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; accepted: a number with one of {', '.join(_UNITS)}")
+    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
+
+
+def build_parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=formatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *places: tuple[str, str]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        for place, meaning in places:
+            sub.add_argument(place, metavar=place.upper(), help=meaning)
+        if name not in ("inspect",):
+            sub.add_argument("--no-progress", action="store_true", help="no progress bar")
+        return sub
+
+    target = ("target", "folder to make; must not exist, or be empty")
+    start = command(
+        "init-from-hf",
+        "Make a MARS start checkpoint of a language model (Qwen-7B, Qwen2, Qwen2.5, Qwen3, dense Llama): text expert "
+        "loaded, visual expert its copy, image rows at the mean text row. Any setting that the language model does not "
+        "decide can be given as on the trainer's command line: --experts.visual 4, --image.resolution 512, ...",
+        ("source", "Hugging Face folder (safetensors or .bin)"),
+        target,
+    )
+    start.add_argument("--image-tokenizer", default="", metavar="FOLDER", help="diffusers VQModel; is copied")
+    start.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the source's")
+    export = command(
+        "export-hf",
+        "Export a MARS to a folder that transformers loads with trust_remote_code, with its tokenizers.",
+        ("source", "a run, or one checkpoint"),
+        target,
+    )
+    export.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as it is")
+    export.add_argument("--max-shard-size", type=size, default="5GB", metavar="SIZE", help="default: %(default)s")
+    command("import-hf", "Turn a folder of export-hf into a checkpoint again.", ("source", "the folder"), target)
+    check = command(
+        "verify",
+        "Compare two checkpoints of any format and layout, tensor by tensor. Of a language model the text side is "
+        "compared, of a file of extract-visual what is in it.",
+        ("first", "run, checkpoint, Hugging Face folder or .safetensors file"),
+        ("second", "the same"),
+    )
+    check.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="largest difference (default: 0)")
+    check.add_argument("--ignore-dtype", action="store_true", help="compare values of different types")
+    check.add_argument("--logits", action="store_true", help="also run both in fp32 on the same random sequences")
+    check.add_argument(
+        "--logits-tolerance", type=float, default=2e-5, metavar="X", help="largest difference (default: %(default)s)"
+    )
+    show = command("inspect", "Say what is in a checkpoint without loading tensors.", ("source", "as for verify"))
+    show.add_argument("--json", action="store_true", help="everything, the configuration too, as JSON")
+    command(
+        "extract-visual",
+        "Write what was trained alone to one file, without the frozen language model.",
+        ("source", "a run, a checkpoint or an exported folder"),
+        ("target", "the .safetensors file to make"),
+    )
+    command(
+        "merge",
+        "Put a file of extract-visual back onto the language model that it was trained on.",
+        ("base", "the language model, or a checkpoint with the same text side"),
+        ("visual", "the file"),
+        target,
+    )
+    return parser
+
+
+def run(options: argparse.Namespace, settings: list[str]) -> int:
+    from mars_megatron.conversion import convert, formats, visual
+
+    progress = not getattr(options, "no_progress", True)
+    if options.command == "init-from-hf":
+        result = convert.init_from_hf(
+            options.source,
+            options.target,
+            image_tokenizer=options.image_tokenizer,
+            overrides=settings,
+            dtype=options.dtype,
+            progress=progress,
+        )
+    elif options.command == "export-hf":
+        result = convert.export_hf(
+            options.source,
+            options.target,
+            dtype=options.dtype,
+            max_shard_size=options.max_shard_size,
+            progress=progress,
+        )
+    elif options.command == "import-hf":
+        result = convert.import_hf(options.source, options.target, progress=progress)
+    elif options.command == "extract-visual":
+        result = visual.extract_visual(options.source, options.target, progress=progress)
+    elif options.command == "merge":
+        result = visual.merge(options.base, options.visual, options.target, progress=progress)
+    elif options.command == "verify":
+        return verify(options, progress)
+    else:
+        from mars_megatron.conversion.inspection import describe, inspect
+
+        found = inspect(formats.open_checkpoint(options.source))
+        print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else describe(found))
+        return 0
+    print(f"{result}: written")
+    return 0
+
+
+def verify(options: argparse.Namespace, progress: bool) -> int:
+    from mars_megatron.conversion.verify import compare, compare_logits, open_both
+
+    first, second = open_both(options.first, options.second)
+    result = compare(first, second, tolerance=options.tolerance, ignore_dtype=options.ignore_dtype, progress=progress)
+    for problem in result.problems:
+        print(problem)
+    print(
+        f"{result.num_equal} of {result.num_compared} tensors equal, {len(result.problems)} problems, "
+        f"max abs difference {result.max_abs_difference:.3g}"
+    )
+    same = not result.problems and result.num_compared > 0
+    if options.logits:
+        for name, difference in compare_logits(first, second).items():
+            print(f"logits, {name}: max abs difference {difference:.3g}")
+            same &= difference <= options.logits_tolerance
+    print("same" if same else "DIFFERENT")
+    return 0 if same else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    options, settings = parser.parse_known_args(arguments)
+    if settings and options.command != "init-from-hf":
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    # after the arguments: --help and a wrong option should not wait for torch
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
+    warnings.formatwarning = lambda message, *_rest, **_more: f"warning: {message}\n"
+    from mars_megatron.platform.parallel import shut_down
+
+    try:
+        code = run(options, settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    shut_down()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
