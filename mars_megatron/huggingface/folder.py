@@ -2,8 +2,131 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.huggingface.configuration_mars import MarsConfig
+from mars_megatron.huggingface.model_card import model_card
+from mars_megatron.huggingface.text_tokenizer import convert_sentencepiece
+from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+IMAGE_TOKENIZER = "image_tokenizer"
+TRAINING_CONFIG = "training_config.yaml"
+_CODE = {
+    "AutoConfig": "configuration_mars.MarsConfig",
+    "AutoModelForCausalLM": "modeling_mars.MarsForCausalLM",
+    "AutoModel": "modeling_mars.MarsModel",
+}
+_PROCESSOR = {"AutoProcessor": "processing_mars.MarsProcessor"}
+
+
+def write_companions(
+    folder: Path, config: RunConfig, *, step: int, dtype: str, text_tokenizer: str, image_tokenizer: str
+) -> None:
+    """Write all files of an exported folder but the weights.
+
+    Args:
+        folder: Exists; files of these names are replaced.
+        config: The run.
+        step: Training step of the weights.
+        dtype: Type of the weights: fp32, bf16 or fp16.
+        text_tokenizer: SentencePiece model file or Hugging Face tokenizer folder; empty leaves out text and processor.
+        image_tokenizer: Folder of a diffusers VQModel; empty leaves it out.
+
+    Raises:
+        ValueError: A tokenizer is missing, does not fit the run, or cannot be exported exactly.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; accepted: {', '.join(DTYPES)}")
+    num_text_ids = eos_id = None
+    if text_tokenizer:
+        tokenizer = load_text_tokenizer(text_tokenizer)
+        num_text_ids, eos_id = tokenizer.size, tokenizer.eos_id
+        if num_text_ids > config.vocabulary.text_size:
+            raise ValueError(
+                f"text tokenizer {text_tokenizer} has {num_text_ids} ids; accepted: at most vocabulary.text_size, "
+                f"which is {config.vocabulary.text_size}"
+            )
+        _write_text_tokenizer(folder, text_tokenizer)
+    if image_tokenizer:
+        _check_image_tokenizer(Path(image_tokenizer), config)
+        copy_image_tokenizer(image_tokenizer, folder / IMAGE_TOKENIZER)
+    for path in sorted(Path(__file__).parent.glob("*_mars.py")):
+        shutil.copyfile(path, folder / path.name)
+    mars = build_mars_config(config, num_text_ids=num_text_ids, eos_id=eos_id)
+    _write_json(folder / "config.json", _config_json(mars, step, DTYPES[dtype], bool(text_tokenizer)))
+    ends = {} if eos_id is None else {"eos_token_id": eos_id, "pad_token_id": eos_id}
+    generation = {**ends, "max_new_tokens": config.generation.max_caption_tokens}
+    _write_json(folder / "generation_config.json", generation)
+    if text_tokenizer:
+        _write_json(folder / "processor_config.json", _processor_json(mars))
+    (folder / TRAINING_CONFIG).write_text(to_yaml(config), encoding="utf-8")
+    card = model_card(
+        config,
+        title="MARS",
+        step=step,
+        dtype=DTYPES[dtype],
+        has_text=bool(text_tokenizer),
+        has_images=bool(image_tokenizer),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_text_tokenizer(folder: Path, source: str) -> None:
+    if Path(source).is_dir():
+        copy_text_tokenizer(source, folder)
+    else:
+        convert_sentencepiece(source, folder)
+
+
+def _check_image_tokenizer(folder: Path, config: RunConfig) -> None:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        codes, pixels = int(found["num_vq_embeddings"]), 2 ** (len(found["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"image tokenizer {folder} is not a diffusers VQModel folder: {error}") from error
+    wanted = {"vocabulary.codebook_size": config.vocabulary.codebook_size, "image.downsample": config.image.downsample}
+    for (name, value), there in zip(wanted.items(), (codes, pixels), strict=True):
+        if value != there:
+            raise ValueError(f"image tokenizer {folder} has {there} for {name}; accepted: {value}, that of the run")
+
+
+def _config_json(config: MarsConfig, step: int, dtype: str, has_processor: bool) -> dict[str, Any]:
+    own = MarsConfig().to_dict()
+    inherited = type(config).__mro__[1]().to_dict()
+    values = {name: value for name, value in config.to_dict().items() if name in own and name not in inherited}
+    return {
+        "architectures": ["MarsForCausalLM"],
+        "auto_map": _CODE | (_PROCESSOR if has_processor else {}),
+        "model_type": config.model_type,
+        "dtype": dtype,
+        "tie_word_embeddings": False,
+        "training_step": step,
+        **values,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+    }
+
+
+def _processor_json(config: MarsConfig) -> dict[str, Any]:
+    return {
+        "processor_class": "MarsProcessor",
+        "auto_map": _PROCESSOR,
+        "text_vocab_size": config.text_vocab_size,
+        "codebook_size": config.codebook_size,
+        "resolution": config.image_resolution,
+        "downsample": config.image_downsample,
+    }
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def build_mars_config(

@@ -170,7 +170,8 @@ class MarsGenerationMixin(GenerationMixin):
             source = self.config.name_or_path
             if not source:
                 raise ValueError("the model was not loaded from a folder: give its processor")
-            self._processor = MarsProcessor.from_pretrained(source)
+            # Whoever loaded the model has trusted the code beside it.
+            self._processor = MarsProcessor.from_pretrained(source, trust_remote_code=True)
         return self._processor
 
     def _image_settings(

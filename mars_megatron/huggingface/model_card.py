@@ -1,0 +1,157 @@
+"""The model card of an exported folder."""
+
+from __future__ import annotations
+
+from mars_megatron.config import to_yaml
+from mars_megatron.config.schema import RunConfig
+
+_HEAD = """\
+---
+license: other
+library_name: transformers
+pipeline_tag: text-to-image
+tags:
+- mars
+- image-to-text
+---
+
+# {title}
+
+MARS ([arXiv 2407.07614](https://arxiv.org/abs/2407.07614)): a language model that draws. Every layer has a visual
+expert beside its text expert, and both kinds of tokens meet in one causal attention. An image of {resolution} x
+{resolution} pixels is {grid} x {grid} codes of a VQ model with a codebook of {codes}. Trained with mars_megatron,
+exported at step {step} in {dtype}.
+
+State here what it was trained on, what it is meant for, and under which license it may be used.
+
+## Loading
+
+Needs `torch`, `transformers` and `safetensors`{extras}.
+
+```python
+import torch
+from transformers import AutoModelForCausalLM
+
+path = "mars"  # this folder, or its name on the Hub
+model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
+```
+"""
+
+_TEXT = """
+## Writing
+
+```python
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+inputs = tokenizer("a", return_tensors="pt", add_special_tokens=False)
+print(tokenizer.decode(model.generate(inputs.input_ids, attention_mask=inputs.attention_mask)[0]))
+```
+"""
+
+_IMAGES = """
+## Drawing
+
+```python
+images = model.generate_images(
+    ["a red square", "a blue circle"], guidance_scale={guidance}, num_images_per_prompt=2, seed=0
+)
+images[0].save("sample.png")
+```
+
+Further arguments: `temperature`, `top_k`, `top_p`, `batch_size`; what is left out is as in `config.image_generation`.
+The same seed gives the same images, whatever the batch size. `model.generate_image_codes` gives the codes.
+
+## Captions
+
+```python
+print(model.generate_captions(images))
+```
+
+Further arguments are those of `generate()`, such as `do_sample=True, temperature=0.7` or `num_beams=3`.
+
+## Fine-tuning
+
+The visual expert is what MARS trains. `AutoProcessor` makes samples with labels: `t2i` (caption, image) learns to draw,
+`i2t` (image, caption) to describe, `text` to write.
+
+```python
+from transformers import AutoProcessor, Trainer, TrainingArguments
+
+processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+for name, parameter in model.named_parameters():
+    parameter.requires_grad_(".visual." in name)
+batch = processor(images=images[:2], text=["a red square", "a red square"], task="t2i")
+dataset = [{{name: values[number] for name, values in batch.items()}} for number in range(2)]
+arguments = TrainingArguments("fine-tuned", max_steps=2, report_to="none", save_strategy="no")
+Trainer(model=model, args=arguments, train_dataset=dataset).train()
+model.save_pretrained("fine-tuned")
+processor.save_pretrained("fine-tuned")
+```
+"""
+
+_TAIL = """
+## Limits
+
+- Attention is torch's `scaled_dot_product_attention`; samples packed into one row and static caches are refused.
+- An image is {resolution} x {resolution} pixels; others are resized and their centre is cut out.
+- `generate()` may write any id of the joined vocabulary: text below {text_size}, then image codes.{captions}
+{routers}- The loss is the plain cross-entropy of the labels.
+
+## Training configuration
+
+Also in `training_config.yaml`.
+
+```yaml
+{config}```
+"""
+
+
+def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text: bool, has_images: bool) -> str:
+    """README.md of an exported folder.
+
+    Args:
+        config: The run.
+        title: Heading.
+        step: Training step.
+        dtype: Type of the weights.
+        has_text: The folder has a text tokenizer.
+        has_images: The folder has an image tokenizer.
+    """
+    grid = config.image.resolution // config.image.downsample
+    images = has_text and has_images
+    values = {
+        "title": title,
+        "codes": config.vocabulary.codebook_size,
+        "grid": grid,
+        "resolution": config.image.resolution,
+        "step": step,
+        "dtype": dtype,
+        "extras": "; images need `diffusers` and `pillow`, the trainer `accelerate`" if images else "",
+        "guidance": config.generation.guidance,
+        "text_size": config.vocabulary.text_size,
+        "captions": " `generate_captions` allows text alone." if images else "",
+        "routers": _routers(config),
+        "config": to_yaml(config),
+    }
+    parts = [_HEAD.format(**values)]
+    if has_text:
+        parts.append(_TEXT)
+    missing = [name for name, there in (("text", has_text), ("image", has_images)) if not there]
+    if images:
+        parts.append(_IMAGES.format(**values))
+    if missing:
+        parts.append(
+            f"\n## Not in this folder\n\nThe {' and the '.join(missing)} tokenizer: the run named none. Without both, "
+            "`generate_image_codes` takes ids and gives codes, and there is no processor for images and samples.\n"
+        )
+    return "".join([*parts, _TAIL.format(**values)])
+
+
+def _routers(config: RunConfig) -> str:
+    if config.experts.text == config.experts.visual == 1:
+        return ""
+    lines = "- The load-balancing losses of the routers are not part of fine-tuning here.\n"
+    if config.experts.visual > 1 and config.router.condition == "text":
+        lines += "- Its routers see the text before an image: assisted decoding, which takes text back, is refused.\n"
+    return lines

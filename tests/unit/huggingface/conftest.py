@@ -1,0 +1,61 @@
+"""A run with everything that is exported, and its exported folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from safetensors.torch import save_file
+
+from mars_megatron.generation import LoadedModel, Sampler, load_for_inference
+from mars_megatron.huggingface.folder import write_companions
+from tests.unit.generation.tiny_run import TinyRun, write_run
+from tests.unit.huggingface.exported import exported_state
+
+STEP = 7
+
+
+class Exported(NamedTuple):
+    """A run and its exported folder.
+
+    Attributes:
+        run: Its files.
+        loaded: Its model.
+        sampler: Draws and describes with it.
+        folder: What transformers loads.
+    """
+
+    run: TinyRun
+    loaded: LoadedModel
+    sampler: Sampler
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    root = tmp_path_factory.mktemp("exported")
+    run = write_run(root)
+    loaded = load_for_inference(run.checkpoint)
+    folder = root / "mars"
+    folder.mkdir()
+    data = run.config.data
+    write_companions(
+        folder,
+        run.config,
+        step=STEP,
+        dtype="fp32",
+        text_tokenizer=data.text_tokenizer,
+        image_tokenizer=data.image_tokenizer,
+    )
+    state = {name: value.contiguous() for name, value in exported_state(loaded.model, run.config).items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return Exported(run, loaded, Sampler(loaded), folder)
+
+
+@pytest.fixture(autouse=True)
+def own_module_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of exported folders is copied below the test's folder, not the user's."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.getbasetemp() / "modules"))
