@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ INTERLEAVED = {**PIPELINE, "parallel.virtual_pipeline": 2}
 NO_SHARDED_OPTIMIZER = {"parallel.distributed_optimizer": False}
 
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
-    1: {"full": FULL, "block": BLOCK, "selective": SELECTIVE, "plain optimizer": NO_SHARDED_OPTIMIZER},
+    1: {"one": {}, "full": FULL, "block": BLOCK, "selective": SELECTIVE, "plain optimizer": NO_SHARDED_OPTIMIZER},
     2: {
         "tensor": TENSOR,
         "tensor, full": {**TENSOR, **FULL},
@@ -43,18 +45,54 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 }
 
 
+# Clipped at every step, so that the norm of the gradients decides too.
+QK_NORM = {
+    **{"model.qk_norm": True, "model.qkv_bias": False, "training.steps": 5},
+    **{"optimizer.lr": 0.02, "optimizer.min_lr": 0.002, "optimizer.clip_grad": 0.1},
+}
+QK_NORM_MODELS: dict[str, dict[str, Any]] = {
+    "qk norm": QK_NORM,
+    "qk norm, all trained": {**QK_NORM, "freeze.text": False, "freeze.norms": False},
+}
+QK_NORM_LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"one": {}},
+    2: {"tensor": TENSOR, "sequence": SEQUENCE},
+    4: {"tensor x pipeline": {**TENSOR, **PIPELINE}},
+}
+QK_NORM_RUNS = {
+    num_ranks: {
+        f"{model}, {name}": {**settings, **layout}
+        for model, settings in QK_NORM_MODELS.items()
+        for name, layout in layouts.items()
+    }
+    for num_ranks, layouts in QK_NORM_LAYOUTS.items()
+}
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_corpus(tmp_path_factory.mktemp("corpus") / "train")
 
 
-def _runs(num_ranks: int, corpus: str) -> list[dict[str, Any]]:
-    return [{"data.path": corpus, **layout} for layout in LAYOUTS[num_ranks].values()]
+Trained = Callable[[int], dict[str, list[float]]]
 
 
 @pytest.fixture(scope="module")
-def reference(corpus: str) -> list[float]:
-    return run_ranks(1, "losses", {"runs": [{"data.path": corpus}]})[0]
+def trained(corpus: str) -> Trained:
+    """The losses of all runs on a number of ranks, by name; they share the ranks' processes."""
+
+    @cache
+    def on(num_ranks: int) -> dict[str, list[float]]:
+        named = LAYOUTS[num_ranks] | QK_NORM_RUNS[num_ranks]
+        runs = [{"data.path": corpus, **run} for run in named.values()]
+        return dict(zip(named, run_ranks(num_ranks, "losses", {"runs": runs}), strict=True))
+
+    return on
+
+
+@pytest.fixture(scope="module")
+def reference(trained: Trained) -> list[float]:
+    return trained(1)["one"]
 
 
 def test_reference_learns(reference: list[float]) -> None:
@@ -63,10 +101,18 @@ def test_reference_learns(reference: list[float]) -> None:
 
 
 @pytest.mark.parametrize("num_ranks", LAYOUTS)
-def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: list[float]) -> None:
-    results = run_ranks(num_ranks, "losses", {"runs": _runs(num_ranks, corpus)})
-    for name, losses in zip(LAYOUTS[num_ranks], results, strict=True):
-        assert losses == pytest.approx(reference, rel=1e-4), name
+def test_losses_equal_one_rank(num_ranks: int, trained: Trained, reference: list[float]) -> None:
+    for name in LAYOUTS[num_ranks]:
+        assert trained(num_ranks)[name] == pytest.approx(reference, rel=1e-4), name
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("model", QK_NORM_MODELS)
+def test_qk_norm_equals_one_rank(model: str, num_ranks: int, trained: Trained) -> None:
+    """Every tensor-parallel rank has the gradients of its own heads alone: a sum left out is 1e-4 of a loss."""
+    expected = trained(1)[f"{model}, one"]
+    for name in QK_NORM_LAYOUTS[num_ranks]:
+        assert trained(num_ranks)[f"{model}, {name}"] == pytest.approx(expected, rel=2e-6), name
 
 
 @pytest.mark.parametrize(

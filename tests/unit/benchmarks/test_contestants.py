@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,18 +20,26 @@ from tests.unit.model.tiny import MIXED, make_samples, one_rank, randomize, tiny
 TINY = StepOptions(layers=2, hidden=32, ffn=48, heads=4, tokens=120, image_tokens=16, text_shares=("0.2",))
 
 
-def masked_twin(model: MARSModel) -> MaskedMARS:
-    config = tiny_config()
+# What some language models have beside Qwen's shape.
+OTHERS = {"model.qk_norm": True, "model.rope_scaling.type": "linear", "model.rope_scaling.factor": 2.0}
+
+
+def masked_twin(model: MARSModel, overrides: dict[str, Any] | None = None) -> MaskedMARS:
+    config = tiny_config(overrides)
     twin = MaskedMARS(config, one_rank())
     twin.load_state_dict(model.state_dict())
     freeze(twin, config.freeze)
     return twin.train()
 
 
-@pytest.mark.parametrize("tasks", [[T2I, T2I, T2I], [I2T, I2T], MIXED], ids=["t2i", "i2t", "mixed"])
-def test_masked_gives_our_losses_and_gradients(tasks: list[int]) -> None:
-    ours = randomize(tiny_model()).train()
-    masked = masked_twin(ours)
+@pytest.mark.parametrize(
+    ("tasks", "overrides"),
+    [([T2I, T2I, T2I], {}), ([I2T, I2T], {}), (MIXED, {}), (MIXED, OTHERS)],
+    ids=["t2i", "i2t", "mixed", "others"],
+)
+def test_masked_gives_our_losses_and_gradients(tasks: list[int], overrides: dict[str, Any]) -> None:
+    ours = randomize(tiny_model(overrides)).train()
+    masked = masked_twin(ours, overrides)
     batch = tiny.make_batch(tasks)
     weights = torch.rand(len(batch.targets), generator=torch.Generator().manual_seed(0)) + 0.5
     losses = []
@@ -64,8 +74,10 @@ def dense_names(name: str) -> tuple[str, str]:
     attention, mlp = "self_attention.", "mlp."
     if attention in name:
         head, tail = name.split(attention)
-        linear, kind = tail.split(".")
-        text = f"{head}attention.{linear}.text.{kind}"
+        part, kind = tail.split(".")
+        text = f"{head}attention.{part}.text.{kind}"
+        if part in ("q_layernorm", "k_layernorm"):
+            text = f"{head}attention.qk_norm.text.{tail}"
     elif mlp in name:
         text = name.replace(mlp, "mlp.text.")
     else:
@@ -81,9 +93,9 @@ UNPADDED = {"vocabulary.text_size": 32, "vocabulary.codebook_size": 10}
 TABLES = {"embedding.word_embeddings.weight": "embedding", "output_layer.weight": "head"}
 
 
-def dense_twin(model: MARSModel) -> DenseGPT:
+def dense_twin(model: MARSModel, overrides: dict[str, Any]) -> DenseGPT:
     """The dense model with the weights of both experts, which must be equal; asserts that all shapes agree."""
-    twin = DenseGPT(tiny_config(UNPADDED), one_rank())
+    twin = DenseGPT(tiny_config(overrides), one_rank())
     source = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in twin.named_parameters():
@@ -102,9 +114,10 @@ def dense_twin(model: MARSModel) -> DenseGPT:
     return twin.train()
 
 
-def test_dense_computes_what_two_equal_experts_compute() -> None:
-    ours = randomize(tiny_model(UNPADDED)).train()
-    dense = dense_twin(ours)
+@pytest.mark.parametrize("overrides", [UNPADDED, {**UNPADDED, **OTHERS}], ids=["qwen", "others"])
+def test_dense_computes_what_two_equal_experts_compute(overrides: dict[str, Any]) -> None:
+    ours = randomize(tiny_model(overrides)).train()
+    dense = dense_twin(ours, overrides)
     batch = collate(make_samples(MIXED, vocabulary=ours.vocabulary), ours.vocabulary).to(platform.device())
     torch.testing.assert_close(dense(batch), ours(batch), rtol=1e-5, atol=1e-5)
 
