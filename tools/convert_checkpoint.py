@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+import warnings
 
 EPILOG = """\
   python tools/convert_checkpoint.py init-from-hf Qwen2.5-7B start --image-tokenizer vq --experts.visual 4
@@ -133,6 +134,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
 
 def verify(options: argparse.Namespace, progress: bool) -> int:
     from mars_megatron.conversion.verify import compare, compare_logits, open_both
+    from mars_megatron.platform.parallel import shut_down
 
     first, second = open_both(options.first, options.second)
     result = compare(first, second, tolerance=options.tolerance, ignore_dtype=options.ignore_dtype, progress=progress)
@@ -147,6 +149,7 @@ def verify(options: argparse.Namespace, progress: bool) -> int:
         for name, difference in compare_logits(first, second).items():
             print(f"logits, {name}: max abs difference {difference:.3g}")
             same &= difference <= options.logits_tolerance
+        shut_down()
     print("same" if same else "DIFFERENT")
     return 0 if same else 1
 
@@ -157,21 +160,15 @@ def main(arguments: list[str] | None = None) -> int:
     if settings and options.command != "init-from-hf":
         parser.error(f"unrecognized arguments: {' '.join(settings)}")
     # after the arguments: --help and a wrong option should not wait for torch
-    import warnings
-
     warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    warnings.formatwarning = lambda message, *_rest, **_more: f"warning: {message}\n"
-    from mars_megatron.platform.parallel import shut_down
-
     try:
-        code = run(options, settings)
+        return run(options, settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    shut_down()
-    return code
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *_rest, **_more: f"warning: {message}\n"
     sys.exit(main())

@@ -173,7 +173,7 @@ def _start_config(source: Path, image_tokenizer: str | Path, overrides: Sequence
         base = replace(
             base,
             vocabulary=replace(base.vocabulary, codebook_size=codes),
-            image=replace(base.image, downsample=pixels, resolution=max(16, 256 // pixels) * pixels),
+            image=replace(base.image, downsample=pixels, resolution=16 * pixels),
         )
     config = override(base, overrides)
     free = {f"model.{name}" for name in ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ def _compare_one(
     if ours.shape != theirs.shape:
         return f"shape    {name}: {ours} against {theirs}"
     difference = _max_abs_difference(first.read(name), second.read(name))
-    if not difference <= result.max_abs_difference:  # nan stays
+    if not math.isnan(result.max_abs_difference) and not difference <= result.max_abs_difference:  # nan stays
         result.max_abs_difference = difference
     if ours.dtype != theirs.dtype and not ignore_dtype:
         return f"dtype    {name}: {ours} against {theirs}, max abs difference {difference:.3g}"
@@ -114,7 +115,7 @@ def _max_abs_difference(first: Tensor, second: Tensor) -> float:
         one, other = one.double(), other.double()
         equal = (one == other) | (one.isnan() & other.isnan())
         part = float((one - other).abs().masked_fill(equal, 0.0).max())
-        if part != part:
+        if math.isnan(part):
             return part
         largest = max(largest, part)
     return largest
