@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
-    """The report, what was printed, and the folder."""
-    folder = tmp_path_factory.mktemp("quickstart")
-    done = subprocess.run(
-        ["bash", "examples/quickstart.sh"],
-        cwd=ROOT,
-        env={**os.environ, "RUN_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return json.loads((folder / "report.json").read_text(encoding="utf-8")), done.stdout, folder
 
 
 def test_prompt_fidelity(run: tuple[dict[str, Any], str, Path]) -> None:
