@@ -45,10 +45,10 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 }
 
 
-# Clipped at every step, so that the norm of the gradients decides too.
+# Adam hides the size of gradients unless eps is large; here their sums over ranks and their norm decide the losses.
 QK_NORM = {
-    **{"model.qk_norm": True, "model.qkv_bias": False, "training.steps": 5},
-    **{"optimizer.lr": 0.02, "optimizer.min_lr": 0.002, "optimizer.clip_grad": 0.1},
+    **{"model.qk_norm": True, "model.qkv_bias": False, "model.init_std": 0.4, "training.steps": 5},
+    **{"optimizer.lr": 1.0, "optimizer.eps": 1.0, "optimizer.weight_decay": 0.0, "optimizer.clip_grad": 1.0},
 }
 QK_NORM_MODELS: dict[str, dict[str, Any]] = {
     "qk norm": QK_NORM,
