@@ -45,9 +45,11 @@ class MarsGenerationMixin(GenerationMixin):
             kwargs.setdefault("past_key_values", MarsCache())
         return super().generate(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """As for every model; a visual_mask belongs to the embeddings of the first step."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
         if inputs.get("input_ids") is not None:
             inputs.pop("visual_mask", None)
         return inputs

@@ -88,6 +88,8 @@ Trainer(model=model, args=arguments, train_dataset=dataset).train()
 model.save_pretrained("fine-tuned")
 processor.save_pretrained("fine-tuned")
 ```
+
+With a copy of `training_config.yaml` beside it, mars_megatron takes the new folder back (`import-hf`).
 """
 
 _TAIL = """

@@ -95,6 +95,9 @@ class MarsModel(MarsPreTrainedModel):
 
     def __init__(self, config: MarsConfig) -> None:
         super().__init__(config)
+        attention = self.config._attn_implementation
+        if attention not in (None, "sdpa"):
+            raise ValueError(f"attn_implementation is {attention!r}; accepted: sdpa")
         self.embed_tokens = MarsEmbedding(
             config.text_vocab_size, config.codebook_size + NUM_SPECIALS, config.hidden_size
         )
@@ -157,7 +160,7 @@ class MarsModel(MarsPreTrainedModel):
 
     def _cache(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
         conditioned = self.config.is_conditioned
-        if self.training and self.is_gradient_checkpointing:
+        if self.training and self.layers[0].gradient_checkpointing:
             return None  # a layer that runs twice would write twice
         if cache is None and (self.config.use_cache and not self.training if use_cache is None else use_cache):
             cache = MarsCache() if conditioned else DynamicCache()

@@ -18,6 +18,17 @@ from mars_megatron.model import MARSModel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from tests.unit.model.tiny import EOS, VOCABULARY, randomize, tiny_config, tiny_model
 
+CONDITIONED = {"experts.visual": 4, "router.condition": "text"}
+ROUTED = {"experts.visual": 4, "experts.text": 2, "router.top_k": 2}
+# Text, image, text, image: blocks begin, go on and are replaced.
+BOI, CODE = VOCABULARY.boi, VOCABULARY.text_size
+IMAGE = [BOI, CODE, CODE + 1, CODE + 2]
+INTERLEAVED = [
+    [3, 4, 5, 6, *IMAGE, 7, 8, *IMAGE[:2]],
+    [8, 9, *IMAGE, 1, 2, 3, *IMAGE[::-1]],
+    [*IMAGE, 5, 6, 7, CODE + 3, 2],
+]
+
 # Renamings of whole parts, in order; `shared` has no part of its own.
 RENAMINGS = (
     (r"^decoder\.layers", "model.layers"),
@@ -102,3 +113,12 @@ def padded(samples: list[list[int]], side: str = "right") -> tuple[Tensor, Tenso
         ids[number, place] = torch.tensor(sample)
         mask[number, place] = 1
     return ids, mask
+
+
+def model_of(overrides: dict[str, Any] | None = None) -> MarsForCausalLM:
+    return tiny_pair(overrides)[1]
+
+
+@torch.no_grad()
+def whole(model: MarsForCausalLM, samples: list[list[int]]) -> list[Tensor]:
+    return [model(torch.tensor([sample]), use_cache=False).logits[0] for sample in samples]
