@@ -234,7 +234,12 @@ def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:
     """Its place, or nothing with a warning where there is none that can be read."""
     copy = staging / "tokenizer"
     try:
-        copy_text_tokenizer(source, copy)
+        if (source / "qwen.tiktoken").is_file():
+            from mars_megatron.tokenizers.qwen import convert_qwen_tokenizer  # slow: transformers
+
+            convert_qwen_tokenizer(source, copy)
+        else:
+            copy_text_tokenizer(source, copy)
         load_text_tokenizer(copy)
     except ValueError as error:
         shutil.rmtree(copy, ignore_errors=True)
