@@ -34,22 +34,39 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "expert, plain": (2, {**EXPERT, "parallel.distributed_optimizer": False}),
     "routed": (1, ROUTED),
     "routed, expert": (2, {**ROUTED, **EXPERT}),
+    "routed, tensor": (2, {**ROUTED, **TENSOR, "parallel.sequence": True}),
     "routed, expert x tensor": (4, {**ROUTED, **EXPERT, **TENSOR, "parallel.sequence": True}),
 }
-# Where each layout's checkpoint is resumed, beside the layout itself.
-TARGETS = {
-    "one": ("tensor", "pipeline", "interleaved", "data", "expert"),
-    "tensor": ("one", "pipeline"),
-    "pipeline": ("one", "tensor"),
+# Each of these is resumed as each other one.
+ALL_PAIRS = ("one", "tensor", "pipeline", "both", "data", "expert")
+# Where a layout's checkpoint is resumed, beside the layout itself and the pairs above.
+MORE_TARGETS = {
+    "one": ("interleaved",),
     "interleaved": ("one", "data"),
-    "data": ("one", "tensor"),
-    "expert": ("one", "tensor", "data", "both"),
-    "both": ("one", "data"),
     "expert x data": ("one",),
     "routed": ("routed, expert",),
-    "routed, expert": ("routed", "routed, expert x tensor"),
+    "routed, expert": ("routed", "routed, tensor", "routed, expert x tensor"),
+    "routed, tensor": ("routed, expert",),
     "routed, expert x tensor": ("routed, expert",),
 }
+SAVED_AT = 3
+
+
+def _targets(source: str) -> list[str]:
+    """The layouts under which a run goes on that was saved under `source`."""
+    pairs = ALL_PAIRS if source in ALL_PAIRS else (source,)
+    return list(dict.fromkeys((*pairs, *MORE_TARGETS.get(source, ()))))
+
+
+def _run(source: str, layout: str, corpus: str, root: Path) -> dict[str, Any]:
+    """The run begun under `source`, under another layout. Its weights of every kind are trained."""
+    return {
+        "data.path": corpus,
+        "checkpoint.dir": str(root / source),
+        "training.steps": SAVED_AT + (5 if source in ALL_PAIRS else 3),
+        "model.qk_norm": True,
+        **LAYOUTS[layout][1],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,45 +75,33 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def saved(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[float]]]:
-    """For every layout the folder of a run that saved at step 3, and its losses from there to step 6."""
+def saved(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[float]]]:
+    """A folder with a run of every layout, saved on its way, and their losses from there to their ends."""
     root = tmp_path_factory.mktemp("runs")
-    result = {}
+    result: dict[str, list[float]] = {}
     for num_ranks in (1, 2, 4):
         names = [name for name in LAYOUTS if LAYOUTS[name][0] == num_ranks]
-        runs = [
-            {"data.path": corpus, "training.steps": 6, "checkpoint.dir": str(root / name), **LAYOUTS[name][1]}
-            for name in names
-        ]
-        losses = run_ranks(num_ranks, "save_after", {"runs": runs, "steps": 3})
-        result |= {name: (root / name, values) for name, values in zip(names, losses, strict=True)}
-    return result
+        runs = [_run(name, name, corpus, root) for name in names]
+        losses = run_ranks(num_ranks, "save_after", {"runs": runs, "steps": SAVED_AT})
+        result |= dict(zip(names, losses, strict=True))
+    return root, result
 
 
-def _resume(
-    saved: dict[str, tuple[Path, list[float]]], corpus: str, num_ranks: int
-) -> dict[tuple[str, str], list[float]]:
+def _resume(root: Path, corpus: str, num_ranks: int) -> dict[tuple[str, str], list[float]]:
     """Resume every (source, target) pair whose target has `num_ranks` ranks, in one process per rank."""
-    pairs = [
-        (source, target)
-        for source in LAYOUTS
-        for target in (source, *TARGETS.get(source, ()))
-        if LAYOUTS[target][0] == num_ranks
-    ]
-    runs = [
-        {"data.path": corpus, "training.steps": 6, "checkpoint.dir": str(saved[source][0]), **LAYOUTS[target][1]}
-        for source, target in pairs
-    ]
+    pairs = [(source, target) for source in LAYOUTS for target in _targets(source) if LAYOUTS[target][0] == num_ranks]
+    runs = [_run(source, target, corpus, root) for source, target in pairs]
     return dict(zip(pairs, run_ranks(num_ranks, "resume", {"runs": runs}), strict=True))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_resumed_losses_equal_the_uninterrupted_run(
-    saved: dict[str, tuple[Path, list[float]]], corpus: str, num_ranks: int
+    saved: tuple[Path, dict[str, list[float]]], corpus: str, num_ranks: int
 ) -> None:
-    for (source, target), losses in _resume(saved, corpus, num_ranks).items():
-        expected = saved[source][1]
-        assert len(losses) == 3
+    root, uninterrupted = saved
+    for (source, target), losses in _resume(root, corpus, num_ranks).items():
+        expected = uninterrupted[source]
+        assert len(losses) == len(expected) >= (5 if source in ALL_PAIRS else 3)
         if source == target:
             assert losses == expected, f"{source} is not bitwise equal after resuming"
         else:
@@ -139,7 +144,7 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
     shutil.rmtree(root)
 
 
-def test_checkpoint_of_another_shape_is_refused(saved: dict[str, tuple[Path, list[float]]], corpus: str) -> None:
-    run = {"data.path": corpus, "checkpoint.dir": str(saved["one"][0]), "model.ffn_hidden_size": 96}
+def test_checkpoint_of_another_shape_is_refused(saved: tuple[Path, dict[str, list[float]]], corpus: str) -> None:
+    run = {**_run("one", "one", corpus, saved[0]), "model.ffn_hidden_size": 96}
     with pytest.raises(RuntimeError, match=r"model\.ffn_hidden_size is 96, the checkpoint has 64"):
         run_ranks(1, "resume", {"runs": [run]})
