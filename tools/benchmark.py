@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,22 @@ STEP_EPILOG = """\
 In the JSON, ratios[SHARE][NAME] and seconds[SHARE][NAME], a share being written as given to --text-share.
 """
 
+CONVERT = """\
+Conversions of checkpoints (init-from-hf, export-hf, import-hf) of a model with the shapes of 7B, few layers, a small
+vocabulary and random bf16 weights, against copying the files that they write; both end when the bytes are on the disk.
+Each kind runs in a process of its own, of which the peak of resident memory (mapped files included) is told too.
+"""
+
+CONVERT_EPILOG = """\
+In the JSON, ratios[KIND] is the median over the rounds; seconds[KIND] has bytes, seconds, copy_seconds, all ratios,
+and bytes of peak memory above a fresh interpreter with torch (peak) and with the tool's other code too (peak_of_data).
+"""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     form: Any = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, **form)
-    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert")
 
     dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
     add(dispatch, "--tokens", 8192, "budget of the packed sequence; as many whole samples as fit are taken")
@@ -68,12 +80,34 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="shares of the tokens that are text (%(default)s)",
     )
     step.add_argument("--dtype", choices=("bf16", "fp32"), default="fp32", help="precision (default: %(default)s)")
-    for part, rounds in ((dispatch, 30), (step, 5)):
+    convert = parts.add_parser(
+        "convert", help="conversion of checkpoints", description=CONVERT, epilog=CONVERT_EPILOG, **form
+    )
+    add_conversion(convert)
+    for part, rounds in ((dispatch, 30), (step, 5), (convert, 3)):
         add(part, "--rounds", rounds, "timed calls of each contestant")
         add(part, "--threads", 0, "threads of torch; 0 leaves its own choice")
         part.add_argument("--json", metavar="FILE", help="write the report there")
         part.add_argument("--no-progress", action="store_true", help="show no progress bars")
     return parser.parse_args(arguments)
+
+
+def add_conversion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gigabytes",
+        type=float,
+        metavar="N",
+        default=2.0,
+        help="about 10^9 bytes of the MARS; decides the layers, at least one (default: %(default)s)",
+    )
+    add(parser, "--hidden", 4096, "width")
+    add(parser, "--ffn", 11008, "width of the SwiGLU FFN")
+    add(parser, "--heads", 32, "attention heads")
+    add(parser, "--text-size", 32000, "rows of the text vocabulary")
+    add(parser, "--codebook-size", 8192, "image codes")
+    parser.add_argument(
+        "--folder", metavar="DIR", help="on the disk to be measured (default: that for temporary files)"
+    )
 
 
 def add(parser: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
@@ -101,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.threads:
             torch.set_num_threads(options.threads)
         print("\n".join(f"{name}: {value}" for name, value in machine().items()), flush=True)
-        ratios, seconds = run_dispatch(options) if options.part == "dispatch" else run_step(options)
+        ratios, seconds = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert}[options.part](options)
         if options.json:
             write_report(options.json, ratios, seconds)
     except (ValueError, OSError) as error:
@@ -141,6 +175,24 @@ def run_step(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
             text_shares=tuple(options.text_share),
             precision=options.dtype,
             rounds=options.rounds,
+            progress=not options.no_progress,
+        )
+    )
+
+
+def run_convert(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mars_megatron.benchmarks.conversion import ConversionOptions, run
+
+    return run(
+        ConversionOptions(
+            gigabytes=options.gigabytes,
+            hidden=options.hidden,
+            ffn=options.ffn,
+            heads=options.heads,
+            text_size=options.text_size,
+            codebook_size=options.codebook_size,
+            rounds=options.rounds,
+            folder=options.folder or tempfile.gettempdir(),
             progress=not options.no_progress,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -34,11 +36,13 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.utils import _create_file_view
 from tqdm import tqdm
 
 from mars_megatron.checkpoint import folders
 from mars_megatron.checkpoint.store import CONFIG_FILE, CONTENT, Position
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
+from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 
@@ -94,10 +98,20 @@ class CheckpointTensors:
     def read(self, name: str) -> Tensor:
         """The whole tensor, from however many shards."""
         info, stored = self.tensors[name], self._stored[name]
+        if len(stored.chunks) == 1:
+            return self._read_chunk(name, stored.chunks[0])
         tensor = torch.empty(info.shape, dtype=info.dtype)
         whole = ChunkStorageMetadata(offsets=torch.Size([0] * tensor.ndim), sizes=tensor.size())
         items = create_read_items_for_chunk_list(name, stored, [whole])
         self._reader.read_data(LoadPlan(items), _IntoTensor(tensor))
+        return tensor
+
+    def _read_chunk(self, name: str, chunk: ChunkStorageMetadata) -> Tensor:
+        """A chunk as it was saved; the reader would copy it once more."""
+        place = self._metadata.storage_data[MetadataIndex(name, chunk.offsets)]
+        with (self.folder / place.relative_path).open("rb") as file:
+            view = _create_file_view(file, place.offset, place.length)
+            tensor: Tensor = torch.load(view, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
         return tensor
 
 
@@ -133,10 +147,15 @@ class _IntoTensor(LoadPlanner):
 
 
 class _Stream(SavePlanner):
-    """Hands tensors to the writer in the order of the plan, each when its turn comes."""
+    """Hands tensors to the writer in the order of the plan, each when its turn comes.
+
+    Attributes:
+        current: The tensor that the writer has.
+    """
 
     def __init__(self, bar: tqdm) -> None:
         self.bar = bar
+        self.current = "the first tensor"
 
     def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
         self.tensors: Mapping[str, LazyTensor] = state_dict
@@ -154,8 +173,24 @@ class _Stream(SavePlanner):
     def resolve_data(self, write_item: WriteItem) -> Tensor:
         name, tensor = next(self.stream)
         assert name == write_item.index.fqn, (name, write_item)
+        self.current = name
         self.bar.update(tensor.nbytes)
         return tensor.contiguous()
+
+
+class _Files(FileSystem):
+    """The writer's files."""
+
+    def __init__(self, stream: _Stream, background: BackgroundSync) -> None:
+        self._stream, self._background = stream, background
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        """See `FileSystem`."""
+        with naming(Path(path), lambda: self._stream.current), super().create_stream(path, mode) as stream:
+            yield stream
+        if Path(path).suffix == ".distcp":  # the other file is renamed
+            self._background.start(Path(path))
 
 
 def _write_item(name: str, info: TensorInfo) -> WriteItem:
@@ -193,19 +228,29 @@ def write_checkpoint(
     total = sum(tensor.info.nbytes for tensor in tensors.values())
     # A file for each tensor: the writer keeps what it has written until it closes the file.
     writer = dcp.FileSystemWriter(temporary, single_file_per_rank=False, sync_files=False, per_thread_copy_ahead=0)
-    with tqdm(total=total, desc="write", unit="B", unit_scale=True, disable=not progress) as bar, _without_checksums():
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*single process.*")
-                dcp.save(dict(tensors), storage_writer=writer, planner=_Stream(bar), no_dist=True)
-        except CheckpointException as error:  # not an Exception; holds what each rank raised
-            raise next(iter(error.failures.values()))[0] from None
-    torch.save({"position": asdict(Position(step=step)), "content_metadata": CONTENT}, temporary / "common.pt")
-    save_config(CheckpointingConfig("torch_dist"), str(temporary))
-    (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    with tqdm(total=total, desc="write", unit="B", unit_scale=True, disable=not progress) as bar:
+        stream = _Stream(bar)
+        with BackgroundSync() as background, _without_checksums(), _quiet():
+            writer.fs = _Files(stream, background)
+            try:
+                dcp.save(dict(tensors), storage_writer=writer, planner=stream, no_dist=True)
+            except CheckpointException as error:  # not an Exception; holds what each rank raised
+                raise next(iter(error.failures.values()))[0] from None
+    with naming(temporary, "common.pt and the configuration"):
+        torch.save({"position": asdict(Position(step=step)), "content_metadata": CONTENT}, temporary / "common.pt")
+        save_config(CheckpointingConfig("torch_dist"), str(temporary))
+        (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     sync(temporary)
     folders.publish(folder)
     return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks that one process writes alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no_dist.*|.*torch.distributed.*single process.*")
+        yield
 
 
 @contextmanager
@@ -217,13 +262,3 @@ def _without_checksums() -> Iterator[None]:
         yield
     finally:
         torch.serialization.set_crc32_options(before)
-
-
-def sync(folder: Path) -> None:
-    """Bring every file of a folder to the disk; what is renamed afterwards is complete there too."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -16,7 +16,9 @@ from mars_megatron.conversion.table import AttentionShape, Parameter, join, para
 from mars_megatron.model.initialization import draw
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
-_ROWS_AT_ONCE = 8192  # of a table that is summed
+# Elements of a table that are added at once. Fewer than 2^15 torch adds in one thread, in the cache; spread over
+# threads that other programs keep waiting, it took twenty times as long.
+_AT_ONCE = 2**15 - 1
 
 
 class CheckpointParts:
@@ -101,7 +103,7 @@ class StartParts:
     def _mean_row(self, name: str) -> Tensor:
         table = self._text.read(name)
         total = torch.zeros(table.shape[1], dtype=torch.float64)
-        for rows in table.split(_ROWS_AT_ONCE):
+        for rows in table.split(max(1, _AT_ONCE // table.shape[1])):
             total += rows.double().sum(0)
         return total / self._num_text
 

@@ -15,10 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
+from mars_megatron.checkpoint.written_files import BackgroundSync, naming
 
 INDEX = "model.safetensors.index.json"
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 _ALIGNMENT = 8
+_SYNC_AT = 2**26  # bytes
 
 
 def write_file(
@@ -95,7 +97,8 @@ def _write(
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     values = iter(stream)
-    with path.open("wb") as file:
+    name, unsynced = "the header", 0
+    with BackgroundSync() as background, naming(path, lambda: name), path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for expected in infos:
@@ -103,3 +106,7 @@ def _write(
             assert name == expected, (name, expected)
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
             bar.update(tensor.nbytes)
+            unsynced += tensor.nbytes
+            if unsynced > _SYNC_AT:
+                background.start(path)
+                unsynced = 0

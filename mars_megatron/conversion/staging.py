@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mars_megatron.checkpoint.streaming import sync
+from mars_megatron.checkpoint.written_files import sync, sync_file
 
 _INCOMPLETE = ".incomplete"
 
@@ -52,11 +51,7 @@ def staged_file(target: Path) -> Iterator[Path]:
     temporary = target.with_name(target.name + _INCOMPLETE)
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(temporary)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
