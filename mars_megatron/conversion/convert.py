@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,13 +17,12 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.conversion.carried import take_tokenizers
 from mars_megatron.conversion.formats import Format, Opened, language_model_config, open_checkpoint
 from mars_megatron.conversion.language_model import LanguageModelParts
 from mars_megatron.conversion.parts import ConvertedParts, StartParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.conversion.staging import staged
-from mars_megatron.tokenizers import load_text_tokenizer
-from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -74,7 +71,7 @@ def init_from_hf(
     parts = StartParts(ConvertedParts(text, wanted), config)
     with staged(target) as folder:
         text_tokenizer = None if config.data.text_tokenizer else source
-        config = _take_tokenizers(
+        config = take_tokenizers(
             config, text_tokenizer, Path(image_tokenizer) if image_tokenizer else None, folder, target
         )
         checkpoint = write_checkpoint(folder, config, 0, as_parameters(parts, config), progress=progress)
@@ -146,7 +143,7 @@ def import_hf(source: str | Path, target: str | Path, *, progress: bool = False)
         config = replace(config, training=replace(config.training, precision=_PRECISIONS[precision]))
     with staged(target) as folder:
         images = opened.path / "image_tokenizer"
-        config = _take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
+        config = take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
         checkpoint = write_checkpoint(
             folder, config, opened.step, as_parameters(opened.parts, config), progress=progress
         )
@@ -215,37 +212,6 @@ def _common_dtype(parts: TensorSource, path: Path) -> torch.dtype:
             "say --dtype"
         )
     return types.pop()
-
-
-def _take_tokenizers(
-    config: RunConfig, text: Path | None, image: Path | None, staging: Path, target: Path
-) -> RunConfig:
-    """Copy tokenizers beside the checkpoint, and let the configuration name them where they will lie."""
-    data = config.data
-    if text is not None:
-        data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target))
-    if image is not None:
-        copy_image_tokenizer(image, staging / "image_tokenizer")
-        data = replace(data, image_tokenizer=str(target / "image_tokenizer"))
-    return replace(config, data=data)
-
-
-def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:
-    """Its place, or nothing with a warning where there is none that can be read."""
-    copy = staging / "tokenizer"
-    try:
-        if (source / "qwen.tiktoken").is_file():
-            from mars_megatron.tokenizers.qwen import convert_qwen_tokenizer  # slow: transformers
-
-            convert_qwen_tokenizer(source, copy)
-        else:
-            copy_text_tokenizer(source, copy)
-        load_text_tokenizer(copy)
-    except ValueError as error:
-        shutil.rmtree(copy, ignore_errors=True)
-        warnings.warn(f"the result has no text tokenizer; data.text_tokenizer can name one ({error})", stacklevel=2)
-        return ""
-    return str(target / "tokenizer")
 
 
 def _settings(config: RunConfig) -> str:

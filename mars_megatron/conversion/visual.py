@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from mars_megatron.checkpoint.streaming import write_checkpoint
 from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
 from mars_megatron.config import to_yaml
+from mars_megatron.conversion.carried import take_tokenizers
 from mars_megatron.conversion.formats import VisualHeader, open_checkpoint, read_visual, visual_header
 from mars_megatron.conversion.parts import ConvertedParts, JoinedParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_file
@@ -99,7 +99,9 @@ def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress:
         )
     parts = JoinedParts((frozen, trained.parts))
     with staged(target) as folder:
-        config = replace(config, data=replace(config.data, text_tokenizer="", image_tokenizer=""))
+        if opened.format != "checkpoint":  # whose tokenizers lie where the run had them
+            images = opened.path / "image_tokenizer"
+            config = take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
         checkpoint = write_checkpoint(folder, config, trained.step, as_parameters(parts, config), progress=progress)
     return target / checkpoint.name
 

@@ -1,0 +1,41 @@
+"""The tokenizers that a converted checkpoint carries with it."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
+
+
+def take_tokenizers(config: RunConfig, text: Path | None, image: Path | None, staging: Path, target: Path) -> RunConfig:
+    """Copy tokenizers beside the checkpoint, and let the configuration name them where they will lie."""
+    data = config.data
+    if text is not None:
+        data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target))
+    if image is not None:
+        copy_image_tokenizer(image, staging / "image_tokenizer")
+        data = replace(data, image_tokenizer=str(target / "image_tokenizer"))
+    return replace(config, data=data)
+
+
+def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:
+    """Its place, or nothing with a warning where there is none that can be read."""
+    copy = staging / "tokenizer"
+    try:
+        if (source / "qwen.tiktoken").is_file():
+            from mars_megatron.tokenizers.qwen import convert_qwen_tokenizer  # slow: transformers
+
+            convert_qwen_tokenizer(source, copy)
+        else:
+            copy_text_tokenizer(source, copy)
+        load_text_tokenizer(copy)
+    except ValueError as error:
+        shutil.rmtree(copy, ignore_errors=True)
+        warnings.warn(f"the result has no text tokenizer; data.text_tokenizer can name one ({error})", stacklevel=2)
+        return ""
+    return str(target / "tokenizer")
