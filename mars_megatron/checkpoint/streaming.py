@@ -36,10 +36,10 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
-from torch.distributed.checkpoint.utils import _create_file_view
 from tqdm import tqdm
 
 from mars_megatron.checkpoint import folders
+from mars_megatron.checkpoint.mapped import map_tensor
 from mars_megatron.checkpoint.store import CONFIG_FILE, CONTENT, Position
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
 from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
@@ -107,12 +107,9 @@ class CheckpointTensors:
         return tensor
 
     def _read_chunk(self, name: str, chunk: ChunkStorageMetadata) -> Tensor:
-        """A chunk as it was saved; the reader would copy it once more."""
+        """A chunk as it was saved; the reader would copy it into memory, and once more."""
         place = self._metadata.storage_data[MetadataIndex(name, chunk.offsets)]
-        with (self.folder / place.relative_path).open("rb") as file:
-            view = _create_file_view(file, place.offset, place.length)
-            tensor: Tensor = torch.load(view, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
-        return tensor
+        return map_tensor(self.folder / place.relative_path, place.offset, place.length)
 
 
 class _IntoTensor(LoadPlanner):

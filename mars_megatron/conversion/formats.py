@@ -17,7 +17,7 @@ from mars_megatron.config.parser import build
 from mars_megatron.config.schema import RunConfig, VocabularyConfig
 from mars_megatron.config.yaml_io import parse_yaml
 from mars_megatron.conversion.files import HuggingFaceFiles
-from mars_megatron.conversion.language_model import LanguageModelParts, read_shape
+from mars_megatron.conversion.language_model import LanguageModelParts, model_type, read_shape
 from mars_megatron.conversion.parts import CheckpointParts
 from mars_megatron.conversion.table import parameters, part_names
 
@@ -90,10 +90,8 @@ def detect(path: Path) -> Format:
         if path.suffix != ".safetensors":
             raise ValueError(f"{path} is a file; accepted: the .safetensors file of extract-visual, or folders")
         return "visual"
-    if (path / TRAINING_CONFIG).is_file():
-        return "exported"
     if (path / "config.json").is_file():
-        return "language_model"
+        return "exported" if model_type(path) == "mars" else "language_model"
     return "checkpoint"
 
 
@@ -104,6 +102,8 @@ def language_model_config(folder: Path) -> RunConfig:
 
 
 def _exported(folder: Path) -> Opened:
+    if not (folder / TRAINING_CONFIG).is_file():  # transformers does not save it with a fine-tuned model
+        raise ValueError(f"{folder / TRAINING_CONFIG} does not exist; copy it from the folder that export-hf made")
     config = from_yaml(folder / TRAINING_CONFIG)
     files = HuggingFaceFiles(folder)
     check_parts(files.tensors, config, str(folder), TRAINING_CONFIG)

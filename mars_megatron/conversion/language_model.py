@@ -35,31 +35,40 @@ class Shape(NamedTuple):
     tied: bool
 
 
+def model_type(folder: Path) -> str:
+    """The architecture that a folder's config.json names.
+
+    Raises:
+        ValueError: There is no config.json, or it names none.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a Hugging Face model folder")
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a model configuration (JSON with a model_type): {error}") from error
+
+
 def read_shape(folder: Path) -> Shape:
     """The shape of the language model in a folder.
 
     Raises:
         ValueError: There is no config.json, it is of another architecture, or has a setting that MARS has no place for.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give a Hugging Face model folder")
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        family = plain["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a model configuration (JSON with a model_type): {error}") from error
+    family, path = model_type(folder), folder / "config.json"
     if family not in FAMILIES:
         raise ValueError(f"{path} is of model_type {family!r}; accepted: {', '.join(FAMILIES)} (dense language models)")
-    return _original_qwen(path, plain) if family == ORIGINAL_QWEN else _llama_like(path, family)
+    return _original_qwen(path) if family == ORIGINAL_QWEN else _llama_like(path, family)
 
 
 def _refuse(path: Path, name: str, value: object, accepted: str) -> ValueError:
     return ValueError(f"{path}: {name} is {value!r}; accepted: {accepted}, MARS has no place for another")
 
 
-def _original_qwen(path: Path, plain: dict[str, Any]) -> Shape:
+def _original_qwen(path: Path) -> Shape:
     """Qwen-7B and its sizes, whose own code is not needed (and not run)."""
+    plain = json.loads(path.read_text(encoding="utf-8"))
     defaults = {"rotary_pct": 1.0, "no_bias": True, "tie_word_embeddings": False, "scale_attn_weights": True}
     for name, accepted in defaults.items():
         if plain.get(name, accepted) != accepted:
@@ -172,7 +181,7 @@ class LanguageModelParts:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         shape = read_shape(folder)
-        original = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] == ORIGINAL_QWEN
+        original = model_type(folder) == ORIGINAL_QWEN
         self._files = HuggingFaceFiles(folder)
         self._places: dict[str, _Place] = {}
         self.tensors: dict[str, TensorInfo] = {}

@@ -162,3 +162,15 @@ def test_sizes_and_unknown_options(tool: Any, main: Callable[..., int], run: Pat
             main(*wrong)
         assert stopped.value.code == 2
     assert "many" in (error := capsys.readouterr().err) and "unrecognized arguments: --experts.visual 2" in error
+
+
+def test_a_model_saved_by_transformers(main: Callable[..., int], exported: Path, tmp_path: Path, capsys: Any) -> None:
+    """As after fine-tuning: all is there but the training configuration."""
+    for path in exported.iterdir():
+        if path.name not in ("training_config.yaml", "image_tokenizer"):
+            (tmp_path / path.name).symlink_to(path)
+    assert main("import-hf", tmp_path, tmp_path / "new") == 2
+    assert "training_config.yaml does not exist; copy it from the folder" in capsys.readouterr().err
+    (tmp_path / "training_config.yaml").symlink_to(exported / "training_config.yaml")
+    assert main("import-hf", tmp_path, tmp_path / "new") == 0
+    assert main("verify", exported, tmp_path / "new") == 0
