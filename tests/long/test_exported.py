@@ -37,7 +37,7 @@ for name in ("mars_megatron", "megatron", "sentencepiece", "diffusers", "PIL"):
 folder, request, result = sys.argv[1:]
 request = json.load(open(request))
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 ids = [tokenizer.encode(text, add_special_tokens=False) for text in request["prompts"]]
 with torch.no_grad():
     logits = {name: model(torch.tensor([sample])).logits[0] for name, sample in request["samples"].items()}
