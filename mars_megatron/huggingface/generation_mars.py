@@ -39,7 +39,8 @@ class MarsGenerationMixin(GenerationMixin):
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`GenerationMixin.generate`; a model with conditioned routers gets the cache that it needs."""
-        settings = kwargs.get("generation_config") or self.generation_config
+        given = args[1] if len(args) > 1 else kwargs.get("generation_config")
+        settings = given or self.generation_config
         use_cache = kwargs.get("use_cache", settings.use_cache)
         if self.config.is_conditioned and use_cache is not False:
             kwargs.setdefault("past_key_values", MarsCache())

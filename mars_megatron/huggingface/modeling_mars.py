@@ -134,9 +134,10 @@ class MarsModel(MarsPreTrainedModel):
         rows, seen = routing.sort(inputs_embeds), []
         for layer in self.layers:
             if output_hidden_states:
-                seen.append(routing.restore(rows))
+                seen.append(routing.to(rows.device).restore(rows))
             rows = layer(rows, routing, (angles.cos(), angles.sin()), mask, past_key_values=cache)
-        hidden = routing.restore(apply_norm(self.norm, rows, routing))
+        rows = apply_norm(self.norm, rows, routing)
+        hidden = routing.to(rows.device).restore(rows)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=cache,
@@ -176,7 +177,8 @@ class MarsModel(MarsPreTrainedModel):
             return routing
         kept = cache.text if isinstance(cache, MarsCache) else {}
         new = torch.ones_like(visual) if real is None else real[:, -visual.shape[1] :]
-        return routing.with_blocks(build_blocks(routing, visual, new, kept[0][1] if kept else None))
+        was_text = kept[0][1].to(visual.device) if kept else None
+        return routing.with_blocks(build_blocks(routing, visual, new, was_text))
 
 
 def _real_tokens(attention_mask: Tensor | None, visual: Tensor, past: int) -> Tensor | None:

@@ -85,7 +85,9 @@ class MarsProcessor(ProcessorMixin):
                 import PIL  # noqa: F401
                 from diffusers import VQModel
             except ImportError as error:
-                raise ImportError("images need diffusers and Pillow: pip install diffusers pillow") from error
+                raise ImportError(
+                    f"images need diffusers and Pillow: pip install diffusers pillow ({error})"
+                ) from error
             if self._source is None:
                 raise ValueError("the processor was not loaded from a folder, so it has no image tokenizer")
             try:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    """A dataclass with all that can be moved on `device`."""
+    parts = {field.name: getattr(value, field.name) for field in fields(value)}
+    moved = {name: part.to(device, non_blocking=non_blocking) for name, part in parts.items() if hasattr(part, "to")}
+    return replace(value, **moved)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,10 @@ class TextBlocks:
     visual: Tensor
     last: Tensor
     ends_in_text: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TextBlocks:
+        """The same on another device."""
+        return _moved(self, device, non_blocking)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,10 @@ class Routing:
     def with_blocks(self, blocks: TextBlocks) -> Routing:
         """The same with text blocks."""
         return replace(self, blocks=blocks)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Routing:
+        """The same on another device; accelerate asks for it where layers lie on several."""
+        return _moved(self, device, non_blocking)
 
     def sort(self, tokens: Tensor) -> Tensor:
         """[samples, length, ...] -> rows [rows, ...]."""

@@ -23,8 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "both, top 2": {"experts.text": 2, "experts.visual": 4, "router.top_k": 2},
     "conditioned": {"experts.visual": 4, "router.condition": "text"},
     "qk norm": {"model.qk_norm": "true", "model.qkv_bias": "false", "model.head_dim": 6},
-    "linear rope": {"model.rope_scaling.type": "linear", "model.rope_scaling.factor": 4.0},
-    "llama3 rope": {
+    "linear rope": {"model.head_dim": 16, "model.rope_scaling.type": "linear", "model.rope_scaling.factor": 4.0},
+    "llama3 rope": {  # with wavelengths that are kept, scaled, and between
+        "model.head_dim": 16,
         "model.rope_scaling.type": "llama3",
         "model.rope_scaling.factor": 8.0,
         "model.rope_scaling.original_context": 64,

@@ -11,6 +11,7 @@ from transformers import StaticCache
 from mars_megatron.huggingface.cache_mars import MarsCache
 from mars_megatron.huggingface.configuration_mars import MarsConfig
 from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
+from mars_megatron.huggingface.routing_mars import Routing, build_blocks
 from tests.unit.huggingface.exported import BOI, CODE, CONDITIONED, INTERLEAVED, ROUTED, model_of, padded, whole
 
 IDS = torch.tensor([[3, 4]])
@@ -36,16 +37,31 @@ def test_cached_decoding_of_padded_samples_is_the_whole_forward(overrides: dict[
         torch.testing.assert_close(logits[number, mask[number].bool()], want, rtol=1e-5, atol=1e-5)
 
 
-def test_decoding_without_a_mask_counts_positions_on() -> None:
+@pytest.mark.parametrize("size", [1, 3])
+def test_decoding_without_a_mask_counts_positions_on(size: int) -> None:
     model = model_of()
     (want,) = whole(model, INTERLEAVED[:1])
     cache, got = None, []
-    for token in INTERLEAVED[0]:
+    for tokens in torch.tensor(INTERLEAVED[:1]).split(size, 1):
         with torch.no_grad():
-            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            out = model(tokens, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         got.append(out.logits[0])
     torch.testing.assert_close(torch.cat(got), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [{}, CONDITIONED], ids=["plain", "conditioned"])
+@pytest.mark.parametrize("place", [1, 3, 6])
+def test_padding_inside_a_sample_is_passed_over(overrides: dict[str, Any], place: int) -> None:
+    """As it comes about when samples padded on the right are continued."""
+    model, sample = model_of(overrides), INTERLEAVED[0]
+    (want,) = whole(model, [sample])
+    ids = torch.tensor([[*sample[:place], 1, 1, *sample[place:]]])
+    mask = torch.ones_like(ids)
+    mask[:, place : place + 2] = 0
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask).logits
+    torch.testing.assert_close(logits[mask.bool()], want, rtol=1e-5, atol=1e-5)
 
 
 def test_embeddings_in_place_of_ids() -> None:
@@ -111,6 +127,23 @@ def test_the_conditioned_cache_can_be_selected_and_repeated() -> None:
         want = model(torch.cat((ids, torch.full((2, 1), CODE)), 1)).logits[:, -1]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(want[0], want[1])
+
+
+def test_assisted_decoding_writes_the_same() -> None:
+    model, ids = model_of(), torch.tensor([[3, 4, 3, 4, 3, 4, 5, 3]])
+    want = model.generate(ids, max_new_tokens=12, eos_token_id=-1)
+    assert torch.equal(model.generate(ids, max_new_tokens=12, eos_token_id=-1, prompt_lookup_num_tokens=3), want)
+
+
+def test_routing_moves_as_a_whole() -> None:
+    """Layers on several devices: meta stands for another one."""
+    visual = torch.tensor([[False, True, False]])
+    routing = Routing.build(visual)
+    routing = routing.with_blocks(build_blocks(routing, visual, torch.ones_like(visual), None)).to("meta")
+    assert routing.order is not None and routing.inverse is not None and routing.blocks is not None
+    tensors = [routing.order, routing.inverse, *(part for part in vars(routing.blocks).values() if part is not None)]
+    assert {part.device.type for part in tensors if isinstance(part, torch.Tensor)} == {"meta"}
+    assert routing.num_text == 2 and routing.blocks.number == 3
 
 
 def test_bf16_runs_in_bf16() -> None:
