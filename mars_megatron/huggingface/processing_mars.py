@@ -167,6 +167,8 @@ class MarsProcessor(ProcessorMixin):
         unknown = {name for name, value in kwargs.items() if (name, value) != ("return_tensors", "pt")}
         if unknown:
             raise ValueError(f"{sorted(unknown)} given; accepted: return_tensors='pt'")
+        if any(given is not None and not _listed(given) for given in (images, text)):
+            raise ValueError("there are no samples: an empty list was given")
         texts = None if text is None else self.encode_text([text] if isinstance(text, str) else list(text))
         codes = None if images is None else (self.encode_images(images) + self.text_vocab_size).tolist()
         if (codes is None and (texts is None or task == "i2t")) or (texts is None and task != "i2t"):
