@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,10 +62,8 @@ class CheckpointTensors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if maybe_load_config(str(folder)) is None or not (folder / ".metadata").is_file():
-            raise ValueError(f"{folder} is not a torch_dist checkpoint: metadata.json or .metadata is missing")
         self._reader = dcp.FileSystemReader(folder)
-        self._metadata = self._reader.read_metadata()
+        self._metadata = self._read_metadata()
         self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
         self._check_files()
         self._stored: dict[str, TensorStorageMetadata] = {
@@ -75,6 +74,17 @@ class CheckpointTensors:
         self.tensors = {
             name: TensorInfo(tuple(stored.size), stored.properties.dtype) for name, stored in self._stored.items()
         }
+
+    def _read_metadata(self) -> Metadata:
+        if not (self.folder / "metadata.json").is_file() or not (self.folder / ".metadata").is_file():
+            raise ValueError(f"{self.folder} is not a torch_dist checkpoint: metadata.json or .metadata is missing")
+        try:
+            name = "metadata.json"
+            maybe_load_config(str(self.folder))
+            name = ".metadata"
+            return self._reader.read_metadata()
+        except (ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{self.folder / name} cannot be read, it may be cut off: {error}") from error
 
     @property
     def has_optimizer(self) -> bool:

@@ -75,7 +75,7 @@ def naming(path: Path, what: str | Callable[[], str]) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch.save may hide the first behind the second
         found = _system_error(error)
-        if found is None or found.filename:  # it is about another file, and names it
+        if found is None or found.filename or found.errno is None:  # it names a file: one that is read
             raise
         name = what if isinstance(what, str) else what()
         raise OSError(found.errno, f"{found.strerror}, while writing {name}", str(path)) from error

@@ -19,6 +19,7 @@ from mars_megatron.config.yaml_io import parse_yaml
 from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.language_model import LanguageModelParts, model_type, read_shape
 from mars_megatron.conversion.parts import CheckpointParts
+from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.conversion.table import parameters, part_names
 
 TRAINING_CONFIG = "training_config.yaml"
@@ -86,6 +87,8 @@ def detect(path: Path) -> Format:
         raise ValueError(
             f"{path} does not exist; give a run, a checkpoint, a Hugging Face folder or a .safetensors file"
         )
+    if path.name.endswith(INCOMPLETE):
+        raise ValueError(f"{path} was not completely written: the conversion to it was interrupted; run it again")
     if path.is_file():
         if path.suffix != ".safetensors":
             raise ValueError(f"{path} is a file; accepted: the .safetensors file of extract-visual, or folders")

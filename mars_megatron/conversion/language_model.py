@@ -89,6 +89,8 @@ def _original_qwen(path: Path) -> Shape:
         return Shape(model, plain["vocab_size"], tied=False)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a Qwen configuration has") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a number that is none: {error}") from error
 
 
 def _llama_like(path: Path, family: str) -> Shape:
@@ -96,7 +98,7 @@ def _llama_like(path: Path, family: str) -> Shape:
 
     try:
         config = AutoConfig.from_pretrained(path.parent, local_files_only=True)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # each version of transformers has its own kinds
         raise ValueError(f"{path} cannot be read by transformers: {error}") from error
     for name, accepted in {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1}.items():
         if getattr(config, name, accepted) != accepted:

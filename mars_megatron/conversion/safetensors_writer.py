@@ -105,6 +105,7 @@ def _write(
             name, tensor = next(values)
             assert name == expected, (name, expected)
             file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            file.flush()  # an error is this tensor's
             bar.update(tensor.nbytes)
             unsynced += tensor.nbytes
             if unsynced > _SYNC_AT:

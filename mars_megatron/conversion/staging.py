@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mars_megatron.checkpoint.written_files import sync, sync_file
 
-_INCOMPLETE = ".incomplete"
+INCOMPLETE = ".incomplete"
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def staged(target: Path) -> Iterator[Path]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; name another or remove it")
-    temporary = target.with_name(target.name + _INCOMPLETE)
+    temporary = target.with_name(target.name + INCOMPLETE)
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
@@ -48,7 +48,7 @@ def staged_file(target: Path) -> Iterator[Path]:
     if target.exists():
         raise ValueError(f"{target} exists; name another file or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + _INCOMPLETE)
+    temporary = target.with_name(target.name + INCOMPLETE)
     try:
         yield temporary
         sync_file(temporary)
