@@ -1,9 +1,8 @@
-"""What the ranks of the distributed tests do. Started by `ranks.run_ranks`."""
+"""What the ranks of the distributed tests do. Started by `start.py`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.model.feed_forward import expert_parameters
-from mars_megatron.training import Trainer, shut_down
+from mars_megatron.training import Trainer
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
 from tests.host_reads import NoHostReads
 
@@ -133,17 +132,3 @@ def uneven_collectives(rounds: int) -> dict[str, int]:
         torch.distributed.reduce_scatter(reduced, list(wholes[rank].split(sizes)))
         right["reduce_scatter"] += torch.allclose(reduced, sum(wholes).split(sizes)[rank], atol=1e-6)
     return right
-
-
-def main() -> None:
-    """Run the named job and let rank 0 write its result."""
-    job, arguments, result = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
-    torch.set_num_threads(1)
-    value = globals()[job](**arguments)
-    if torch.distributed.get_rank() == 0:
-        result.write_text(json.dumps(value))
-    shut_down()
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -
     """The torchrun command line of a job."""
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)),
-        *("-m", "tests.distributed.jobs", job, json.dumps(arguments), str(result)),
+        *("-m", "tests.distributed.start", job, json.dumps(arguments), str(result)),
     ]
 
 

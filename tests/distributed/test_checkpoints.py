@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ def _run(source: str, layout: str, corpus: str, root: Path) -> dict[str, Any]:
     return {
         "data.path": corpus,
         "checkpoint.dir": str(root / source),
+        "training.global_batch_size": 4 if source == "expert x data" else 2,
         "training.steps": SAVED_AT + (5 if source in ALL_PAIRS else 3),
         "model.qk_norm": True,
         **LAYOUTS[layout][1],
@@ -120,11 +122,12 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
     }
     process = subprocess.Popen(
         # Without torchrun, whose workers would outlive it.
-        [sys.executable, "-m", "tests.distributed.jobs", "save_every_step", json.dumps({"run": run}), os.devnull],
+        [sys.executable, "-m", "tests.distributed.start", "save_every_step", json.dumps({"run": run}), os.devnull],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     half_written = folders.incomplete(folders.step_folder(root, 3))
     deadline = time.monotonic() + 120
@@ -132,7 +135,7 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
         assert process.poll() is None, "the run ended before its third checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)  # the writers too
     process.wait()
     assert half_written.is_dir(), "the kill came after the checkpoint was complete: nothing was tested"
     assert not folders.step_folder(root, 3).exists()
