@@ -35,8 +35,9 @@ _TEXTS = (
 def convert_sentencepiece(model: str | Path, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json, whose ids are those of a SentencePiece model.
 
-    Texts that spell out a control piece, such as </s>, are read as that piece, as transformers does everywhere.
-    Segmentations that a unigram model finds equally probable may be chosen differently.
+    Three differences are those of the libraries. Texts that spell out a control piece, such as </s>, are read as that
+    piece. An unknown piece leaves no trace in decoded text, where SentencePiece has a sign for it. Of segmentations
+    that a unigram model finds equally probable another one may be chosen.
 
     Args:
         model: The .model file; unigram or BPE.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
-from mars_megatron.generation import LoadedModel, Sampler, load_for_inference
+from mars_megatron.generation import LoadedModel, Sampler, generate_captions, load_for_inference
 from mars_megatron.huggingface.folder import write_companions
 from tests.unit.generation.tiny_run import TinyRun, write_run
 from tests.unit.huggingface.exported import exported_state
@@ -32,6 +35,24 @@ class Exported(NamedTuple):
     folder: Path
 
 
+def greedy_captions(exported: Exported, images: torch.Tensor) -> list[str]:
+    """What the trained model says of uint8 images [N, height, width, 3].
+
+    Its ids are read by the exported tokenizer: SentencePiece has a sign for an unknown piece, transformers none.
+    """
+    loaded, sampler = exported.loaded, exported.sampler
+    ids = generate_captions(
+        loaded.model,
+        sampler.image_tokenizer.encode(images),
+        loaded.vocabulary,
+        sampler.text_tokenizer.eos_id,
+        replace(loaded.config.generation, temperature=0),
+        num_text_ids=sampler.text_tokenizer.size,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(exported.folder, trust_remote_code=True)
+    return [tokenizer.decode(caption, skip_special_tokens=True) for caption in ids]
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     root = tmp_path_factory.mktemp("exported")
@@ -51,11 +72,3 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     state = {name: value.contiguous() for name, value in exported_state(loaded.model, run.config).items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return Exported(run, loaded, Sampler(loaded), folder)
-
-
-@pytest.fixture(autouse=True)
-def own_module_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code of exported folders is copied below the test's folder, not the user's."""
-    from transformers import dynamic_module_utils
-
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path_factory.getbasetemp() / "modules"))

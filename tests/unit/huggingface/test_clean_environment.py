@@ -10,7 +10,7 @@ import torch
 from packaging.version import Version
 
 from tests import clean_environment
-from tests.unit.huggingface.conftest import Exported
+from tests.unit.huggingface.conftest import Exported, greedy_captions
 from tests.unit.huggingface.exported import reference_logits
 
 ABSENT = ("mars_megatron", "megatron", "diffusers", "sentencepiece", "PIL", "accelerate", "jsonargparse")
@@ -81,7 +81,7 @@ def numbers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Pat
     image = [vocabulary.boi, *vocabulary.code_to_id(codes[0]).tolist(), vocabulary.eoi]
     samples = [ids[0], [*ids[0], *image], [*image, *ids[1]]]
     images = sampler.decode(codes)
-    captions = sampler.caption(images, _greedy(exported))
+    captions = greedy_captions(exported, images)
     path = tmp_path_factory.mktemp("numbers") / "numbers.pt"
     torch.save(
         {
@@ -96,12 +96,6 @@ def numbers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Pat
         path,
     )
     return path
-
-
-def _greedy(exported: Exported):
-    from dataclasses import replace
-
-    return replace(exported.loaded.config.generation, temperature=0)
 
 
 def test_torch_transformers_and_safetensors_are_enough(exported: Exported, numbers: Path, tmp_path: Path) -> None:

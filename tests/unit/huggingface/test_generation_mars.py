@@ -16,7 +16,7 @@ from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from tests.unit.generation.conftest import CONFIG, NUM_CODES, PROMPTS
-from tests.unit.huggingface.conftest import Exported
+from tests.unit.huggingface.conftest import Exported, greedy_captions
 from tests.unit.huggingface.exported import export
 from tests.unit.model.tiny import one_rank
 
@@ -116,7 +116,6 @@ def test_a_loaded_folder_draws_and_describes(exported: Exported) -> None:
     assert np.array_equal(np.stack([np.asarray(image) for image in images]), want)
     alone = model.generate_images(prompts[0], 2.0, seed=5)
     assert len(alone) == 1 and not np.array_equal(np.asarray(alone[0]), want[0])
-    greedy = replace(exported.run.config.generation, temperature=0)
-    captions = exported.sampler.caption(torch.from_numpy(want), greedy)
+    captions = greedy_captions(exported, torch.from_numpy(want))
     assert model.generate_captions(images, batch_size=4) == captions and any(captions)
     assert len(model.generate_captions(images[0], num_beams=2, max_new_tokens=3)) == 1
