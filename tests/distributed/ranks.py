@@ -15,10 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -> list[str]:
-    """The torchrun command line of a job."""
+    """The command line of a job; one rank needs no torchrun, which takes seconds to start."""
+    start = ["-m", "tests.distributed.start", job, json.dumps(arguments), str(result)]
+    if num_ranks == 1:
+        return [sys.executable, *start]
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)),
-        *("-m", "tests.distributed.start", job, json.dumps(arguments), str(result)),
+        *start,
     ]
 
 

@@ -22,20 +22,21 @@ pytestmark = pytest.mark.distributed
 
 TENSOR, PIPELINE, EXPERT = {"parallel.tensor": 2}, {"parallel.pipeline": 2}, {"parallel.expert": 2}
 ROUTED = {"experts.visual": 4, "router.condition": "text"}
+# Layouts of the same sizes stand together: their runs share process groups, which take a while to make.
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (1, {}),
     "plain": (1, {"parallel.distributed_optimizer": False}),
+    "routed": (1, ROUTED),
     "tensor": (2, {**TENSOR, "parallel.sequence": True}),
+    "routed, tensor": (2, {**ROUTED, **TENSOR, "parallel.sequence": True}),
     "pipeline": (2, PIPELINE),
     "interleaved": (2, {**PIPELINE, "parallel.virtual_pipeline": 2}),
     "data": (2, {}),
     "expert": (2, EXPERT),
     "both": (4, {**TENSOR, **PIPELINE}),
-    "expert x data": (4, EXPERT),
     "expert, plain": (2, {**EXPERT, "parallel.distributed_optimizer": False}),
-    "routed": (1, ROUTED),
     "routed, expert": (2, {**ROUTED, **EXPERT}),
-    "routed, tensor": (2, {**ROUTED, **TENSOR, "parallel.sequence": True}),
+    "expert x data": (4, EXPERT),
     "routed, expert x tensor": (4, {**ROUTED, **EXPERT, **TENSOR, "parallel.sequence": True}),
 }
 # Each of these is resumed as each other one.
@@ -65,7 +66,7 @@ def _run(source: str, layout: str, corpus: str, root: Path) -> dict[str, Any]:
         "data.path": corpus,
         "checkpoint.dir": str(root / source),
         "training.global_batch_size": 4 if source == "expert x data" else 2,
-        "training.steps": SAVED_AT + (5 if source in ALL_PAIRS else 3),
+        "training.steps": SAVED_AT + (5 if source in ALL_PAIRS else 2),
         "model.qk_norm": True,
         **LAYOUTS[layout][1],
     }
@@ -91,7 +92,8 @@ def saved(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 def _resume(root: Path, corpus: str, num_ranks: int) -> dict[tuple[str, str], list[float]]:
     """Resume every (source, target) pair whose target has `num_ranks` ranks, in one process per rank."""
-    pairs = [(source, target) for source in LAYOUTS for target in _targets(source) if LAYOUTS[target][0] == num_ranks]
+    targets = [target for target in LAYOUTS if LAYOUTS[target][0] == num_ranks]
+    pairs = [(source, target) for target in targets for source in LAYOUTS if target in _targets(source)]
     runs = [_run(source, target, corpus, root) for source, target in pairs]
     return dict(zip(pairs, run_ranks(num_ranks, "resume", {"runs": runs}), strict=True))
 
@@ -103,7 +105,7 @@ def test_resumed_losses_equal_the_uninterrupted_run(
     root, uninterrupted = saved
     for (source, target), losses in _resume(root, corpus, num_ranks).items():
         expected = uninterrupted[source]
-        assert len(losses) == len(expected) >= (5 if source in ALL_PAIRS else 3)
+        assert len(losses) == len(expected) >= (5 if source in ALL_PAIRS else 2)
         if source == target:
             assert losses == expected, f"{source} is not bitwise equal after resuming"
         else:
@@ -119,6 +121,7 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
         # Large enough that the kill falls into the writing.
         "model.hidden_size": 512,
         "model.ffn_hidden_size": 1024,
+        "training.global_batch_size": 1,
     }
     process = subprocess.Popen(
         # Without torchrun, whose workers would outlive it.
