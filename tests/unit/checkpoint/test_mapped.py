@@ -35,6 +35,7 @@ def test_parts_of_a_file(tmp_path: Path, before: int) -> None:
     for name, tensor in TENSORS.items():
         mapped = map_tensor(path, *places[name])
         assert torch.equal(mapped, tensor) and mapped.dtype == tensor.dtype and mapped.stride() == tensor.stride()
+        assert mapped.data_ptr() % mapped.dtype.itemsize == 0
         mapped.zero_()
     assert path.read_bytes() == kept, "what is written to a tensor stays in memory"
 
