@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mars_megatron.checkpoint import folders, latest
+from mars_megatron.conversion.verify import compare, open_both
 from tests.distributed.corpus import write_corpus
 from tests.distributed.ranks import ROOT, environment, run_ranks
 
@@ -52,6 +53,8 @@ MORE_TARGETS = {
     "routed, expert x tensor": ("routed, expert",),
 }
 SAVED_AT = 3
+# Parameters begin equal and go three steps of 1e-3 at most, with rounding of their own; at random they are 0.1 apart.
+PARTS_APART = 5e-3
 
 
 def _targets(source: str) -> list[str]:
@@ -154,3 +157,11 @@ def test_checkpoint_of_another_shape_is_refused(saved: tuple[Path, dict[str, lis
     run = {**_run("one", "one", corpus, saved[0]), "model.ffn_hidden_size": 96}
     with pytest.raises(RuntimeError, match=r"model\.ffn_hidden_size is 96, the checkpoint has 64"):
         run_ranks(1, "resume", {"runs": [run]})
+
+
+def test_what_is_saved_is_of_no_layout(saved: tuple[Path, dict[str, list[float]]]) -> None:
+    root, _ = saved
+    for names in (ALL_PAIRS, [name for name in LAYOUTS if name.startswith("routed")]):
+        for name in names[1:]:
+            result = compare(*open_both(root / names[0], root / name), tolerance=PARTS_APART)
+            assert result.num_compared > 100 and not result.problems, (name, result.problems[:3])

@@ -1,4 +1,4 @@
-"""Converted language models under tensor and pipeline parallelism; checkpoints of different layouts are the same."""
+"""Converted language models compute under tensor and pipeline parallelism what transformers computes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from mars_megatron.conversion.convert import init_from_hf
-from mars_megatron.conversion.verify import compare, open_both
-from tests.distributed.corpus import CODEBOOK_SIZE, write_corpus
-from tests.distributed.ranks import ROOT, environment, run_ranks
+from tests.distributed.ranks import ROOT, environment
 from tests.unit.conversion.models import FAMILIES, OriginalQwen, language_model
 
 pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore:the result has no text tokenizer")]
 
-SETTINGS = [f"--vocabulary.codebook_size={CODEBOOK_SIZE}"]
+SETTINGS = ["--vocabulary.codebook_size=32"]
 TOKENS = torch.randint(0, 61, (40,), generator=torch.Generator().manual_seed(3))
 
 
@@ -51,36 +48,3 @@ def test_text_logits_under_tensor_and_pipeline_parallelism(tmp_path: Path) -> No
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
     for found, wanted in zip(json.loads(result.read_text()), expected, strict=True):
         torch.testing.assert_close(torch.tensor(found), wanted, rtol=2e-5, atol=2e-5)
-
-
-LAYOUTS: dict[int, list[dict[str, Any]]] = {
-    1: [{}],
-    2: [{"parallel.tensor": 2, "parallel.sequence": True}, {"parallel.expert": 2}],
-    4: [{"parallel.tensor": 2, "parallel.pipeline": 2}],
-}
-
-
-def test_checkpoints_of_every_layout_have_the_same_parts(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "train")
-    runs = []
-    for ranks, layouts in LAYOUTS.items():
-        settings = [
-            {
-                "data.path": corpus,
-                "training.steps": 1,
-                "experts.visual": 2,
-                "checkpoint.dir": str(tmp_path / f"{ranks}_{number}"),
-                # Nothing but the first values, which depend on no layout.
-                "optimizer.lr": 1e-30,
-                "optimizer.min_lr": 0.0,
-                **layout,
-            }
-            for number, layout in enumerate(layouts)
-        ]
-        if ranks == 4:  # several experts need sequence parallelism
-            settings = [{**run, "parallel.sequence": True} for run in settings]
-        run_ranks(ranks, "save_after", {"runs": settings, "steps": 1})
-        runs += [run["checkpoint.dir"] for run in settings]
-    for other in runs[1:]:
-        result = compare(*open_both(runs[0], other), tolerance=1e-12)
-        assert result.num_compared > 100 and not result.problems, (other, result.problems[:3])
