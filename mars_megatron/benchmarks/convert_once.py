@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -31,15 +30,16 @@ def peak_memory() -> int:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a folder file by file, and bring it to the disk as a conversion does."""
-    for path in sorted(source.rglob("*")):
-        copied = target / path.relative_to(source)
-        if path.is_dir():
-            continue
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copied)
-        with copied.open("rb") as file:
-            os.fsync(file.fileno())
+    """Copy a folder file by file, each on its way to the disk while the next is copied, as a conversion does."""
+    from mars_megatron.checkpoint.written_files import BackgroundSync
+
+    with BackgroundSync() as background:
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                copied = target / path.relative_to(source)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copied)
+                background.start(copied)
 
 
 def timed(call: Callable[[], object]) -> float:
