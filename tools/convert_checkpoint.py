@@ -61,11 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as it is")
     export.add_argument("--max-shard-size", type=size, default="5GB", metavar="SIZE", help="default: %(default)s")
+    for tokenizer in ("text", "image"):
+        export.add_argument(
+            f"--{tokenizer}-tokenizer", default="", metavar="PATH", help="instead of the one that the run names"
+        )
     command("import-hf", "Turn a folder of export-hf into a checkpoint again.", ("source", "the folder"), target)
     check = command(
         "verify",
-        "Compare two checkpoints of any format and layout, tensor by tensor. Of a language model the text side is "
-        "compared, of a file of extract-visual what is in it.",
+        "Compare two checkpoints of any format and layout, tensor by tensor, and the settings that decide what a model "
+        "computes. Of a language model the text side is compared, of a file of extract-visual what is in it.",
         ("first", "run, checkpoint, Hugging Face folder or .safetensors file"),
         ("second", "the same"),
     )
@@ -112,6 +116,8 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
             options.target,
             dtype=options.dtype,
             max_shard_size=options.max_shard_size,
+            text_tokenizer=options.text_tokenizer,
+            image_tokenizer=options.image_tokenizer,
             progress=progress,
         )
     elif options.command == "import-hf":

@@ -48,6 +48,11 @@ from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 
 _OPTIMIZER = "optimizer."
+# What reading a damaged index raises.
+_DAMAGE = (
+    *(ValueError, TypeError, AttributeError, LookupError, ImportError, EOFError, RuntimeError),
+    *(OverflowError, MemoryError, pickle.UnpicklingError),
+)
 
 
 class CheckpointTensors:
@@ -83,7 +88,7 @@ class CheckpointTensors:
             maybe_load_config(str(self.folder))
             name = ".metadata"
             return self._reader.read_metadata()
-        except (ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.folder / name} cannot be read, it may be cut off: {error}") from error
 
     @property
@@ -244,7 +249,8 @@ def write_checkpoint(
             except CheckpointException as error:  # not an Exception; holds what each rank raised
                 raise next(iter(error.failures.values()))[0] from None
     with naming(temporary, "common.pt and the configuration"):
-        torch.save({"position": asdict(Position(step=step)), "content_metadata": CONTENT}, temporary / "common.pt")
+        with (temporary / "common.pt").open("wb") as file:  # torch's own opening hides what the system says
+            torch.save({"position": asdict(Position(step=step)), "content_metadata": CONTENT}, file)
         save_config(CheckpointingConfig("torch_dist"), str(temporary))
         (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     sync(temporary)

@@ -8,19 +8,37 @@ from dataclasses import replace
 from pathlib import Path
 
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.conversion.formats import Opened
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 
+# Where a copy lies beside a checkpoint.
+_FOLDERS = {"text_tokenizer": "tokenizer", "image_tokenizer": "image_tokenizer"}
+
 
 def take_tokenizers(config: RunConfig, text: Path | None, image: Path | None, staging: Path, target: Path) -> RunConfig:
-    """Copy tokenizers beside the checkpoint, and let the configuration name them where they will lie."""
+    """Copy tokenizers beside the checkpoint, and let the configuration name them where they will lie.
+
+    Names of what is not on this machine are left out.
+    """
     data = config.data
+    if not Path(data.text_tokenizer).exists():
+        data = replace(data, text_tokenizer="")
+    if not Path(data.image_tokenizer).exists():
+        data = replace(data, image_tokenizer="")
     if text is not None:
         data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target))
     if image is not None:
         copy_image_tokenizer(image, staging / "image_tokenizer")
         data = replace(data, image_tokenizer=str(target / "image_tokenizer"))
     return replace(config, data=data)
+
+
+def find_tokenizer(opened: Opened, setting: str) -> str:
+    """The path that a checkpoint's configuration names; the copy beside it where that is not there any more."""
+    path: str = getattr(opened.config.data, setting)
+    beside = opened.path.parent / _FOLDERS[setting]
+    return str(beside) if path and not Path(path).exists() and beside.is_dir() else path
 
 
 def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,19 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
-from mars_megatron.conversion.carried import take_tokenizers
-from mars_megatron.conversion.formats import Format, Opened, language_model_config, open_checkpoint
+from mars_megatron.conversion.carried import find_tokenizer, take_tokenizers
+from mars_megatron.conversion.formats import (
+    NOT_OF_THE_SOURCE,
+    Format,
+    Opened,
+    language_model_config,
+    open_checkpoint,
+)
 from mars_megatron.conversion.language_model import LanguageModelParts
 from mars_megatron.conversion.parts import ConvertedParts, StartParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.conversion.staging import staged
+from mars_megatron.tokenizers import load_text_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -32,6 +40,8 @@ _PRECISIONS: dict[torch.dtype, Literal["fp32", "bf16"]] = {torch.float32: "fp32"
 SETTINGS = "model.yaml"
 # What the language model decides; other settings are free.
 _FROM_SOURCE = ("vocabulary.text_size", "experts.text")
+# What options of their own decide.
+_FROM_OPTIONS = {"training.precision": "--dtype", "data.image_tokenizer": "--image-tokenizer"}
 
 
 def init_from_hf(
@@ -65,6 +75,8 @@ def init_from_hf(
     """
     source, target = Path(source), Path(target)
     config = _start_config(source, image_tokenizer, overrides)
+    if config.data.text_tokenizer:
+        load_text_tokenizer(config.data.text_tokenizer)  # before the work: it may be wrong
     text = LanguageModelParts(source, config)
     wanted = _start_dtype(text, dtype)
     config = replace(config, training=replace(config.training, precision=_PRECISIONS[wanted]))
@@ -85,6 +97,8 @@ def export_hf(
     *,
     dtype: str = "auto",
     max_shard_size: int = 5 * 10**9,
+    text_tokenizer: str = "",
+    image_tokenizer: str = "",
     progress: bool = False,
 ) -> Path:
     """Export a MARS checkpoint to a folder that transformers loads with trust_remote_code.
@@ -94,6 +108,8 @@ def export_hf(
         target: The folder.
         dtype: fp32, bf16, fp16, or auto: as it is.
         max_shard_size: Most bytes of one file of tensors.
+        text_tokenizer: Instead of the run's, which may lie beside the checkpoint since it was moved.
+        image_tokenizer: Likewise.
         progress: Show a progress bar.
 
     Returns:
@@ -114,8 +130,8 @@ def export_hf(
             opened.config,
             step=opened.step,
             dtype=_NAMES[_common_dtype(parts, opened.path)],
-            text_tokenizer=opened.config.data.text_tokenizer,
-            image_tokenizer=opened.config.data.image_tokenizer,
+            text_tokenizer=text_tokenizer or find_tokenizer(opened, "text_tokenizer"),
+            image_tokenizer=image_tokenizer or find_tokenizer(opened, "image_tokenizer"),
         )
         write_folder(folder, as_parts(parts), max_shard_size, progress=progress)
     return target
@@ -138,9 +154,10 @@ def import_hf(source: str | Path, target: str | Path, *, progress: bool = False)
     """
     opened = _open(source, "exported")
     config, target = opened.config, Path(target)
-    precision = _common_dtype(opened.parts, opened.path)
-    if precision in _PRECISIONS:  # fp16 is kept as it is; a run takes it in a precision of its own
-        config = replace(config, training=replace(config.training, precision=_PRECISIONS[precision]))
+    types = {info.dtype for info in opened.parts.tensors.values()}
+    precision = _PRECISIONS.get(types.pop()) if len(types) == 1 else None
+    if precision:  # fp16, or several types, are kept as they are; a run takes them in a precision of its own
+        config = replace(config, training=replace(config.training, precision=precision))
     with staged(target) as folder:
         images = opened.path / "image_tokenizer"
         config = take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
@@ -173,14 +190,16 @@ def _start_config(source: Path, image_tokenizer: str | Path, overrides: Sequence
             image=replace(base.image, downsample=pixels, resolution=16 * pixels),
         )
     config = override(base, overrides)
-    free = {f"model.{name}" for name in ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection")}
+    free = {f"model.{name}" for name in NOT_OF_THE_SOURCE}
     fixed = [f"model.{name}" for name in asdict(base.model)] + list(_FROM_SOURCE)
     fixed += ["vocabulary.codebook_size", "image.downsample"] if image_tokenizer else []
     for name in fixed:
-        section, field = name.split(".")
-        ours, theirs = (getattr(getattr(run, section), field) for run in (config, base))
+        ours, theirs = (attrgetter(name)(run) for run in (config, base))
         if ours != theirs and name not in free:
             raise ValueError(f"{name} is {ours}; accepted: {theirs}, which the source decides")
+    for name, option in _FROM_OPTIONS.items():
+        if attrgetter(name)(config) != attrgetter(name)(base):
+            raise ValueError(f"{name} is {attrgetter(name)(config)}; accepted here: the option {option} instead")
     return validate(config)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import TensorInfo
 
-# In the order of preference: an index and its shards, or the one file.
-_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLE = ("model.safetensors", "pytorch_model.bin")
+# The order of transformers, so that both read the same where there are several.
+_PLACES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# What unpickling raises of a damaged file, beside its own error.
+_DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -79,31 +81,32 @@ def _files(path: Path) -> Iterator[tuple[Path, set[str]]]:
         return
     if not path.is_dir():
         raise ValueError(f"{path} does not exist; give a Hugging Face model folder")
-    for index, single in zip(_INDICES, _SINGLE, strict=True):
-        if (path / index).is_file():
-            by_file: dict[str, set[str]] = {}
-            for name, file in _weight_map(path / index).items():
-                by_file.setdefault(file, set()).add(name)
-            for file, names in sorted(by_file.items()):
-                if Path(file).name != file:
-                    raise ValueError(f"{path / index} names {file!r}; accepted: files beside it")
-                if not (path / file).is_file():
-                    raise ValueError(
-                        f"{path / file} is missing; {index} places {len(names)} tensors in it, such as {min(names)}"
-                    )
-                yield path / file, names
-            return
-        if (path / single).is_file():
-            yield path / single, set()
-            return
-    raise ValueError(f"{path} holds no weights: none of {', '.join((*_INDICES, *_SINGLE))}")
+    found = next((path / name for name in _PLACES if (path / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"{path} holds no weights: none of {', '.join(_PLACES)}")
+    if found.suffix != ".json":
+        yield found, set()
+        return
+    by_file: dict[str, set[str]] = {}
+    for name, file in _weight_map(found).items():
+        by_file.setdefault(file, set()).add(name)
+    for file, names in sorted(by_file.items()):
+        if Path(file).name != file:
+            raise ValueError(f"{found} names {file!r}; accepted: files beside it")
+        if not (path / file).is_file():
+            raise ValueError(
+                f"{path / file} is missing; {found.name} places {len(names)} tensors in it, such as {min(names)}"
+            )
+        yield path / file, names
 
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         weight_map: dict[str, str] = content["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(file, str) for file in weight_map.values()):
+            raise ValueError("a place is no file name")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is not an index of shards (JSON with a weight_map): {error}") from error
     return weight_map
 
@@ -131,7 +134,7 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
     """A .bin file; only tensors are unpickled, nothing is executed."""
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
         raise ValueError(f"{file} cannot be read as tensors (weights_only), it may be cut off: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{file} holds no state dict: accepted is a dictionary of tensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from mars_megatron.checkpoint import folders, read_config
 from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
-from mars_megatron.config import from_yaml
+from mars_megatron.config import from_yaml, validate
 from mars_megatron.config.parser import build
-from mars_megatron.config.schema import RunConfig, VocabularyConfig
+from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import parse_yaml
 from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.language_model import LanguageModelParts, model_type, read_shape
@@ -23,6 +23,8 @@ from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.conversion.table import parameters, part_names
 
 TRAINING_CONFIG = "training_config.yaml"
+# Settings of `model` that a language model leaves open.
+NOT_OF_THE_SOURCE = ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection")
 Format = Literal["checkpoint", "exported", "language_model", "visual"]
 
 
@@ -70,7 +72,7 @@ def open_checkpoint(path: str | Path, like: RunConfig | None = None) -> Opened:
     if kind == "exported":
         return _exported(path)
     if kind == "language_model":
-        config = like or language_model_config(path)
+        config = language_model_config(path, like)
         return Opened(path, kind, config, 0, LanguageModelParts(path, config))
     folder = folders.resolve(path)
     config = read_config(folder)
@@ -98,10 +100,19 @@ def detect(path: Path) -> Format:
     return "checkpoint"
 
 
-def language_model_config(folder: Path) -> RunConfig:
-    """A run with the shape of a Hugging Face language model; all else are defaults."""
-    shape = read_shape(folder)
-    return RunConfig(model=shape.model, vocabulary=VocabularyConfig(text_size=shape.text_size))
+def language_model_config(folder: Path, like: RunConfig | None = None) -> RunConfig:
+    """A run with the shape of a Hugging Face language model; all else are defaults, or as in another run.
+
+    Raises:
+        ValueError: The shape contradicts itself.
+    """
+    shape, base = read_shape(folder), like or RunConfig()
+    free = {name: getattr(base.model, name) for name in NOT_OF_THE_SOURCE}
+    model, vocabulary = replace(shape.model, **free), replace(base.vocabulary, text_size=shape.text_size)
+    try:
+        return validate(replace(base, model=model, vocabulary=vocabulary))
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is of no model: {error}") from error
 
 
 def _exported(folder: Path) -> Opened:

@@ -10,6 +10,7 @@ from typing import Any
 from mars_megatron.checkpoint.streaming import CheckpointTensors
 from mars_megatron.config.yaml_io import to_dict
 from mars_megatron.conversion.formats import Opened
+from mars_megatron.conversion.language_model import HEAD, read_shape
 from mars_megatron.conversion.table import EXPERTS, SHARED, is_trained, parameters
 
 GROUPS = (*EXPERTS, SHARED)
@@ -20,11 +21,13 @@ def inspect(opened: Opened) -> dict[str, Any]:
 
     Returns:
         path, format, step, dtypes, num_parameters, parameters {text, visual, shared: {trained, frozen}} without padding
-        rows, num_tensors, size_bytes (on disk), optimizer (whether its state is there), parallel (the layout that saved
-        it, where there is one), config.
+        rows, num_tensors, size_bytes (on disk), optimizer (whether its state is there), parallel (the layout of the
+        run, where there is one), config.
     """
     counts = {group: {"trained": 0, "frozen": 0} for group in GROUPS}
     tensors = opened.parts.tensors
+    if opened.format == "language_model" and read_shape(opened.path).tied:
+        tensors = {name: info for name, info in tensors.items() if name != HEAD}
     for parameter in parameters(opened.config):
         trained = opened.format != "language_model" and is_trained(parameter, opened.config.freeze)
         for part in parameter.parts:
@@ -79,7 +82,7 @@ def describe(found: dict[str, Any]) -> str:
     parallel = found["parallel"]
     if parallel:
         lines.append(
-            f"  saved by    tensor {parallel['tensor']} x pipeline {parallel['pipeline']} x expert {parallel['expert']}"
+            f"  configured  tensor {parallel['tensor']} x pipeline {parallel['pipeline']} x expert {parallel['expert']}"
             "; loads under any other layout"
         )
     return "\n".join(lines)

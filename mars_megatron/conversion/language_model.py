@@ -18,7 +18,7 @@ ORIGINAL_QWEN = "qwen"
 FAMILIES = (ORIGINAL_QWEN, "qwen2", "qwen3", "llama")
 # Buffers that older versions saved.
 _NO_PARAMETERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
-_HEAD, _EMBEDDING = "lm_head.text.weight", "model.embed_tokens.text.weight"
+HEAD, _EMBEDDING = "lm_head.text.weight", "model.embed_tokens.text.weight"
 
 
 class Shape(NamedTuple):
@@ -196,7 +196,7 @@ class LanguageModelParts:
                 self._places[part] = _Place(name, (first, part_shape[0]))
                 first += part_shape[0] if original else 0
         if shape.tied:
-            self._places[_HEAD] = self._places[_EMBEDDING]
+            self._places[HEAD] = self._places[_EMBEDDING]
         self._check(folder, config)
 
     def _check(self, folder: Path, config: RunConfig) -> None:

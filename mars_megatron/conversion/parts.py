@@ -132,8 +132,17 @@ class ConvertedParts:
         }
 
     def read(self, name: str) -> Tensor:
-        """A part; see `TensorSource`."""
-        return self._source.read(name).to(self._dtype)
+        """A part; see `TensorSource`.
+
+        Raises:
+            ValueError: A value is too large for the type.
+        """
+        source = self._source.read(name)
+        converted = source.to(self._dtype)
+        if self._dtype is torch.float16 and source.dtype is not torch.float16:
+            if not converted.isfinite().all() and source.isfinite().all():
+                raise ValueError(f"{name} has values up to {source.abs().max():.3g}, too large for fp16; take bf16")
+        return converted
 
 
 class JoinedParts:

@@ -21,6 +21,9 @@ def staged(target: Path) -> Iterator[Path]:
     Raises:
         ValueError: `target` exists and is not an empty folder.
     """
+    target = target.resolve()
+    if target.is_mount():
+        raise ValueError(f"{target} is a mount point, which cannot be replaced; name a folder in it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not an empty folder; name another or remove it")
     temporary = target.with_name(target.name + INCOMPLETE)
@@ -30,12 +33,12 @@ def staged(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary)
         raise
-    if target.exists():
-        target.rmdir()
-    temporary.rename(target)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ class Comparison:
     Attributes:
         num_compared: Tensors that both have.
         num_equal: Of these the equal ones.
-        problems: One line for each tensor that is missing, extra, or differs.
+        problems: One line for each setting of the model that differs, and for each tensor that is missing, extra, or
+            differs.
         max_abs_difference: Largest difference of two values; nan where only one of them is a number.
     """
 
@@ -65,8 +67,9 @@ def compare(
         progress: Show a progress bar.
     """
     names = [name for name in dict.fromkeys((*first.parts.tensors, *second.parts.tensors))]
-    names = [name for name in names if _could_have(first, name) and _could_have(second, name)]
-    result = Comparison()
+    if first.format != second.format:
+        names = [name for name in names if _could_have(first, name) and _could_have(second, name)]
+    result = Comparison(problems=_settings(first, second))
     both = [name for name in names if name in first.parts.tensors and name in second.parts.tensors]
     result.problems += [f"missing  {name}" for name in names if name not in second.parts.tensors]
     result.problems += [f"extra    {name}" for name in names if name not in first.parts.tensors]
@@ -81,6 +84,22 @@ def compare(
                 result.num_equal += 1
             bar.update(first.parts.tensors[name].nbytes)
     return result
+
+
+def _settings(first: Opened, second: Opened) -> list[str]:
+    """One line for each setting that decides what the same tensors compute, and differs."""
+    sections = ["model", "experts", "vocabulary"]
+    names = [f"{section}.{name}" for section in sections for name in asdict(getattr(first.config, section))]
+    names += ["router.top_k", "router.condition"]
+    left_out = {"model.init_std", "model.embedding_init_std", "vocabulary.pad_multiple"}  # beginnings and padding
+    if max(first.config.experts.text, first.config.experts.visual) == 1:
+        left_out |= {"router.top_k", "router.condition"}
+    pairs = [(name, *(attrgetter(name)(each.config) for each in (first, second))) for name in names]
+    return [
+        f"setting  {name}: {ours} against {theirs}"
+        for name, ours, theirs in pairs
+        if ours != theirs and name not in left_out
+    ]
 
 
 def _could_have(opened: Opened, name: str) -> bool:
@@ -143,10 +162,14 @@ def compare_logits(first: Opened, second: Opened, seed: int = 0) -> dict[str, fl
     """Run both models in fp32 on the same random sequences; largest difference of two logits of each.
 
     Raises:
-        ValueError: A checkpoint is no whole model, or transformers does not know its architecture.
+        ValueError: A checkpoint is no whole model, transformers does not know its architecture, or the two have other
+            ids.
     """
     from mars_megatron.conversion.logits import logits_of
 
+    sizes = [(each.config.vocabulary.text_size, each.config.vocabulary.codebook_size) for each in (first, second)]
+    if sizes[0] != sizes[1] and "language_model" not in (first.format, second.format):
+        raise ValueError(f"logits cannot be compared: text_size and codebook_size are {sizes[0]} and {sizes[1]}")
     samples = sequences((first, second), seed)
     ours, theirs = logits_of(first, samples), logits_of(second, samples)
     differences = {}

@@ -99,9 +99,9 @@ def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress:
         )
     parts = JoinedParts((frozen, trained.parts))
     with staged(target) as folder:
-        if opened.format != "checkpoint":  # whose tokenizers lie where the run had them
-            images = opened.path / "image_tokenizer"
-            config = take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
+        images = opened.path / "image_tokenizer"
+        text = None if opened.format == "checkpoint" else opened.path
+        config = take_tokenizers(config, text, images if images.is_dir() else None, folder, target)
         checkpoint = write_checkpoint(folder, config, trained.step, as_parameters(parts, config), progress=progress)
     return target / checkpoint.name
 

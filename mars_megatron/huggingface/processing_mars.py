@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,9 +61,15 @@ class MarsProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> Any:
         """As for every processor, with the image tokenizer."""
         result = super().save_pretrained(save_directory, **kwargs)
-        if self._vq is not None or self._source is not None:
+        if self._vq is not None or self._has_image_tokenizer():
             self.load_image_tokenizer().save_pretrained(f"{save_directory}/{SUBFOLDER}")
         return result
+
+    def _has_image_tokenizer(self) -> bool:
+        """Whether there is one to be saved; of a folder on the Hub it is only known by opening it."""
+        if self._source is None:
+            return False
+        return not Path(self._source).is_dir() or (Path(self._source) / SUBFOLDER).is_dir()
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """What processor_config.json holds."""

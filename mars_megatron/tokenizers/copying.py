@@ -7,6 +7,9 @@ from pathlib import Path
 
 from mars_megatron.tokenizers.fingerprint import IMAGE_PATTERNS, TEXT_PATTERNS, tokenizer_files
 
+# Says nothing about ids, so it is no part of a fingerprint.
+_CHAT_TEMPLATE = "chat_template.jinja"
+
 
 def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
     """Copy the tokenizer files of a Hugging Face folder, which may hold a model beside them.
@@ -14,7 +17,8 @@ def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
     Raises:
         ValueError: There are none.
     """
-    _copy(tokenizer_files(Path(source), TEXT_PATTERNS, "text tokenizer"), Path(target))
+    files = tokenizer_files(Path(source), TEXT_PATTERNS, "text tokenizer")
+    _copy([*files, *Path(source).glob(_CHAT_TEMPLATE)], Path(target))
 
 
 def copy_image_tokenizer(source: str | Path, target: str | Path) -> None:

@@ -90,7 +90,7 @@ def test_the_trained_half(main: Callable[..., int], run: Path, tmp_path: Path) -
 def test_inspect(main: Callable[..., int], run: Path, exported: Path, capsys: Any) -> None:
     assert main("inspect", run) == 0
     out = capsys.readouterr().out
-    assert "checkpoint, step 1, float32" in out and "with optimiser state" in out and "saved by    tensor 1" in out
+    assert "checkpoint, step 1, float32" in out and "with optimiser state" in out and "configured  tensor 1" in out
     assert main("inspect", exported, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     by_name = {name: value.numel() for name, value in load_file(exported / "model.safetensors").items()}
