@@ -63,7 +63,7 @@ def digits() -> RunConfig:
         loss=LossConfig(text_weight=3.0),
         optimizer=OptimizerConfig(lr=2e-3, min_lr=2e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.0),
         training=TrainingConfig(steps=2200, global_batch_size=1),
-        generation=GenerationConfig(guidance=2.0, temperature=0.4, max_caption_tokens=16),
+        generation=GenerationConfig(guidance=2.0, temperature=0.2, max_caption_tokens=16),
     )
 
 
