@@ -17,7 +17,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, maybe_loa
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, create_default_global_save_plan
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -28,8 +28,6 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import (
     LoadPlan,
-    LoadPlanner,
-    ReadItem,
     SavePlan,
     SavePlanner,
     TensorWriteData,
@@ -127,35 +125,15 @@ class CheckpointTensors:
         return map_tensor(self.folder / place.relative_path, place.offset, place.length)
 
 
-class _IntoTensor(LoadPlanner):
+class _IntoTensor(DefaultLoadPlanner):
     """Puts what is read into one tensor."""
 
     def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
         self.tensor = tensor
 
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        target = self.tensor
-        for dim, (start, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
-            target = target.narrow(dim, start, length)
-        return target
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        """Nothing to do: the target is a view."""
-
-    def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
-        raise NotImplementedError
-
-    def create_local_plan(self) -> LoadPlan:
-        raise NotImplementedError
-
-    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        raise NotImplementedError
-
-    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
-        raise NotImplementedError
-
-    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
-        raise NotImplementedError
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        return self.tensor
 
 
 class _Stream(SavePlanner):

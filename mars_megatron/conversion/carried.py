@@ -27,7 +27,9 @@ def take_tokenizers(config: RunConfig, text: Path | None, image: Path | None, st
     if not Path(data.image_tokenizer).exists():
         data = replace(data, image_tokenizer="")
     if text is not None:
-        data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target))
+        data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target) or data.text_tokenizer)
+    if text is not None and not data.text_tokenizer:
+        warnings.warn(f"the result has no text tokenizer, {text} has none that can be read", stacklevel=2)
     if image is not None:
         copy_image_tokenizer(image, staging / "image_tokenizer")
         data = replace(data, image_tokenizer=str(target / "image_tokenizer"))

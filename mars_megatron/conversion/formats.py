@@ -110,9 +110,10 @@ def language_model_config(folder: Path, like: RunConfig | None = None) -> RunCon
     free = {name: getattr(base.model, name) for name in NOT_OF_THE_SOURCE}
     model, vocabulary = replace(shape.model, **free), replace(base.vocabulary, text_size=shape.text_size)
     try:
-        return validate(replace(base, model=model, vocabulary=vocabulary))
+        validate(RunConfig(model=model, vocabulary=vocabulary))  # whatever the layout of the other run
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is of no model: {error}") from error
+    return replace(base, model=model, vocabulary=vocabulary)
 
 
 def _exported(folder: Path) -> Opened:

@@ -163,7 +163,11 @@ def as_parts(source: TensorSource) -> dict[str, LazyTensor]:
 
 
 def as_parameters(source: TensorSource, config: RunConfig) -> dict[str, LazyTensor]:
-    """What is written to a checkpoint."""
+    """What is written to a checkpoint.
+
+    Raises:
+        ValueError: Parts of one parameter are of several types.
+    """
     heads = AttentionShape.of(config)
 
     def load(parameter: Parameter) -> Tensor:
@@ -171,6 +175,13 @@ def as_parameters(source: TensorSource, config: RunConfig) -> dict[str, LazyTens
 
     lazy = {}
     for parameter in parameters(config):
-        dtype = source.tensors[next(iter(parameter.parts))].dtype
+        first, *others = parameter.parts
+        dtype = source.tensors[first].dtype
+        for part in others:
+            if source.tensors[part].dtype != dtype:
+                raise ValueError(
+                    f"{first} is of type {dtype} and {part} of {source.tensors[part].dtype}; accepted: one type, they "
+                    "become one tensor"
+                )
         lazy[parameter.key] = LazyTensor(TensorInfo(parameter.key_shape, dtype), partial(load, parameter))
     return lazy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,11 +15,11 @@ from transformers import AutoModelForCausalLM
 from mars_megatron.benchmarks import conversion
 from mars_megatron.benchmarks.conversion import ConversionOptions, make_language_model, model, num_bytes, run
 from mars_megatron.benchmarks.convert_once import copy, peak_memory
+from tests.command_lines import load_tool
 
 TINY = ConversionOptions(
     gigabytes=0.001, hidden=64, ffn=96, heads=4, text_size=300, codebook_size=32, rounds=1, progress=False
 )
-TOOL = Path(__file__).parents[3] / "tools" / "benchmark.py"
 
 
 def test_size_decides_the_layers() -> None:
@@ -40,10 +39,7 @@ def test_language_model_is_one_of_transformers(tmp_path: Path) -> None:
 
 
 def test_tool(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("benchmark", TOOL)
-    assert spec and spec.loader
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("benchmark")
     report, folder = tmp_path / "report.json", tmp_path / "data"
     folder.mkdir()
     shape = ("--hidden", "64", "--ffn", "96", "--heads", "4", "--text-size", "300", "--codebook-size", "32")

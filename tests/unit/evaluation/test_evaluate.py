@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +11,8 @@ from PIL import Image
 
 from mars_megatron.config.yaml_io import to_dict
 from mars_megatron.evaluation import EvaluationRequest, evaluate
+from tests.command_lines import load_tool
 from tests.unit.generation.tiny_run import TinyRun, write_run
-
-TOOL = Path(__file__).parents[3] / "tools" / "evaluate.py"
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("evaluate")
 
 
 def test_tool_reports_every_score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -15,9 +14,8 @@ from PIL import Image
 
 from mars_megatron.checkpoint import read_config, resolve
 from mars_megatron.generation import Prompt, Sampler, load_for_inference, read_prompts
+from tests.command_lines import load_tool
 from tests.unit.generation.tiny_run import TinyRun, write_run
-
-TOOL = Path(__file__).parents[3] / "tools" / "sample.py"
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sample", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("sample")
 
 
 def test_loads_whatever_the_training_layout(run: TinyRun, tmp_path: Path) -> None:

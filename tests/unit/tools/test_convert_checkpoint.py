@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mars_megatron.config import from_yaml
+from tests.command_lines import load_tool
 from tests.unit.conversion.models import language_model
 from tests.unit.generation.tiny_run import write_run
 
@@ -23,11 +23,7 @@ TOOL = ROOT / "tools" / "convert_checkpoint.py"
 
 @pytest.fixture(scope="module")
 def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("convert_checkpoint")
 
 
 @pytest.fixture(scope="module")

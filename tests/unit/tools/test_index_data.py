@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,15 +9,15 @@ import sentencepiece
 import torch
 from PIL import Image
 
+from tests.command_lines import load_tool
+
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "index_data.py"
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("index_data", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("index_data")
     return lambda *arguments: module.main(list(map(str, arguments)))
 
 

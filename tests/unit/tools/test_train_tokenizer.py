@@ -1,21 +1,16 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-
-TOOL = Path(__file__).parents[3] / "tools" / "train_tokenizer.py"
+from tests.command_lines import load_tool
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("train_tokenizer", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("train_tokenizer")
     return module.main
 
 
