@@ -51,8 +51,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     # after the arguments: --help and a wrong option should not wait for torch
-    from mars_megatron.data.indexing import build_index
-    from mars_megatron.data.sources import FolderSource
+    from mars_megatron.indexing.build import build_index
+    from mars_megatron.indexing.sources import FolderSource
     from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 
     try:

@@ -69,8 +69,8 @@ def train_text(options: argparse.Namespace) -> None:
 
 
 def train_image(options: argparse.Namespace) -> None:
-    from mars_megatron.data.images import load_images
-    from mars_megatron.data.sources import FolderSource
+    from mars_megatron.indexing.images import load_images
+    from mars_megatron.indexing.sources import FolderSource
     from mars_megatron.tokenizers.train_image import ImageTrainingConfig, train_image_tokenizer
 
     config = ImageTrainingConfig(

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import corpus  # noqa: E402
 
-from mars_megatron.data.sources.digits import write_digits  # noqa: E402
+from mars_megatron.indexing.digits import write_digits  # noqa: E402
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The manifest beside an index: what is in it, and with which tokenizers it was made."""
+"""The manifest beside an index: what is in it, and from what and with which tokenizers it was made."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ class ImageTokenizerInfo:
         path: Where it lay when the index was made.
         fingerprint: sha256 of its files.
         codebook_size: Number of codes.
-        grid: Rows and columns of codes per image.
+        grid: Rows and columns of codes of an image.
         resolution: Height and width of the encoded images, in pixels.
+        low_grid: The same of the low-resolution image of a pair; None without pairs.
+        low_resolution: The same in pixels; 0 without pairs.
     """
 
     path: str
@@ -46,6 +49,29 @@ class ImageTokenizerInfo:
     codebook_size: int
     grid: tuple[int, int]
     resolution: int
+    low_grid: tuple[int, int] | None = None
+    low_resolution: int = 0
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """One input file.
+
+    Args:
+        path: Where it lay.
+        num_bytes: Its size.
+        modified_ns: Its time of modification, in nanoseconds since 1970; tells cheaply that it is still the same.
+        sha256: Of its bytes. Image files that it only names are not covered.
+        samples: Samples indexed from it.
+        skipped: Samples left out, by reason.
+    """
+
+    path: str
+    num_bytes: int
+    modified_ns: int
+    sha256: str
+    samples: int
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,26 +79,33 @@ class Manifest:
     """Contents of PREFIX.json; written last, so that an index without it is not complete.
 
     Args:
-        num_image_documents: Image documents (captions and codes).
-        num_text_documents: Text documents.
+        documents: Number of documents by kind (data.modes.KINDS); kinds that do not occur may be left out.
         tokens: Number of tokens by modality, keys text and visual.
         text_tokenizer: The text tokenizer.
         image_tokenizer: The image tokenizer; None for an index of text alone.
         skipped: Number of samples left out, by reason.
-        source: The input folder.
-        num_documents: Their sum.
+        sources: The input files, in the order in which they were read.
+        settings: What decided the contents beside sources and tokenizers: resolutions, cropping, limits.
+        caption_weights: Whether PREFIX.weights.npy belongs to the index.
+        sha256: Of the other files of the index, by ending.
         format_version: Version of the layout.
     """
 
-    num_image_documents: int
-    num_text_documents: int
+    documents: dict[str, int]
     tokens: dict[str, int]
     text_tokenizer: TextTokenizerInfo
     image_tokenizer: ImageTokenizerInfo | None
     skipped: dict[str, int] = field(default_factory=dict)
-    source: str = ""
-    num_documents: int = 0
+    sources: tuple[SourceInfo, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    caption_weights: bool = False
+    sha256: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of all kinds."""
+        return sum(self.documents.values())
 
     def write(self, path: Path) -> None:
         """Write to a temporary name, then rename."""
@@ -95,12 +128,21 @@ class Manifest:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not the manifest of an index: {error!r}") from error
         if version != FORMAT_VERSION:
-            raise ValueError(f"{path} has format version {version}; this version reads {FORMAT_VERSION}")
+            raise ValueError(
+                f"{path} has format version {version}; this version reads {FORMAT_VERSION}. Make the index again with "
+                "tools/index_data.py"
+            )
         try:
-            image = values.pop("image_tokenizer")
-            if image is not None:
-                image = ImageTokenizerInfo(**{**image, "grid": tuple(image["grid"])})
-            text = TextTokenizerInfo(**values.pop("text_tokenizer"))
-            return cls(text_tokenizer=text, image_tokenizer=image, **values)
-        except (TypeError, KeyError) as error:
+            return cls._of(values)
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is not a manifest of format {FORMAT_VERSION}: {error!r}") from error
+
+    @classmethod
+    def _of(cls, values: dict[str, Any]) -> Manifest:
+        image = values.pop("image_tokenizer")
+        if image is not None:
+            grids = {name: tuple(image[name]) for name in ("grid", "low_grid") if image.get(name)}
+            image = ImageTokenizerInfo(**{**image, **grids})
+        text = TextTokenizerInfo(**values.pop("text_tokenizer"))
+        sources = tuple(SourceInfo(**source) for source in values.pop("sources"))
+        return cls(text_tokenizer=text, image_tokenizer=image, sources=sources, **values)

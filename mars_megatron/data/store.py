@@ -1,10 +1,5 @@
-"""An index on disk: PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes) and PREFIX.json.
-
-One document is one sample, one sequence one part of it, and the sequence's mode tells its kind:
-
-    image document   one or more captions (mode 0, text ids), then one image (mode 1, codes, row-major)
-    text document    one sequence of mode 0
-"""
+"""An index on disk: PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json, and caption
+weights in PREFIX.weights.npy where captions have any. FORMAT.md beside this file describes it."""
 
 from __future__ import annotations
 
@@ -15,26 +10,25 @@ import numpy as np
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 
 from mars_megatron.data.manifest import Manifest
-
-MODE_TEXT = 0
-MODE_IMAGE = 1
+from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT, MODE_IMAGE, MODE_LOW
+from mars_megatron.data.modes import MODE_PART_IMAGE, MODE_PART_TEXT
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, document boundaries
 
 
 class Store:
-    """Read access to one index.
+    """Read access to one index. Nothing is read before it is asked for, but the .idx, which is memory-mapped.
 
     Args:
         prefix: Path without the .bin/.idx/.json endings.
 
     Attributes:
         manifest: Contents of PREFIX.json.
-        first_sequence: int64 [D], first sequence of each document.
-        num_captions: int64 [D], text sequences of each document (1 for a text document).
-        is_image: bool [D], whether the document ends in an image.
-        lengths: int32 [sequences], tokens of each sequence.
+        lengths: int32 [S], tokens of each sequence.
+        modes: int8 [S], what each sequence is (data.modes).
+        boundaries: int64 [D + 1], the first sequence of each document, and S.
+        weights: float32 [S], the relative weight of each caption among those of its document; None if all are equal.
 
     Raises:
         ValueError: A file is missing, truncated or of another format, or the parts do not fit together.
@@ -52,22 +46,15 @@ class Store:
         self.manifest = Manifest.read(Path(f"{self.prefix}.json"))
         _check_index_file(paths["idx"])
         self.dataset = IndexedDataset(self.prefix, multimodal=True)
-        self._check_tokens_file(paths["bin"])
-
-        boundaries = np.asarray(self.dataset.document_indices)  # [D + 1]
         self.lengths = self.dataset.sequence_lengths
-        self.first_sequence = boundaries[:-1]
-        modes = self.dataset.index.sequence_modes
-        num_sequences = np.diff(boundaries)
-        if len(num_sequences) == 0 or num_sequences.min() < 1:
-            raise ValueError(f"{paths['idx']} has an empty document; make the index again")
-        self.is_image = modes[boundaries[1:] - 1] == MODE_IMAGE
-        self.num_captions = num_sequences - self.is_image
-        self._check_documents(modes)
+        self.modes = self.dataset.index.sequence_modes
+        self.boundaries = np.asarray(self.dataset.document_indices)
+        self.weights = self._read_weights()
+        self._check_tokens_file(paths["bin"])
 
     @property
     def num_documents(self) -> int:
-        return len(self.first_sequence)
+        return len(self.boundaries) - 1
 
     @property
     def num_codes(self) -> int:
@@ -75,44 +62,81 @@ class Store:
         image = self.manifest.image_tokenizer
         return image.grid[0] * image.grid[1] if image else 0
 
+    @property
+    def num_low_codes(self) -> int:
+        """Tokens of the low-resolution image of a pair; 0 for an index without pairs."""
+        image = self.manifest.image_tokenizer
+        return image.low_grid[0] * image.low_grid[1] if image and image.low_grid else 0
+
     def tokens(self, sequence: int) -> np.ndarray:
         """One sequence as int64: text ids, or raw codes."""
         return self.dataset.get(int(sequence))[0].astype(np.int64)
 
+    def kind(self, document: int) -> int:
+        """KIND_TEXT, KIND_IMAGE, KIND_PAIR or KIND_INTERLEAVED."""
+        first, end = self.boundaries[document : document + 2]
+        last = self.modes[end - 1]
+        if last in (MODE_PART_TEXT, MODE_PART_IMAGE):
+            return KIND_INTERLEAVED
+        if last != MODE_IMAGE:
+            return KIND_TEXT
+        return KIND_PAIR if end - first > 1 and self.modes[end - 2] == MODE_LOW else KIND_IMAGE
+
+    def num_captions(self, document: int) -> int:
+        """Text sequences of a document that is not interleaved (1 for a text document)."""
+        first, end = self.boundaries[document : document + 2].tolist()
+        return end - first - {KIND_TEXT: 0, KIND_IMAGE: 1, KIND_PAIR: 2}[self.kind(document)]
+
+    def caption(self, document: int, number: int) -> np.ndarray:
+        """Text ids of one caption, int64 (the text itself for number 0 of a text document)."""
+        return self.tokens(self.boundaries[document] + number)
+
     def captions(self, document: int) -> list[np.ndarray]:
-        """Text ids of every caption of a document (the text itself for a text document)."""
-        first = self.first_sequence[document]
-        return [self.tokens(first + i) for i in range(self.num_captions[document])]
+        """Text ids of every caption of a document that is not interleaved."""
+        return [self.caption(document, number) for number in range(self.num_captions(document))]
 
     def codes(self, document: int) -> np.ndarray:
-        """Raw codes of an image document, int64 [h * w]."""
-        assert self.is_image[document], f"document {document} has no image"
-        return self.tokens(self.first_sequence[document] + self.num_captions[document])
+        """Raw codes of the image of an image document or the high-resolution one of a pair, int64 [h * w]."""
+        sequence = self.boundaries[document + 1] - 1
+        assert self.modes[sequence] == MODE_IMAGE, f"document {document} has no image"
+        return self.tokens(sequence)
+
+    def low_codes(self, document: int) -> np.ndarray:
+        """Raw codes of the low-resolution image of a pair, int64 [h * w]."""
+        sequence = self.boundaries[document + 1] - 2
+        assert self.modes[sequence] == MODE_LOW, f"document {document} is no pair"
+        return self.tokens(sequence)
+
+    def parts(self, document: int) -> list[tuple[bool, np.ndarray]]:
+        """(is an image, tokens) of each part of an interleaved document."""
+        assert self.kind(document) == KIND_INTERLEAVED, f"document {document} is not interleaved"
+        sequences = range(*self.boundaries[document : document + 2].tolist())
+        return [(self.modes[sequence] == MODE_PART_IMAGE, self.tokens(sequence)) for sequence in sequences]
+
+    def _read_weights(self) -> np.ndarray | None:
+        path = Path(f"{self.prefix}.weights.npy")
+        if not self.manifest.caption_weights:
+            return None
+        try:
+            weights = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read: {error}; make the index again") from error
+        if weights.dtype != np.float32 or weights.shape != self.lengths.shape:
+            raise ValueError(
+                f"{path} has {weights.dtype} {weights.shape}, not a float32 for each of the {len(self.lengths)} "
+                f"sequences of {self.prefix}.idx; make the index again"
+            )
+        return weights
 
     def _check_tokens_file(self, path: Path) -> None:
         item = DType.size(self.dataset.index.dtype)
-        expected = int(self.dataset.sequence_lengths.sum(dtype=np.int64)) * item
+        expected = int(self.lengths.sum(dtype=np.int64)) * item
         found = path.stat().st_size
         if found != expected:
             raise ValueError(
                 f"{path} has {found} bytes, its index {self.prefix}.idx describes {expected}: "
                 "truncated or not of this index; make it again with tools/index_data.py"
             )
-
-    def _check_documents(self, modes: np.ndarray) -> None:
-        problem = None
-        num_images = int(self.is_image.sum())
-        lengths = self.lengths[modes == MODE_IMAGE]
-        if self.num_documents != self.manifest.num_documents:
-            problem = f"has {self.num_documents} documents, its manifest says {self.manifest.num_documents}"
-        elif len(lengths) != num_images or self.num_captions.min() < 1:
-            problem = "has a document that is not captions followed by one image"
-        elif (self.num_captions[~self.is_image] != 1).any():
-            problem = "has a text document of more than one sequence"
-        elif (lengths != self.num_codes).any():
-            problem = f"has images that are not of {self.num_codes} codes as its manifest says"
-        if problem:
-            raise ValueError(f"{self.prefix}.idx {problem}; make it again with tools/index_data.py")
 
 
 def _check_index_file(path: Path) -> None:

@@ -15,7 +15,7 @@ ORDER = [
     "config",
     "huggingface",
     *("recipes", "platform", "ops", "tokenizers"),
-    *("data", "model"),
+    *("data", "indexing", "model"),
     *("checkpoint", "generation", "conversion"),
     *("evaluation", "training"),
     "benchmarks",

@@ -93,8 +93,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def index(tmp_path_factory, folder, text_model, image_model):
     """Prefix of an index of the folder. Session-wide: copy it before damaging it."""
-    from mars_megatron.data.indexing import build_index
-    from mars_megatron.data.sources import FolderSource
+    from mars_megatron.indexing.build import build_index
+    from mars_megatron.indexing.sources import FolderSource
     from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 
     prefix = tmp_path_factory.mktemp("index") / "train"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mars_megatron.data.images import UNREADABLE, load_image
-from mars_megatron.data.indexing import build_index
-from mars_megatron.data.sources import FolderSource
+from mars_megatron.indexing.images import UNREADABLE, load_image
+from mars_megatron.indexing.build import build_index
+from mars_megatron.indexing.sources import FolderSource
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 

@@ -1,5 +1,5 @@
 """Where raw samples come from."""
 
-from mars_megatron.data.sources.folder import FolderSource, Record, SkippedLine
+from mars_megatron.indexing.sources.folder import FolderSource, Record, SkippedLine
 
 __all__ = ["FolderSource", "Record", "SkippedLine"]

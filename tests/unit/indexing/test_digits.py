@@ -2,9 +2,9 @@ import json
 
 import torch
 
-from mars_megatron.data.images import load_images
-from mars_megatron.data.sources import FolderSource
-from mars_megatron.data.sources.digits import load_digit_images, vary, write_digits
+from mars_megatron.indexing.images import load_images
+from mars_megatron.indexing.sources import FolderSource
+from mars_megatron.indexing.digits import load_digit_images, vary, write_digits
 
 WORDS = "zero one two three four five six seven eight nine".split()
 

@@ -12,9 +12,9 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from tqdm import tqdm
 
-from mars_megatron.data.images import UNREADABLE, load_image
+from mars_megatron.indexing.images import UNREADABLE, load_image
 from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
-from mars_megatron.data.sources.folder import FolderSource, Record, SkippedLine
+from mars_megatron.indexing.sources.folder import FolderSource, Record, SkippedLine
 from mars_megatron.data.store import MODE_IMAGE, MODE_TEXT
 from mars_megatron.tokenizers.image import ImageTokenizer
 from mars_megatron.tokenizers.text import TextTokenizer

@@ -1,0 +1,238 @@
+"""Writing an index: PREFIX.bin and .idx as megatron-core's IndexedDataset reads them, .weights.npy, and the log of
+what was left out. Everything has a temporary name until it is complete; the manifest comes last.
+
+megatron-core's own IndexedDatasetBuilder takes one document per call and keeps Python lists of all sequences; here
+documents come in batches of arrays. A test holds that both write the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from mars_megatron.data.manifest import Manifest
+from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT, KINDS, MODE_IMAGE, MODE_LOW
+from mars_megatron.data.modes import MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+
+TOKEN_DTYPE = np.int32
+_MAGIC = b"MMIDIDX\x00\x00"
+_INT32_CODE = 4  # megatron-core's number for int32
+ENDINGS = ("bin", "idx", "weights.npy", "skipped.jsonl")  # the manifest follows when these are in place
+_VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
+
+
+class IndexWriter:
+    """An index under construction.
+
+    Args:
+        prefix: Where it goes; its folder is made. What is there stays until `commit`.
+
+    Raises:
+        ValueError: Another process is writing this index.
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        self.prefix = str(prefix)
+        Path(self.prefix).parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(f"{self.prefix}.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(f"another process is writing {self.prefix}; wait for it, or give another output") from None
+        self.skipped: dict[str, int] = {}
+        self._lengths, self._modes, self._counts, self._weights = _Blocks(), _Blocks(), _Blocks(), _Blocks()
+        self._has_weights = False
+        self._digest = hashlib.sha256()
+        self._tokens = self._open("bin")
+        self._log = self._open("skipped.jsonl")
+
+    def add(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        modes: np.ndarray,
+        sequences: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        """Append documents.
+
+        Args:
+            tokens: int32 [sum of lengths], the sequences of all documents one after the other.
+            lengths: int32 [S], tokens of each sequence, each at least 1.
+            modes: int8 [S], of data.modes.
+            sequences: int64 [D], number of sequences of each document; their sum is S.
+            weights: float32 [S], the relative weight of each caption among those of its document; None for equal ones.
+        """
+        assert tokens.dtype == TOKEN_DTYPE and len(tokens) == int(lengths.sum(dtype=np.int64))
+        assert len(lengths) == len(modes) == int(sequences.sum()) and (len(lengths) == 0 or lengths.min() >= 1)
+        data = np.ascontiguousarray(tokens).data
+        self._digest.update(data)
+        self._tokens.write(data)
+        self._lengths.append(lengths, np.int32)
+        self._modes.append(modes, np.int8)
+        self._counts.append(sequences, np.int64)
+        if weights is not None and not self._has_weights:
+            self._has_weights = True
+            self._weights.append(np.ones(self._lengths.size - len(lengths)), np.float32)
+        if self._has_weights:
+            self._weights.append(np.ones(len(lengths)) if weights is None else weights, np.float32)
+
+    def skip(self, where: Mapping[str, Any], reason: str, detail: str) -> None:
+        """Count and log something left out; `where` says what it was, such as {"file": ..., "line": ...}."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        entry = {**where, "reason": reason, "detail": detail}
+        line = json.dumps(entry, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
+        self._log.write(line + b"\n")
+
+    @property
+    def num_documents(self) -> int:
+        """Documents added so far."""
+        return self._counts.size
+
+    def commit(self, manifest: Callable[[Contents], Manifest]) -> Manifest:
+        """Put the files in place, the manifest last.
+
+        Args:
+            manifest: Makes the manifest from the counts; `skipped`, `sha256` and so on are up to it.
+        """
+        lengths, modes, counts = self._lengths.join(np.int32), self._modes.join(np.int8), self._counts.join(np.int64)
+        boundaries = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=boundaries[1:])
+        sha256 = {"bin": self._digest.hexdigest()}
+        _close(self._tokens)
+        _close(self._log)
+        with self._open("idx") as file:
+            write_index(file, lengths, modes, boundaries)
+        if self._has_weights:
+            with self._open("weights.npy") as file:
+                np.save(file, self._weights.join(np.float32))
+        for ending in ("idx", "weights.npy"):
+            if self._temporary(ending).exists():
+                sha256[ending] = file_sha256(self._temporary(ending))
+        contents = Contents(lengths, modes, boundaries, self._has_weights, dict(self.skipped), sha256)
+        made = manifest(contents)
+        # An older index under this prefix is no longer complete from here on.
+        self._final("json").unlink(missing_ok=True)
+        for ending in ENDINGS:
+            kept = self._temporary(ending).exists() and (ending != "skipped.jsonl" or self.skipped)
+            if kept:
+                os.replace(self._temporary(ending), self._final(ending))
+            else:
+                self._final(ending).unlink(missing_ok=True)
+        made.write(self._final("json"))
+        return made
+
+    def keep_log(self) -> None:
+        """Put the log of what was left out in place, for an index that comes to nothing."""
+        _close(self._log)
+        os.replace(self._temporary("skipped.jsonl"), self._final("skipped.jsonl"))
+
+    def discard(self) -> None:
+        """Remove every temporary file and let others write. Must be called in the end, also after `commit`."""
+        self._tokens.close()
+        self._log.close()
+        for ending in (*ENDINGS, "json"):
+            self._temporary(ending).unlink(missing_ok=True)
+        self._final("lock").unlink(missing_ok=True)
+        self._lock.release()
+
+    def _open(self, ending: str) -> BinaryIO:
+        return self._temporary(ending).open("wb", buffering=1 << 20)
+
+    def _final(self, ending: str) -> Path:
+        return Path(f"{self.prefix}.{ending}")
+
+    def _temporary(self, ending: str) -> Path:
+        return Path(f"{self.prefix}.{ending}.tmp")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was written, for the manifest.
+
+    Args:
+        lengths: int32 [S].
+        modes: int8 [S].
+        boundaries: int64 [D + 1], where each document begins among the sequences.
+        has_weights: Whether there are caption weights.
+        skipped: Number of samples left out, by reason.
+        sha256: Of the files, by ending.
+    """
+
+    lengths: np.ndarray
+    modes: np.ndarray
+    boundaries: np.ndarray
+    has_weights: bool
+    skipped: dict[str, int]
+    sha256: dict[str, str]
+
+    def documents(self) -> dict[str, int]:
+        """Documents by kind; kinds without any are left out."""
+        last = self.modes[self.boundaries[1:] - 1]
+        before = self.modes[np.maximum(self.boundaries[1:] - 2, self.boundaries[:-1])]
+        kinds = np.full(len(last), KIND_TEXT)
+        kinds[last == MODE_IMAGE] = KIND_IMAGE
+        kinds[(last == MODE_IMAGE) & (before == MODE_LOW)] = KIND_PAIR
+        kinds[(last == MODE_PART_TEXT) | (last == MODE_PART_IMAGE)] = KIND_INTERLEAVED
+        counts = np.bincount(kinds, minlength=len(KINDS)).tolist()
+        return {name: count for name, count in zip(KINDS, counts, strict=True) if count}
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens by modality."""
+        visual = np.isin(self.modes, _VISUAL_MODES)
+        total, codes = int(self.lengths.sum(dtype=np.int64)), int(self.lengths[visual].sum(dtype=np.int64))
+        return {"text": total - codes, "visual": codes}
+
+
+class _Blocks:
+    """Arrays of one type collected until they are joined."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self.size = 0
+
+    def append(self, values: np.ndarray, dtype: Any) -> None:
+        self._parts.append(np.asarray(values, dtype=dtype))
+        self.size += len(values)
+
+    def join(self, dtype: Any) -> np.ndarray:
+        return np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=dtype)
+
+
+def write_index(file: BinaryIO, lengths: np.ndarray, modes: np.ndarray, boundaries: np.ndarray) -> None:
+    """Write the .idx of int32 tokens: header, lengths, byte offsets, document boundaries, modes."""
+    file.write(_MAGIC + struct.pack("<QBQQ", 1, _INT32_CODE, len(lengths), len(boundaries)))
+    file.write(lengths.astype("<i4", copy=False).data)
+    offsets = np.zeros(len(lengths), dtype="<i8")
+    np.cumsum(lengths[:-1], out=offsets[1:], dtype=np.int64)
+    offsets *= np.dtype(TOKEN_DTYPE).itemsize
+    file.write(offsets.data)
+    file.write(boundaries.astype("<i8", copy=False).data)
+    file.write(modes.astype("i1", copy=False).data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 (hex) of a file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _close(file: BinaryIO) -> None:
+    if not file.closed:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
