@@ -1,18 +1,15 @@
-"""Reading raw images."""
+"""Reading raw images as tensors."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
-# What Pillow raises on bytes that are no image, or on a damaged one.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+from mars_megatron.indexing.pixels import ImageLimits, read_pixels
+from mars_megatron.indexing.records import Refused
 
 
 def load_image(path: str | Path, resolution: int) -> torch.Tensor:
@@ -22,14 +19,13 @@ def load_image(path: str | Path, resolution: int) -> torch.Tensor:
         uint8 [3, resolution, resolution].
 
     Raises:
-        One of UNREADABLE.
+        ValueError: It cannot be read, or is too large or too small; the message names it.
     """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    if image.size != (resolution, resolution):
-        image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
-    data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return data.view(resolution, resolution, 3).permute(2, 0, 1).contiguous()
+    try:
+        (pixels,) = read_pixels(Path(path), [resolution], "crop", ImageLimits(min_side=1))
+    except Refused as refused:
+        raise ValueError(f"{refused.reason.replace('_', ' ')}: {refused.detail}") from refused
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
 def load_images(
@@ -47,6 +43,6 @@ def load_images(
         try:
             images[count] = load_image(path, resolution)
             count += 1
-        except UNREADABLE as error:
+        except ValueError as error:
             unreadable.append((path, str(error)))
     return images[:count], unreadable

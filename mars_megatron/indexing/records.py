@@ -1,0 +1,127 @@
+"""What travels between the parts of the pipeline: batches of raw records, samples, what is left out, and results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mars_megatron.indexing.options import BuildOptions
+
+# Reasons that count something dropped from a sample that is kept; every other one counts a sample.
+KEPT = frozenset({"empty_caption_dropped", "long_caption_dropped", "empty_part_dropped"})
+
+# Where something came from, such as {"file": "a.jsonl", "line": 3}; what messages and the log say.
+Where = dict[str, Any]
+# An image, not yet decoded: its bytes, or the path of its file.
+Raw = bytes | str
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Something left out.
+
+    Args:
+        where: What it was.
+        reason: One word, counted in the manifest.
+        detail: What is wrong with it.
+    """
+
+    where: Where
+    reason: str
+    detail: str
+
+
+class Refused(Exception):
+    """Raised where a record turns out to be unusable, and turned into a `Skip`.
+
+    Args:
+        reason: One word.
+        detail: What is wrong.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class Sample:
+    """One document, not yet tokenised. Exactly one of image, text and parts is there.
+
+    Args:
+        where: Where it came from.
+        captions: (text, relative weight) of the captions of an image; weight None where none was given.
+        image: The image.
+        low: Its low-resolution version, where one is given.
+        text: The text of a text document.
+        parts: (is an image, text or image) of an interleaved document.
+    """
+
+    where: Where
+    captions: list[tuple[str, float | None]] = field(default_factory=list)
+    image: Raw | None = None
+    low: Raw | None = None
+    text: str | None = None
+    parts: list[tuple[bool, Raw]] | None = None
+
+
+class Work(Protocol):
+    """A batch of raw records on its way to a worker."""
+
+    num_bytes: int  # of the input file, for the progress bar
+
+    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+        """Read the records; runs in a worker."""
+
+    def split(self) -> Sequence[Work]:
+        """The same, one record each."""
+
+    def where(self) -> Where:
+        """Where the first record came from."""
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Work without records: what the reader of a file itself had to leave out."""
+
+    skips: tuple[Skip, ...]
+    num_bytes: int = 0
+
+    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+        return list(self.skips)
+
+    def split(self) -> Sequence[Work]:
+        return [self]
+
+    def where(self) -> Where:
+        return self.skips[0].where
+
+
+@dataclass
+class Done:
+    """A batch of documents as `IndexWriter.add` takes it, but for the codes of its images.
+
+    Args:
+        text_tokens: int32 [sum of the lengths of text sequences].
+        lengths: int32 [S], of all sequences.
+        modes: int8 [S].
+        sequences: int64 [D], sequences of each document.
+        weights: float32 [S]; None where no caption has one.
+        images: uint8 [I, resolution, resolution, 3], of the sequences of images, in order.
+        lows: uint8 [L, low resolution, low resolution, 3], of those of low-resolution images.
+        skips: What was left out.
+    """
+
+    text_tokens: np.ndarray
+    lengths: np.ndarray
+    modes: np.ndarray
+    sequences: np.ndarray
+    weights: np.ndarray | None
+    images: np.ndarray
+    lows: np.ndarray
+    skips: list[Skip]
