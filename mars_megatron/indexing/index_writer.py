@@ -7,27 +7,40 @@ documents come in batches of arrays. A test holds that both write the same bytes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT, KINDS, MODE_IMAGE, MODE_LOW
-from mars_megatron.data.modes import MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.data.modes import (
+    KIND_IMAGE,
+    KIND_INTERLEAVED,
+    KIND_PAIR,
+    KIND_TEXT,
+    KINDS,
+    MODE_IMAGE,
+    MODE_LOW,
+    MODE_PART_IMAGE,
+    MODE_PART_TEXT,
+)
 
 TOKEN_DTYPE = np.int32
-_MAGIC = b"MMIDIDX\x00\x00"
-_INT32_CODE = 4  # megatron-core's number for int32
+# megatron-core's: magic, version, its number for int32, sequences, document boundaries
+MAGIC, VERSION, INT32_CODE = b"MMIDIDX\x00\x00", 1, 4
+HEADER = struct.Struct("<9sQBQQ")
 ENDINGS = ("bin", "idx", "weights.npy", "skipped.jsonl")  # the manifest follows when these are in place
-_VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
+Buffer: TypeAlias = bytes | bytearray | memoryview
+VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
 
 
 class IndexWriter:
@@ -74,9 +87,44 @@ class IndexWriter:
         """
         assert tokens.dtype == TOKEN_DTYPE and len(tokens) == int(lengths.sum(dtype=np.int64))
         assert len(lengths) == len(modes) == int(sequences.sum()) and (len(lengths) == 0 or lengths.min() >= 1)
-        data = np.ascontiguousarray(tokens).data
+        self._add_arrays(lengths, modes, sequences, weights)
+        self._write(np.ascontiguousarray(tokens).data)
+
+    def append(
+        self,
+        blocks: Iterable[Buffer],
+        lengths: np.ndarray,
+        modes: np.ndarray,
+        boundaries: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> None:
+        """Append a whole index.
+
+        Args:
+            blocks: The bytes of its .bin; together they must be what the lengths describe.
+            lengths: int32 [S], tokens of each sequence; kept until `commit`, memory-mapped or not.
+            modes: int8 [S], kept likewise.
+            boundaries: int64 [D + 1], the first sequence of each document, and S.
+            weights: float32 [S], as for `add`.
+        """
+        self._add_arrays(lengths, modes, np.diff(boundaries), weights)
+        for block in blocks:
+            self._write(block)
+
+    def append_log(self, log: Path, skipped: Mapping[str, int]) -> None:
+        """Append the log of another index and its counts by reason."""
+        with log.open("rb") as file:
+            shutil.copyfileobj(file, self._log, 1 << 20)
+        for reason, count in skipped.items():
+            self.skipped[reason] = self.skipped.get(reason, 0) + count
+
+    def _write(self, data: Buffer) -> None:
         self._digest.update(data)
         self._tokens.write(data)
+
+    def _add_arrays(
+        self, lengths: np.ndarray, modes: np.ndarray, sequences: np.ndarray, weights: np.ndarray | None
+    ) -> None:
         self._lengths.append(lengths, np.int32)
         self._modes.append(modes, np.int8)
         self._counts.append(sequences, np.int64)
@@ -115,16 +163,15 @@ class IndexWriter:
         if self._has_weights:
             with self._open("weights.npy") as file:
                 np.save(file, self._weights.join(np.float32))
-        for ending in ("idx", "weights.npy"):
-            if self._temporary(ending).exists():
+        for ending in ENDINGS[1:]:
+            if self._is_kept(ending):
                 sha256[ending] = file_sha256(self._temporary(ending))
         contents = Contents(lengths, modes, boundaries, self._has_weights, dict(self.skipped), sha256)
         made = manifest(contents)
         # An older index under this prefix is no longer complete from here on.
         self._final("json").unlink(missing_ok=True)
         for ending in ENDINGS:
-            kept = self._temporary(ending).exists() and (ending != "skipped.jsonl" or self.skipped)
-            if kept:
+            if self._is_kept(ending):
                 os.replace(self._temporary(ending), self._final(ending))
             else:
                 self._final(ending).unlink(missing_ok=True)
@@ -138,12 +185,16 @@ class IndexWriter:
 
     def discard(self) -> None:
         """Remove every temporary file and let others write. Must be called in the end, also after `commit`."""
-        self._tokens.close()
-        self._log.close()
+        for file in (self._tokens, self._log):
+            with contextlib.suppress(OSError):  # on a full disk closing writes what is left, and fails again
+                file.close()
         for ending in (*ENDINGS, "json"):
             self._temporary(ending).unlink(missing_ok=True)
         self._final("lock").unlink(missing_ok=True)
         self._lock.release()
+
+    def _is_kept(self, ending: str) -> bool:
+        return self._temporary(ending).exists() and (ending != "skipped.jsonl" or bool(self.skipped))
 
     def _open(self, ending: str) -> BinaryIO:
         return self._temporary(ending).open("wb", buffering=1 << 20)
@@ -177,20 +228,30 @@ class Contents:
 
     def documents(self) -> dict[str, int]:
         """Documents by kind; kinds without any are left out."""
-        last = self.modes[self.boundaries[1:] - 1]
-        before = self.modes[np.maximum(self.boundaries[1:] - 2, self.boundaries[:-1])]
-        kinds = np.full(len(last), KIND_TEXT)
-        kinds[last == MODE_IMAGE] = KIND_IMAGE
-        kinds[(last == MODE_IMAGE) & (before == MODE_LOW)] = KIND_PAIR
-        kinds[(last == MODE_PART_TEXT) | (last == MODE_PART_IMAGE)] = KIND_INTERLEAVED
-        counts = np.bincount(kinds, minlength=len(KINDS)).tolist()
+        counts = np.bincount(document_kinds(self.modes, self.boundaries), minlength=len(KINDS)).tolist()
         return {name: count for name, count in zip(KINDS, counts, strict=True) if count}
 
     def tokens(self) -> dict[str, int]:
         """Tokens by modality."""
-        visual = np.isin(self.modes, _VISUAL_MODES)
+        visual = np.isin(self.modes, VISUAL_MODES)
         total, codes = int(self.lengths.sum(dtype=np.int64)), int(self.lengths[visual].sum(dtype=np.int64))
         return {"text": total - codes, "visual": codes}
+
+
+def document_kinds(modes: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
+    """Kind of each document, int8 [D], from its last modes; whether the others fit is validation's question.
+
+    Args:
+        modes: int8 [S].
+        boundaries: int64 [D + 1]; every document has a sequence.
+    """
+    last = modes[boundaries[1:] - 1]
+    before = modes[np.maximum(boundaries[1:] - 2, boundaries[:-1])]
+    kinds = np.full(len(last), KIND_TEXT, dtype=np.int8)
+    kinds[last == MODE_IMAGE] = KIND_IMAGE
+    kinds[(last == MODE_IMAGE) & (before == MODE_LOW)] = KIND_PAIR
+    kinds[(last == MODE_PART_TEXT) | (last == MODE_PART_IMAGE)] = KIND_INTERLEAVED
+    return kinds
 
 
 class _Blocks:
@@ -210,7 +271,7 @@ class _Blocks:
 
 def write_index(file: BinaryIO, lengths: np.ndarray, modes: np.ndarray, boundaries: np.ndarray) -> None:
     """Write the .idx of int32 tokens: header, lengths, byte offsets, document boundaries, modes."""
-    file.write(_MAGIC + struct.pack("<QBQQ", 1, _INT32_CODE, len(lengths), len(boundaries)))
+    file.write(HEADER.pack(MAGIC, VERSION, INT32_CODE, len(lengths), len(boundaries)))
     file.write(lengths.astype("<i4", copy=False).data)
     offsets = np.zeros(len(lengths), dtype="<i8")
     np.cumsum(lengths[:-1], out=offsets[1:], dtype=np.int64)

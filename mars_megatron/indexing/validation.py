@@ -1,0 +1,176 @@
+"""Reading an index again, all of it, and saying what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mars_megatron.data.manifest import Manifest
+from mars_megatron.data.modes import (
+    KINDS,
+    MODE_TEXT,
+)
+from mars_megatron.indexing.findings import Validation, checksum_problem
+from mars_megatron.indexing.index_reader import (
+    BLOCK_SEQUENCES,
+    IndexArrays,
+    index_path,
+    read_arrays,
+    read_weights,
+)
+from mars_megatron.indexing.index_writer import ENDINGS, file_sha256
+from mars_megatron.indexing.structure_checks import check_documents, check_pointers
+from mars_megatron.indexing.token_checks import check_tokens
+
+
+def validate_index(prefix: str | Path, *, sources: bool = False, progress: bool = True) -> Validation:
+    """Read all files of an index and compare them with each other and with the manifest.
+
+    Memory stays bounded whatever the size of the index; whatever is broken becomes a problem, not an exception.
+
+    Args:
+        prefix: The index.
+        sources: Also compute the checksums of the files that it was made from.
+        progress: Show a progress bar.
+    """
+    found = Validation(str(prefix))
+    manifest: Manifest | None = None
+    arrays: IndexArrays | None = None
+    with found.catching():
+        manifest = Manifest.read(index_path(prefix, "json"))
+        wrong = list(_wrong_values(manifest))
+        if wrong:
+            found.problems += [f"{prefix}.json: {value}" for value in wrong]
+            manifest = None
+    with found.catching():
+        arrays = read_arrays(index_path(prefix, "idx"))
+    if arrays is not None:
+        sound = check_pointers(arrays, found, f"{prefix}.idx")
+        if sound:
+            check_documents(arrays, manifest, found, f"{prefix}.idx")
+    with found.catching():
+        check_tokens(prefix, arrays, manifest, found, progress)
+    if manifest is not None:
+        with found.catching():
+            _check_weights(prefix, arrays, manifest, found)
+        with found.catching():
+            _check_log(prefix, manifest, found)
+        for ending in ENDINGS[1:]:
+            with found.catching():
+                _check_file(prefix, ending, manifest, found)
+        if sources:
+            _check_sources(manifest, found, progress)
+        found.summary = (
+            f"{manifest.num_documents:,} documents, {manifest.tokens['text']:,} text and "
+            f"{manifest.tokens['visual']:,} visual tokens" + (f", {len(manifest.sources)} sources" if sources else "")
+        )
+    found.finish()
+    return found
+
+
+def _wrong_values(manifest: Manifest) -> Iterator[str]:
+    """Values of a manifest that are not of the type or range that they should be."""
+
+    def counts(values: object, keys: tuple[str, ...] | None = None) -> bool:
+        return isinstance(values, dict) and all(
+            isinstance(key, str) and (keys is None or key in keys) and type(count) is int and count >= 0
+            for key, count in values.items()
+        )
+
+    def sizes(*values: object) -> bool:
+        return all(type(value) is int and value > 0 for value in values)
+
+    if not counts(manifest.documents, KINDS):
+        yield f"documents is {manifest.documents!r}; it must be counts of {', '.join(KINDS)}"
+    if not counts(manifest.tokens, ("text", "visual")) or len(manifest.tokens) != 2:
+        yield f"tokens is {manifest.tokens!r}; it must be counts of text and visual"
+    if not counts(manifest.skipped):
+        yield f"skipped is {manifest.skipped!r}; it must be counts by reason"
+    if not isinstance(manifest.sha256, dict) or not all(isinstance(value, str) for value in manifest.sha256.values()):
+        yield f"sha256 is {manifest.sha256!r}; it must be checksums by ending"
+    if not sizes(manifest.text_tokenizer.size):
+        yield f"text_tokenizer.size is {manifest.text_tokenizer.size!r}; it must be a number of ids"
+    image = manifest.image_tokenizer
+    if image is not None:
+        if not sizes(image.codebook_size):
+            yield f"image_tokenizer.codebook_size is {image.codebook_size!r}; it must be a number of codes"
+        for name, grid in (("grid", image.grid), ("low_grid", image.low_grid)):
+            if not (grid is None and name == "low_grid") and not (
+                isinstance(grid, tuple) and len(grid) == 2 and sizes(*grid)
+            ):
+                yield f"image_tokenizer.{name} is {grid!r}; it must be two numbers, rows and columns"
+    for source in manifest.sources:
+        if not isinstance(source.path, str) or type(source.num_bytes) is not int or not isinstance(source.sha256, str):
+            yield f"source {source.path!r} has no path, num_bytes or sha256 of the right type"
+
+
+def _check_weights(prefix: str | Path, arrays: IndexArrays | None, manifest: Manifest, found: Validation) -> None:
+    """Captions weigh something finite, everything else 1."""
+    path = index_path(prefix, "weights.npy")
+    if not manifest.caption_weights:
+        if path.exists():
+            found.problems.append(f"{path} exists, the manifest says that there are no caption weights")
+        return
+    if arrays is None:
+        return
+    weights = read_weights(path, arrays)
+    for first in range(0, len(weights), BLOCK_SEQUENCES):
+        here = slice(first, first + BLOCK_SEQUENCES)
+        values, modes = np.asarray(weights[here]), arrays.modes[here]
+        wrong = ~np.isfinite(values) | (values < 0)
+        found.many(f"{path}: a weight that is negative or not finite", "sequence", wrong, first)
+        other = (modes != MODE_TEXT) & (values != 1)
+        found.many(f"{path}: a weight other than 1 of what is no caption", "sequence", other, first)
+    if arrays.num_documents and (np.diff(arrays.boundaries) > 0).all() and arrays.boundaries[-1] == len(weights):
+        for first, end, first_sequence, end_sequence in arrays.document_blocks():
+            starts = arrays.boundaries[first:end] - first_sequence
+            values = np.asarray(weights[first_sequence:end_sequence])
+            captions = np.where(arrays.modes[first_sequence:end_sequence] == MODE_TEXT, values, -np.inf)
+            largest = np.maximum.reduceat(captions, starts)  # -inf: no captions
+            found.many(f"{path}: a document none of whose captions has a weight", "document", largest == 0, first)
+
+
+def _check_log(prefix: str | Path, manifest: Manifest, found: Validation) -> None:
+    """One line for each sample left out."""
+    path = index_path(prefix, "skipped.jsonl")
+    reasons: Counter[str] = Counter()
+    if path.is_file():
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    reasons[str(json.loads(line)["reason"])] += 1
+                except (ValueError, TypeError, KeyError):
+                    raise ValueError(f"line {number} of {path} is not a JSON object with a reason") from None
+    if reasons != Counter(manifest.skipped):
+        found.problems.append(f"{path} has {dict(reasons)}, the manifest says {manifest.skipped}")
+
+
+def _check_file(prefix: str | Path, ending: str, manifest: Manifest, found: Validation) -> None:
+    """The checksum of a file beside the .bin."""
+    path = index_path(prefix, ending)
+    said = manifest.sha256.get(ending)
+    if path.is_file():
+        sha256 = file_sha256(path)
+        if sha256 != said:
+            found.problems.append(checksum_problem(path, sha256, said))
+    elif said is not None and ending != "idx":  # a missing .idx is known by now
+        found.problems.append(f"{path} is missing, the manifest has its checksum")
+
+
+def _check_sources(manifest: Manifest, found: Validation, progress: bool) -> None:
+    """Whether the inputs are there and still what they were."""
+    size = sum(source.num_bytes for source in manifest.sources)
+    with tqdm(total=size, desc="read sources", unit="B", unit_scale=True, disable=not progress) as bar:
+        for source in manifest.sources:
+            with found.catching():
+                path = Path(source.path)
+                if not path.is_file():
+                    found.problems.append(f"source {path} is missing")
+                elif path.stat().st_size != source.num_bytes or file_sha256(path) != source.sha256:
+                    found.problems.append(f"source {path} is no longer what it was when the index was made")
+            bar.update(source.num_bytes)
