@@ -27,10 +27,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     image = commands.add_parser(
         "image",
-        help="VQ model (diffusers VQModel) from the images of an image-text folder",
+        help="VQ model (diffusers VQModel) from the images of a folder",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    image.add_argument("--input", required=True, metavar="FOLDER", help="folder with captions.jsonl and images")
+    image.add_argument("--input", required=True, metavar="FOLDER", help="folder of images, or with captions.jsonl that names them")
     image.add_argument("--output", required=True, metavar="FOLDER", help="the model folder to write")
     image.add_argument("--resolution", type=int, required=True, metavar="PIXELS", help="square of the images")
     image.add_argument("--max-images", type=int, default=50000, help="most images read (all are held in memory)")
@@ -70,7 +70,7 @@ def train_text(options: argparse.Namespace) -> None:
 
 def train_image(options: argparse.Namespace) -> None:
     from mars_megatron.indexing.images import load_images
-    from mars_megatron.indexing.sources import FolderSource
+    from mars_megatron.indexing.sources import folder_images
     from mars_megatron.tokenizers.train_image import ImageTrainingConfig, train_image_tokenizer
 
     config = ImageTrainingConfig(
@@ -87,7 +87,7 @@ def train_image(options: argparse.Namespace) -> None:
     )
     if options.resolution < 1 or options.resolution % config.downsample:
         raise ValueError(f"--resolution is {options.resolution}; it must be a multiple of {config.downsample}")
-    images, unreadable = load_images(FolderSource(options.input).images(options.max_images), options.resolution)
+    images, unreadable = load_images(folder_images(options.input, options.max_images), options.resolution)
     for path, why in unreadable:
         print(f"warning: {path} left out: {why}", file=sys.stderr)
     report = train_image_tokenizer(images, options.output, config)

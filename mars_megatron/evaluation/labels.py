@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mars_megatron.indexing.images import load_images
-from mars_megatron.indexing.sources.folder import CAPTIONS_FILE
+from mars_megatron.indexing.sources import CAPTIONS_FILE
 
 # A character of the scripts that put spaces between words; the others (from U+2E80: Chinese, Japanese) do not.
 _SPACED = "[^\\W⺀-￿]"

@@ -1,216 +1,162 @@
-"""From raw samples and tokenizers to an index: the library call behind tools/index_data.py."""
+"""From raw samples and tokenizers to an index: the library call behind `tools/index_data.py build`."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from tqdm import tqdm
 
-from mars_megatron.indexing.images import UNREADABLE, load_image
-from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
-from mars_megatron.indexing.sources.folder import FolderSource, Record, SkippedLine
-from mars_megatron.data.store import MODE_IMAGE, MODE_TEXT
-from mars_megatron.tokenizers.image import ImageTokenizer
-from mars_megatron.tokenizers.text import TextTokenizer
+from mars_megatron.data.manifest import Manifest
+from mars_megatron.data.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.indexing.merge import already_merged, merge_indices, shards_folder
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.output import Output, Recipe
+from mars_megatron.indexing.pool import WorkerPool
+from mars_megatron.indexing.records import Work
+from mars_megatron.indexing.restart import agree_on_inputs, is_finished
+from mars_megatron.indexing.sources.inputs import InputShard, find_inputs
+from mars_megatron.indexing.worker import ModeNumbers, WorkerSettings
+from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
+from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
-_ENDINGS = ("bin", "idx", "skipped.jsonl")  # the manifest follows when these are in place
-
-
-class _Writer:
-    """An index under construction, under temporary names until `commit`."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.num_documents: Counter[str] = Counter()
-        self.tokens = {"text": 0, "visual": 0}
-        self.skipped: Counter[str] = Counter()
-        self._log = self._temporary("skipped.jsonl").open("w", encoding="utf-8")
-        self._builder = IndexedDatasetBuilder(str(self._temporary("bin")), dtype=np.int32, multimodal=True)
-
-    def add(self, texts: list[list[int]], codes: np.ndarray | None) -> None:
-        """Write one document: its texts' ids, then the codes of its image, if it has one."""
-        lengths, modes = [len(text) for text in texts], [MODE_TEXT] * len(texts)
-        self.tokens["text"] += sum(lengths)
-        parts = [np.asarray(text, dtype=np.int32) for text in texts]
-        if codes is not None:
-            parts.append(codes.astype(np.int32))
-            lengths.append(len(codes))
-            modes.append(MODE_IMAGE)
-            self.tokens["visual"] += len(codes)
-        # modes are always given: without them megatron-core 0.16 fails on a multimodal index
-        self._builder.add_document(np.concatenate(parts), lengths, modes)
-        self.num_documents["text" if codes is None else "image"] += 1
-
-    def skip(self, line: int, reason: str, detail: str) -> None:
-        """Count and log something left out."""
-        self.skipped[reason] += 1
-        entry = {"line": line, "reason": reason, "detail": detail}
-        self._log.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-    def commit(self, manifest: Manifest) -> None:
-        """Put the files in place, the manifest last."""
-        self._log.close()
-        self._builder.finalize(str(self._temporary("idx")))
-        # an older index under this prefix is no longer complete from here on
-        self._final("json").unlink(missing_ok=True)
-        for ending in ("bin", "idx"):
-            os.replace(self._temporary(ending), self._final(ending))
-        if self.skipped:
-            self.keep_log()
-        else:
-            self._temporary("skipped.jsonl").unlink()
-            self._final("skipped.jsonl").unlink(missing_ok=True)
-        manifest.write(self._final("json"))
-
-    def keep_log(self) -> None:
-        """Put the log of skipped samples in place."""
-        self._log.close()
-        os.replace(self._temporary("skipped.jsonl"), self._final("skipped.jsonl"))
-
-    def discard(self) -> None:
-        """Remove every temporary file."""
-        self._log.close()
-        self._builder.data_file.close()
-        for ending in (*_ENDINGS, "json"):
-            self._temporary(ending).unlink(missing_ok=True)
-
-    def _final(self, ending: str) -> Path:
-        return Path(f"{self.prefix}.{ending}")
-
-    def _temporary(self, ending: str) -> Path:
-        return Path(f"{self.prefix}.{ending}.tmp")
+_MODES = ModeNumbers(MODE_TEXT, MODE_IMAGE, MODE_LOW, MODE_PART_TEXT, MODE_PART_IMAGE)
+Say = Callable[[str], None]
 
 
 def build_index(
-    source: FolderSource,
-    prefix: str | Path,
-    text_tokenizer: TextTokenizer,
-    image_tokenizer: ImageTokenizer | None = None,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    text_tokenizer: TextTokenizer | str | Path,
+    image_tokenizer: ImageTokenizer | str | Path | None = None,
     *,
-    resolution: int = 0,
-    batch_size: int = 64,
+    options: BuildOptions,
     progress: bool = True,
-) -> Manifest:
-    """Tokenise every sample of a source and write PREFIX.bin, .idx, .json (and .skipped.jsonl).
+    say: Say = lambda message: None,
+) -> Manifest | None:
+    """Tokenise every sample of the inputs and write an index of them.
 
-    A sample that cannot be used (bad line, unreadable image, no caption) is left out, counted in the
-    manifest by its reason and logged in PREFIX.skipped.jsonl. Files appear under their names only when
-    complete, and the manifest last; after a failure no temporary file is left.
+    A sample that cannot be used is left out, counted in the manifest by its reason and logged in PREFIX.skipped.jsonl.
+    One input becomes PREFIX itself. Of several, each becomes an index in PREFIX.shards, and these are merged into
+    PREFIX. What is finished is kept when the call is repeated; files appear under their names when they are complete,
+    and after a failure no temporary file is left.
 
     Args:
-        source: The samples, in the order in which they are written.
-        prefix: Where the index goes; its folder is made. An index already there is replaced.
-        text_tokenizer: For captions and texts.
-        image_tokenizer: For images; not needed where the source has none.
-        resolution: Height and width to which images are resized and cropped.
-        batch_size: Images encoded at once.
-        progress: Show a progress bar.
+        inputs: Folders, files and globs, see `find_inputs`.
+        output: PREFIX; its folder is made.
+        text_tokenizer: For captions and texts, or its path. The workers load it from its path.
+        image_tokenizer: For images, or its path; not needed for text alone.
+        options: How.
+        progress: Show progress bars.
+        say: Takes messages about what is done.
+
+    Returns:
+        The manifest of PREFIX; None with options.shard, where shards are left to be merged.
 
     Raises:
-        ValueError: There are images but no image tokenizer, the resolution does not fit it, or nothing
-            could be used.
+        ValueError: An input does not exist or is unknown, there are images but no image tokenizer, a resolution does
+            not fit it, nothing could be used, an index of something else is there, or another process writes it.
+        OSError: Something cannot be read or written; the message names it.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch size is {batch_size}; it must be at least 1")
-    grid = image_tokenizer.grid(resolution) if image_tokenizer else None
-    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
-    writer = _Writer(str(prefix))
-    try:
-        waiting: list[tuple[Record, list[list[int]]]] = []
-        for record in tqdm(source, desc="index", unit="sample", disable=not progress, mininterval=0.5):
-            if isinstance(record, SkippedLine):
-                writer.skip(record.line, "bad_line", record.detail)
-                continue
-            if record.image is not None and image_tokenizer is None:
-                raise ValueError(
-                    f"line {record.line} of {source.captions} has an image; give an image tokenizer (--image-tokenizer)"
-                )
-            texts = _encode_texts(record, text_tokenizer, writer)
-            if texts:
-                waiting.append((record, texts))
-            if len(waiting) == batch_size:
-                _flush(waiting, writer, image_tokenizer, resolution)
-        _flush(waiting, writer, image_tokenizer, resolution)
-        if not writer.num_documents:
-            if writer.skipped:
-                writer.keep_log()
+    text = load_text_tokenizer(text_tokenizer) if isinstance(text_tokenizer, (str, Path)) else text_tokenizer
+    image = load_image_tokenizer(image_tokenizer) if isinstance(image_tokenizer, (str, Path)) else image_tokenizer
+    recipe = Recipe(options, text, image)
+    shards = find_inputs([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
+    if len(shards) == 1 and options.shard is None:
+        return _build_one(shards[0], str(output), recipe, progress, say)
+    return _build_many(shards, output, recipe, progress, say)
+
+
+def _build_one(shard: InputShard, prefix: str, recipe: Recipe, progress: bool, say: Say) -> Manifest:
+    if is_finished(prefix, shard, recipe):
+        say(f"{prefix} is finished")
+    else:
+        _build([(prefix, shard)], recipe, False, progress, say)
+    return Manifest.read(Path(f"{prefix}.json"))
+
+
+def _build_many(
+    shards: list[InputShard], output: str | Path, recipe: Recipe, progress: bool, say: Say
+) -> Manifest | None:
+    folder, options = shards_folder(output), recipe.options
+    agree_on_inputs(folder, shards, recipe)
+    prefixes = [str(folder / f"{number:06d}") for number in range(len(shards))]
+    mine = list(zip(prefixes, shards, strict=True))
+    if options.shard is not None:
+        mine = mine[options.shard[0] :: options.shard[1]]
+    todo = [(prefix, shard) for prefix, shard in mine if not is_finished(prefix, shard, recipe)]
+    if len(todo) < len(mine):
+        say(f"{len(mine) - len(todo)} of {len(mine)} inputs are finished")
+    if options.shard is None and not options.overwrite and Path(f"{output}.json").exists():
+        if todo or not already_merged(prefixes, output, progress=progress):
             raise ValueError(
-                f"nothing was indexed from {source.captions}: skipped {dict(writer.skipped) or 'no line'}"
-                + (f", see {prefix}.skipped.jsonl" if writer.skipped else " (it is empty)")
+                f"{output} is there, but is not the index of these inputs; give another output, or --overwrite to "
+                "replace it"
             )
-        manifest = _manifest(writer, source, text_tokenizer, image_tokenizer, grid, resolution)
-        writer.commit(manifest)
-        return manifest
-    finally:
-        writer.discard()
-
-
-def _encode_texts(record: Record, tokenizer: TextTokenizer, writer: _Writer) -> list[list[int]]:
-    """Ids of the texts that are not empty; an empty list means that the sample is left out."""
-    texts = [tokenizer.encode(text) if text.strip() else [] for text in record.texts]
-    kept = [text for text in texts if text]
-    if not kept:
-        kind = "text" if record.image is None else "caption"
-        writer.skip(record.line, f"empty_{kind}", f"no {kind} that is not empty")
-    elif len(kept) < len(texts):
-        writer.skip(record.line, "empty_caption_dropped", f"{len(texts) - len(kept)} of {len(texts)}; sample kept")
-    return kept
-
-
-def _flush(
-    waiting: list[tuple[Record, list[list[int]]]],
-    writer: _Writer,
-    tokenizer: ImageTokenizer | None,
-    resolution: int,
-) -> None:
-    """Encode the images of the waiting samples at once and write the samples in order."""
-    images: list[torch.Tensor] = []
-    usable: list[tuple[list[list[int]], int | None]] = []  # texts, number of the image
-    for record, texts in waiting:
-        if record.image is None:
-            usable.append((texts, None))
-            continue
-        try:
-            image = load_image(record.image, resolution)
-        except UNREADABLE as error:
-            writer.skip(record.line, "unreadable_image", f"{record.image}: {error}")
-            continue
-        usable.append((texts, len(images)))
-        images.append(image)
-    waiting.clear()
-    codes = np.zeros((0, 0), dtype=np.int64)  # [images, h * w]
-    if images:
-        assert tokenizer is not None
-        codes = tokenizer.encode(torch.stack(images), batch_size=len(images)).numpy()
-    for texts, number in usable:
-        writer.add(texts, None if number is None else codes[number])
-
-
-def _manifest(
-    writer: _Writer,
-    source: FolderSource,
-    text: TextTokenizer,
-    image: ImageTokenizer | None,
-    grid: tuple[int, int] | None,
-    resolution: int,
-) -> Manifest:
-    image_info = None
-    if writer.num_documents["image"]:
-        assert image is not None and grid is not None
-        image_info = ImageTokenizerInfo(image.path, image.fingerprint, image.codebook_size, grid, resolution)
-    return Manifest(
-        num_image_documents=writer.num_documents["image"],
-        num_text_documents=writer.num_documents["text"],
-        num_documents=writer.num_documents.total(),
-        tokens=writer.tokens,
-        text_tokenizer=TextTokenizerInfo(text.path, text.fingerprint, text.size, text.eos_id, text.bos_id),
-        image_tokenizer=image_info,
-        skipped=dict(writer.skipped),
-        source=str(source.folder),
+    _build(todo, recipe, True, progress, say)
+    if options.shard is None:
+        return merge_indices(prefixes, output, progress=progress, overwrite=options.overwrite)
+    say(
+        f"{len(mine)} of {len(shards)} inputs are in {folder}; when all are, merge them: "
+        f"tools/index_data.py merge --output {output}"
     )
+    return None
+
+
+def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool, progress: bool, say: Say) -> None:
+    """Build an index of each input. Batches of the next input are read while those of the last are under way."""
+    if not todo:
+        return
+    began, samples, skipped = time.monotonic(), 0, 0
+    opened: list[Output] = []
+    options = recipe.options
+    info = recipe.image_info()
+    num_codes = info.grid[0] * info.grid[1] if info else 0
+    num_low_codes = info.low_grid[0] * info.low_grid[1] if info and info.low_grid else 0
+    settings = WorkerSettings(options, recipe.text_tokenizer.path, _MODES, num_codes, num_low_codes)
+    pool = WorkerPool(settings, recipe.text_tokenizer, options.workers)
+    total = sum(shard.num_bytes for _, shard in todo)
+    try:
+        with tqdm(total=total, desc="index", unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar:
+            for output, work, done in pool.map(_read(todo, recipe, opened)):
+                if work is None:
+                    output.finish(allow_empty)
+                    samples, skipped = samples + output.num_documents, skipped + output.num_left_out
+                    output.discard()
+                    opened.remove(output)
+                    if len(todo) > 1:
+                        say(f"{output.prefix}: {output.num_documents} samples of {output.shard.path}")
+                    continue
+                assert done is not None
+                output.add(done)
+                bar.update(work.num_bytes)
+                seconds = time.monotonic() - began
+                count = samples + sum(other.num_documents for other in opened)
+                left_out = skipped + sum(other.num_left_out for other in opened)
+                bar.set_postfix_str(f"{count / seconds:.0f} samples/s, {left_out} skipped", refresh=False)
+    finally:
+        try:
+            pool.close()
+        finally:
+            for output in opened:
+                output.discard()
+    seconds = time.monotonic() - began
+    say(f"{samples} samples in {seconds:.1f} s, {samples / seconds:.1f} samples/s; {skipped} left out")
+
+
+def _read(
+    todo: list[tuple[str, InputShard]], recipe: Recipe, opened: list[Output]
+) -> Iterator[tuple[Output, Work | None]]:
+    """The batches of all inputs in order, each with the index that it goes to; None behind the last of an input."""
+    for prefix, shard in todo:
+        output = Output(prefix, shard, recipe)
+        opened.append(output)
+        reader = shard.open(recipe.options)
+        try:
+            for work in reader:
+                yield output, work
+            output.sha256 = reader.sha256()
+        finally:
+            reader.close()
+        yield output, None

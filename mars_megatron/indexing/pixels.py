@@ -19,9 +19,9 @@ from PIL import Image, ImageOps
 from mars_megatron.indexing.records import Raw, Refused
 
 # What Pillow raises on bytes that are no image, or on a damaged one.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
-              ZeroDivisionError, MemoryError, NotImplementedError, RuntimeError, struct.error, zlib.error,
-              Image.DecompressionBombError)  # fmt: skip
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError,
+              OverflowError, ZeroDivisionError, MemoryError, NotImplementedError, RuntimeError, struct.error,
+              zlib.error, Image.DecompressionBombError)  # fmt: skip
 # Pillow also opens formats that run other programs (EPS) or that nobody keeps pictures in.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
 EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif tga".split())
@@ -128,8 +128,9 @@ def _check_size(image: Image.Image, limits: ImageLimits) -> None:
     if min(width, height) < limits.min_side:
         raise Refused("too_small", f"{width} x {height} pixels, a side below {limits.min_side}")
     # A camera's MPO is a photograph with its previews behind it.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise Refused("animated_image", f"{image.n_frames} frames")
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise Refused("animated_image", f"{frames} frames")
 
 
 @contextmanager

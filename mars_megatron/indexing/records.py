@@ -73,7 +73,9 @@ class Sample:
 class Work(Protocol):
     """A batch of raw records on its way to a worker."""
 
-    num_bytes: int  # of the input file, for the progress bar
+    @property
+    def num_bytes(self) -> int:
+        """Of the input file, for the progress bar."""
 
     def samples(self, options: BuildOptions) -> list[Sample | Skip]:
         """Read the records; runs in a worker."""

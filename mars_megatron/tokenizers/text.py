@@ -22,6 +22,9 @@ class TextTokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without begin or end tokens."""
 
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The same of many texts, faster than one by one; on one thread where the library allows that."""
+
     def decode(self, ids: list[int]) -> str:
         """The text of the ids; special tokens leave no trace."""
 
@@ -49,6 +52,9 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return self._processor.encode(texts, num_threads=1)
 
     def decode(self, ids: list[int]) -> str:
         return self._processor.decode(list(ids))
@@ -78,6 +84,15 @@ class HuggingFaceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        if not texts:  # which transformers takes for an error
+            return []
+        # verbose: what is longer than the language model's context is no concern here
+        encoded = self._tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        return encoded["input_ids"]
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,99 +1,173 @@
-"""An image-text folder: image files, and captions.jsonl with one sample per line.
-
-{"image": "cats/1.png", "captions": ["a cat", "一只猫"]}    several captions
-{"image": "cats/2.png", "caption": "another cat"}           one caption
-{"text": "a text document"}                                 no image
-
-Other keys of a line are left to other readers.
-"""
+"""Folders of images: with captions.jsonl, or with a .txt or .json beside each image."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.pixels import EXTENSIONS
+from mars_megatron.indexing.records import Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.sources.fields import decode_utf8, make_sample, parse_json
 
 CAPTIONS_FILE = "captions.jsonl"
 
 
 @dataclass(frozen=True)
-class Record:
-    """One sample, not yet tokenised.
+class ImageFile:
+    """An image of a folder and what lies beside it.
 
     Args:
-        line: Its line in captions.jsonl, from 1.
-        texts: The captions, or the one text of a text document.
-        image: The image file; None for a text document.
+        name: Relative to the folder.
+        captions: Names of its .json and .txt, relative to the folder; those that exist.
+        num_bytes: Of all of them.
     """
 
-    line: int
-    texts: tuple[str, ...]
-    image: Path | None
+    name: str
+    captions: tuple[str, ...]
+    num_bytes: int
 
 
 @dataclass(frozen=True)
-class SkippedLine:
-    """A line that is no sample.
+class ImageFiles:
+    """Some images of a folder."""
 
-    Args:
-        line: Its number, from 1.
-        detail: What is wrong with it.
-    """
+    folder: str
+    images: list[ImageFile]
+    num_bytes: int
 
-    line: int
-    detail: str
+    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+        found: list[Sample | Skip] = []
+        for image in self.images:
+            where = {"file": os.path.join(self.folder, image.name)}
+            try:
+                found.append(self._sample(image, where, options))
+            except Refused as refused:
+                found.append(Skip(where, refused.reason, refused.detail))
+        return found
+
+    def split(self) -> Sequence[Work]:
+        return [ImageFiles(self.folder, [image], 0) for image in self.images]
+
+    def where(self) -> Where:
+        return {"file": os.path.join(self.folder, self.images[0].name)}
+
+    def _sample(self, image: ImageFile, where: Where, options: BuildOptions) -> Sample:
+        contents = {name.rpartition(".")[2].lower(): self._read(name, options) for name in image.captions}
+        fields: dict[str, Any] = {}
+        if "json" in contents:
+            fields = parse_json(contents["json"])
+        if not any(fields.get(name) is not None for name, _ in options.captions) and "txt" in contents:
+            fields[options.captions[0][0]] = contents["txt"].removeprefix("\ufeff").rstrip("\r\n")
+        for name in ("parts", "low"):
+            fields.pop(name, None)
+        fields["image"] = image.name
+        return make_sample(fields, where, options, lambda name: os.path.join(self.folder, name))
+
+    def _read(self, name: str, options: BuildOptions) -> str:
+        path = Path(self.folder, name)
+        try:
+            size = path.stat().st_size
+            if size > options.max_bytes:
+                raise Refused("too_large", f"{name} has {size} bytes, more than {options.max_bytes}")
+            return decode_utf8(path.read_bytes(), f"{name}: ")
+        except OSError as error:
+            raise Refused("no_caption", f"{name} cannot be read: {error}") from error
 
 
-class FolderSource:
-    """The samples of an image-text folder, in file order.
+def list_images(folder: str | Path) -> list[ImageFile]:
+    """The images in a folder and the folders below it, by name."""
+    files: dict[str, int] = {}
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                path = os.path.join(root, name)
+                files[os.path.relpath(path, folder)] = os.path.getsize(path) if os.path.exists(path) else 0
+    images = []
+    for name in sorted(files):
+        if _extension(name) in EXTENSIONS:
+            stem = name[: -len(_extension(name)) - 1]
+            beside = tuple(f"{stem}.{ending}" for ending in ("json", "txt") if f"{stem}.{ending}" in files)
+            images.append(ImageFile(name, beside, sum(files[other] for other in (name, *beside))))
+    return images
+
+
+def read_images(folder: str | Path, batch_size: int) -> Iterator[Work]:
+    """The images of a folder in batches."""
+    images = list_images(folder)
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        yield ImageFiles(str(folder), part, sum(image.num_bytes for image in part))
+
+
+def folder_sha256(folder: str | Path) -> str:
+    """sha256 (hex) of the names and sizes of a folder's images and the contents of the captions beside them."""
+    digest = hashlib.sha256()
+    for image in list_images(folder):
+        size = Path(folder, image.name).stat().st_size
+        digest.update(json.dumps([image.name, size], ensure_ascii=True).encode())
+        for name in image.captions:
+            digest.update(hashlib.sha256(Path(folder, name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def captions_file(folder: str | Path) -> Path:
+    """The captions.jsonl of an image-text folder.
 
     Raises:
-        ValueError: The folder or its captions.jsonl does not exist.
+        ValueError: The folder or the file does not exist.
     """
+    path = Path(folder) / CAPTIONS_FILE
+    if not Path(folder).is_dir():
+        raise ValueError(f"input {folder} is not a folder")
+    if not path.is_file():
+        raise ValueError(f"input {folder} has no {CAPTIONS_FILE} (one JSON object per line)")
+    return path
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.captions = self.folder / CAPTIONS_FILE
-        if not self.folder.is_dir():
-            raise ValueError(f"input {folder} is not a folder")
-        if not self.captions.is_file():
-            raise ValueError(f"input {folder} has no {CAPTIONS_FILE} (one JSON object per line)")
 
-    def __len__(self) -> int:
-        """Lines of captions.jsonl, an upper bound of the samples."""
-        with self.captions.open("rb") as file:
-            return sum(1 for _ in file)
+def folder_images(folder: str | Path, limit: int = 0) -> list[Path]:
+    """The images of a folder: those that its captions.jsonl names, or without one those in it and below it.
 
-    def __iter__(self) -> Iterator[Record | SkippedLine]:
-        with self.captions.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield self._parse(number, line)
+    Args:
+        folder: The folder.
+        limit: Most images, spread evenly over all; 0 for all of them.
 
-    def images(self, limit: int = 0) -> list[Path]:
-        """The image files that the lines name, each once, in file order; with a limit, spread evenly over them."""
-        names = dict.fromkeys(record.image for record in self if isinstance(record, Record) and record.image)
-        paths = list(names)
-        if limit and len(paths) > limit:
-            return [paths[i * len(paths) // limit] for i in range(limit)]
-        return paths
+    Returns:
+        Each once, in order. Lines that are no JSON, and that name no image, are passed over.
 
-    def _parse(self, number: int, line: bytes) -> Record | SkippedLine:
-        try:
-            sample = json.loads(line)
-        except ValueError as error:  # also invalid UTF-8
-            return SkippedLine(number, f"not JSON: {error}")
-        if not isinstance(sample, dict):
-            return SkippedLine(number, "not a JSON object")
-        if "image" in sample:
-            texts = sample["captions"] if "captions" in sample else [sample.get("caption")]
-            image = sample["image"]
-            if not isinstance(image, str) or not image:
-                return SkippedLine(number, '"image" is not a file name')
-        else:
-            texts, image = [sample.get("text")], None
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            wanted = '"captions" (a list of strings) or "caption"' if image else '"image" or "text"'
-            return SkippedLine(number, f"no {wanted}")
-        return Record(number, tuple(texts), None if image is None else self.folder / image)
+    Raises:
+        ValueError: It is no folder, or has neither captions.jsonl nor images.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"input {folder} is not a folder")
+    if (Path(folder) / CAPTIONS_FILE).is_file():
+        paths = list(dict.fromkeys(Path(folder, name) for name in _named_images(captions_file(folder))))
+    else:
+        paths = [Path(folder, image.name) for image in list_images(folder)]
+        if not paths:
+            raise ValueError(f"input {folder} has no {CAPTIONS_FILE} and no images")
+    if limit and len(paths) > limit:
+        return [paths[number * len(paths) // limit] for number in range(limit)]
+    return paths
+
+
+def _named_images(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                sample = parse_json(decode_utf8(line))
+            except Refused:
+                continue
+            name = sample.get("image")
+            if isinstance(name, str) and name:
+                yield name
+
+
+def _extension(name: str) -> str:
+    return name.rpartition(".")[2].lower()

@@ -2,15 +2,24 @@ import json
 
 import torch
 
-from mars_megatron.indexing.images import load_images
-from mars_megatron.indexing.sources import FolderSource
 from mars_megatron.indexing.digits import load_digit_images, vary, write_digits
+from mars_megatron.indexing.images import load_images
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.sources import folder_images
+from mars_megatron.indexing.sources.lines import read_lines
+from mars_megatron.indexing.sources.reading import HashedFile
 
 WORDS = "zero one two three four five six seven eight nine".split()
 
 
 def captions(digit):
     return [f"the digit {WORDS[digit]}", f"a {WORDS[digit]}", f"数字{digit}"]
+
+
+def read(folder):
+    """The samples of a folder that a build would index."""
+    works = read_lines(HashedFile(folder / "captions.jsonl"), True, 64)
+    return [sample for work in works for sample in work.samples(BuildOptions())]
 
 
 def test_halves_are_all_the_digits_and_do_not_overlap():
@@ -38,9 +47,11 @@ def test_variants_differ_but_stay_near():
 def test_folder_is_a_source_of_the_pictures_and_captions(tmp_path):
     count = write_digits(tmp_path / "digits", captions, split="held_out", progress=False)
     images, digits = load_digit_images("held_out")
-    records = list(FolderSource(tmp_path / "digits"))
+    records = read(tmp_path / "digits")
     assert count == len(records) == 899
-    assert [list(record.texts) for record in records] == [captions(digit) for digit in digits.tolist()]
+    assert [[text for text, _ in record.captions] for record in records] == [
+        captions(digit) for digit in digits.tolist()
+    ]
     lines = (tmp_path / "digits" / "captions.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["label"] for line in lines] == [str(digit) for digit in digits.tolist()]
     read, unreadable = load_images([record.image for record in records], 16, progress=False)
@@ -49,13 +60,14 @@ def test_folder_is_a_source_of_the_pictures_and_captions(tmp_path):
 
 def test_variants_follow_the_originals(tmp_path):
     count = write_digits(tmp_path, captions, variants=2, resolution=8, progress=False)
-    records = list(FolderSource(tmp_path))
+    records = read(tmp_path)
     assert count == len(records) == 2 * 898 and len(list(tmp_path.iterdir())) == count + 1
     _, digits = load_digit_images("train", 8)
     for record, digit in zip(records, digits.repeat(2).tolist(), strict=True):
-        assert list(record.texts) == captions(digit)
+        assert [text for text, _ in record.captions] == captions(digit)
     originals, _ = load_digit_images("train", 8)
     assert torch.equal(load_images([record.image for record in records[:898]], 8, progress=False)[0], originals)
-    first = {record.image.name: record.image.read_bytes() for record in records}
+    assert [str(path) for path in folder_images(tmp_path)] == [record.image for record in records]
+    first = {path.name: path.read_bytes() for path in folder_images(tmp_path)}
     write_digits(tmp_path, captions, variants=2, resolution=8, progress=False)
-    assert {record.image.name: record.image.read_bytes() for record in FolderSource(tmp_path)} == first
+    assert {path.name: path.read_bytes() for path in folder_images(tmp_path)} == first

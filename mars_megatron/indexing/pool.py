@@ -1,0 +1,138 @@
+"""Worker processes that survive the death of one of them, with results in the order of the batches."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mars_megatron.indexing.records import Done, Skip, Work
+from mars_megatron.indexing.worker import Worker, WorkerSettings, empty, join, run_work, start_worker
+from mars_megatron.tokenizers.text import TextTokenizer
+
+Tag = TypeVar("Tag")
+
+
+@dataclass
+class _Entry(Generic[Tag]):
+    """A batch that is out; future None: to be run apart."""
+
+    tag: Tag
+    work: Work | None
+    future: Future[Done] | None
+
+
+class WorkerPool:
+    """Processes batches with worker processes, or without any in this one.
+
+    When a worker dies (a crash in a library, killed for memory), all that was out is run again, one batch after the
+    other in a process apart. A batch that kills it as well is run record by record, and the record that does it is
+    left out as "worker_died".
+
+    Args:
+        settings: Of the workers.
+        tokenizer: Used without processes.
+        workers: Number of processes; 0 for none.
+    """
+
+    def __init__(self, settings: WorkerSettings, tokenizer: TextTokenizer, workers: int) -> None:
+        self._settings, self._workers = settings, workers
+        self._here = Worker(settings, tokenizer) if workers == 0 else None
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([run_work.__module__])
+        self._pool: ProcessPoolExecutor | None = None
+        self._apart: ProcessPoolExecutor | None = None
+
+    def map(self, works: Iterable[tuple[Tag, Work | None]]) -> Iterator[tuple[Tag, Work | None, Done | None]]:
+        """Process batches; what is out at once is bounded. None passes through in its place.
+
+        Args:
+            works: (anything, a batch).
+
+        Yields:
+            (the same, the batch, its result), in order.
+        """
+        if self._here is not None:
+            for tag, work in works:
+                yield tag, work, None if work is None else self._here(work)
+            return
+        out: deque[_Entry[Tag]] = deque()
+        # Enough that the workers have work while this process encodes a batch of images.
+        limit = 3 * self._workers + 2
+        source = iter(works)
+        more = True
+        while more or out:
+            while more and len(out) < limit:
+                item = next(source, None)
+                if item is None:
+                    more = False
+                else:
+                    out.append(_Entry(*item, None if item[1] is None else self._submit(item[1])))
+            if out:
+                entry = out.popleft()
+                yield entry.tag, entry.work, None if entry.work is None else self._result(entry, out)
+
+    def close(self) -> None:
+        """End the workers; what they are at is finished, not what waits."""
+        for pool in (self._pool, self._apart):
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = self._apart = None
+
+    def _start(self, workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, self._context, start_worker, (self._settings,))
+
+    def _submit(self, work: Work) -> Future[Done] | None:
+        if self._pool is None:
+            self._pool = self._start(self._workers)
+        try:
+            return self._pool.submit(run_work, work)
+        except BrokenProcessPool:
+            return None  # the next result tells; this one is run apart
+
+    def _result(self, entry: _Entry[Tag], out: deque[_Entry[Tag]]) -> Done:
+        assert entry.work is not None
+        if entry.future is not None:
+            try:
+                return entry.future.result()
+            except BrokenProcessPool:
+                self._replace(out)
+        return self._run_apart(entry.work)
+
+    def _replace(self, out: deque[_Entry[Tag]]) -> None:
+        """Forget a broken pool, and note which batches went down with it."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._pool = None
+        for entry in out:
+            future = entry.future
+            if future is not None and (not future.done() or isinstance(future.exception(), BrokenProcessPool)):
+                entry.future = None
+
+    def _run_apart(self, work: Work) -> Done:
+        done = self._try_apart(work)
+        if done is not None:
+            return done
+        records = work.split()
+        parts = []
+        for record in records:
+            part = self._try_apart(record)
+            if part is None:
+                part = empty([Skip(record.where(), "worker_died", "reading it ended the worker process, twice")])
+            parts.append(part)
+        return join(parts)
+
+    def _try_apart(self, work: Work) -> Done | None:
+        """The result, or None if the process died."""
+        if self._apart is None:
+            self._apart = self._start(1)
+        try:
+            return self._apart.submit(run_work, work).result()
+        except BrokenProcessPool:
+            self._apart.shutdown(wait=True)
+            self._apart = None
+            return None

@@ -1,0 +1,156 @@
+"""Which parts of a build are there already, and whether they are of this build."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mars_megatron.data.manifest import Manifest
+from mars_megatron.indexing.output import Recipe, remove_index
+from mars_megatron.indexing.sources.inputs import InputShard
+
+_REPLACE = "give another output, or --overwrite to replace it"
+
+
+def is_finished(prefix: str, shard: InputShard, recipe: Recipe) -> bool:
+    """Whether the index of an input is there, made from the same input in the same way.
+
+    Raises:
+        ValueError: It is there, but was made from something else or in another way; the message says what differs.
+            With options.overwrite it counts as not there.
+    """
+    if not os.path.exists(f"{prefix}.json"):
+        return False
+    try:
+        manifest = Manifest.read(Path(f"{prefix}.json"))
+        difference = _difference(manifest, shard, recipe)
+    except ValueError as error:
+        if recipe.options.overwrite:
+            return False
+        raise ValueError(f"{error}; {_REPLACE}") from error
+    if difference is not None:
+        if recipe.options.overwrite:
+            return False
+        raise ValueError(f"{prefix} is there, but {difference}; {_REPLACE}")
+    endings = ["bin", "idx", *(["weights.npy"] if manifest.caption_weights else [])]
+    return all(os.path.exists(f"{prefix}.{ending}") for ending in endings)
+
+
+def _difference(manifest: Manifest, shard: InputShard, recipe: Recipe) -> str | None:
+    """What keeps an index from being that of this input, in words."""
+    made, wanted = manifest.settings, recipe.options.settings()
+    for name in sorted({*made, *wanted}):
+        if made.get(name) != wanted.get(name):
+            return f"was made with {name} {made.get(name)!r}, not {wanted.get(name)!r}"
+    if manifest.text_tokenizer.fingerprint != recipe.text_tokenizer.fingerprint:
+        return f"was made with another text tokenizer ({manifest.text_tokenizer.path})"
+    image = recipe.image_tokenizer
+    if manifest.image_tokenizer is not None and (
+        image is None or manifest.image_tokenizer.fingerprint != image.fingerprint
+    ):
+        return f"was made with another image tokenizer ({manifest.image_tokenizer.path})"
+    if len(manifest.sources) != 1:
+        return f"was made from {len(manifest.sources)} inputs, not from {shard.path} alone"
+    source = manifest.sources[0]
+    if (source.path, source.num_bytes, source.modified_ns) == (shard.path, shard.num_bytes, shard.modified_ns):
+        return None
+    if source.num_bytes == shard.num_bytes and source.sha256 == shard.sha256():
+        return None
+    if source.path == shard.path:
+        return f"{shard.path} has changed since"
+    return f"was made from {source.path}, not from {shard.path}"
+
+
+def agree_on_inputs(folder: Path, shards: list[InputShard], recipe: Recipe) -> None:
+    """Write the list of the inputs, or compare with the one that is there: every host must build the same thing.
+
+    Args:
+        folder: PREFIX.shards.
+        shards: All inputs, in order.
+        recipe: With what they are indexed.
+
+    Raises:
+        ValueError: Another list is there, and options.overwrite is not given; the message says what differs.
+    """
+    image = recipe.image_tokenizer
+    wanted: dict[str, Any] = {
+        "inputs": [shard.path for shard in shards],
+        "num_bytes": [shard.num_bytes for shard in shards],
+        "settings": recipe.options.settings(),
+        "text_tokenizer": recipe.text_tokenizer.fingerprint,
+        "image_tokenizer": None if image is None else image.fingerprint,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "inputs.json"
+    if path.exists() or not _write_once(path, wanted):
+        difference = _compare(path, wanted)
+        if difference is None:
+            return
+        if not recipe.options.overwrite:
+            raise ValueError(f"{path} is of another build: {difference}; {_REPLACE}")
+        _write(path, wanted)
+    _remove_others(folder, len(shards))
+
+
+def _compare(path: Path, wanted: dict[str, Any]) -> str | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names, sizes = [os.path.basename(name) for name in found["inputs"]], found["num_bytes"]
+        settings = dict(found["settings"])
+    except (ValueError, TypeError, KeyError) as error:
+        return f"it is not a list of inputs ({error!r})"
+    if len(names) != len(wanted["inputs"]):
+        return f"it has {len(names)} inputs, not {len(wanted['inputs'])}"
+    for number, (name, size, given, num_bytes) in enumerate(
+        zip(names, sizes, wanted["inputs"], wanted["num_bytes"], strict=True)
+    ):
+        if (name, size) != (os.path.basename(given), num_bytes):
+            return f"its input {number} is {name} of {size} bytes, not {given} of {num_bytes} bytes"
+    for name in sorted({*settings, *wanted["settings"]}):
+        if settings.get(name) != wanted["settings"].get(name):
+            return f"its {name} is {settings.get(name)!r}, not {wanted['settings'].get(name)!r}"
+    for name in ("text_tokenizer", "image_tokenizer"):
+        if found.get(name) != wanted[name]:
+            return f"its {name.replace('_', ' ')} is another one"
+    return None
+
+
+def _write_once(path: Path, value: dict[str, Any]) -> bool:
+    """Whether it was this process that wrote it."""
+    temporary = _temporary(path, value)
+    try:
+        os.link(temporary, path)  # fails if it exists, and never shows a part of it
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.replace(temporary, path)  # a file system without hard links
+        return True
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return True
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    os.replace(_temporary(path, value), path)
+
+
+def _temporary(path: Path, value: dict[str, Any]) -> str:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix="inputs.", suffix=".tmp", delete=False
+    ) as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+    os.chmod(file.name, 0o644)
+    return file.name
+
+
+def _remove_others(folder: Path, count: int) -> None:
+    """Remove the shards of inputs that are no more."""
+    for path in folder.glob("*.json"):
+        if path.stem.isdecimal() and int(path.stem) >= count:
+            remove_index(str(path.with_suffix("")))

@@ -1,0 +1,166 @@
+"""Parquet: this process reads record batches of the columns that matter, workers turn them into samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.sources.fields import make_sample
+
+BATCH_BYTES = 32 << 20  # of a batch's columns; it has at least one row
+TEXT_ROWS = 2048  # rows of a batch without images
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a file.
+
+    Args:
+        file: The file.
+        first: Number of the first row, from 0.
+        data: Arrow's stream format.
+        num_bytes: Share of the file's size.
+    """
+
+    file: str
+    first: int
+    data: bytes
+    num_bytes: int
+
+    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+        names = {
+            options.image_column: "image",
+            options.low_column: "low",
+            options.text_column: "text",
+            options.parts_column: "parts",
+        }
+        captions = {name for name, _ in options.captions}
+        found: list[Sample | Skip] = []
+        batch = self._batch()
+        columns = {}
+        for name in batch.schema.names:
+            columns[name] = _values(batch.column(name))
+        for number in range(batch.num_rows):
+            where = {"file": self.file, "row": self.first + number}
+            fields: dict[str, Any] = {}
+            try:
+                for name, values in columns.items():
+                    value = values[number]
+                    if isinstance(value, Refused):
+                        raise value
+                    if name in captions:
+                        fields[name] = value
+                    # A caption column may be called as a field is ("text"): then it is one where there is an image.
+                    if name in names:
+                        fields[names[name]] = value
+                found.append(make_sample(fields, where, options, _find_image))
+            except Refused as refused:
+                found.append(Skip(where, refused.reason, refused.detail))
+        return found
+
+    def split(self) -> Sequence[Work]:
+        batch = self._batch()
+        return [Rows(self.file, self.first + i, _serialize(batch.slice(i, 1)), 0) for i in range(batch.num_rows)]
+
+    def where(self) -> Where:
+        return {"file": self.file, "row": self.first}
+
+    def _batch(self) -> Any:
+        import pyarrow as pa
+
+        with pa.ipc.open_stream(self.data) as reader:
+            return reader.read_next_batch()
+
+
+def read_parquet(path: str | Path, options: BuildOptions) -> Iterator[Work]:
+    """Read the rows of a file, row group by row group, a few at a time.
+
+    Raises:
+        ValueError: The file has neither images, texts nor parts under the names of the options.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = Path(path).stat().st_size
+    row = 0
+    try:
+        # pre_buffer would hold whole row groups
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            columns = _columns(str(path), file.schema_arrow.names, options)
+            images = {options.image_column, options.parts_column} & set(columns)
+            rows = options.batch_size if images else TEXT_ROWS
+            num_rows = max(file.metadata.num_rows, 1)
+            for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
+                for part in _cut(batch):
+                    share = size * (row + part.num_rows) // num_rows - size * row // num_rows
+                    yield Rows(str(path), row, _serialize(part), share)
+                    row += part.num_rows
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        detail = f"damaged from row {row} on: {error}"
+        yield Problems((Skip({"file": str(path), "row": row}, "unreadable_file", detail),), 0)
+
+
+def _columns(path: str, names: list[str], options: BuildOptions) -> list[str]:
+    content = {
+        "--image-column": options.image_column,
+        "--text-column": options.text_column,
+        "--parts-column": options.parts_column,
+    }
+    if not set(content.values()) & set(names):
+        wanted = ", ".join(f"{name} ({flag})" for flag, name in content.items())
+        raise ValueError(f"{path} has the columns {', '.join(names)}; wanted is one of {wanted}")
+    used = {*content.values(), *(name for name, _ in options.captions)}
+    if options.low_resolution:
+        used.add(options.low_column)
+    return [name for name in names if name in used]
+
+
+def _cut(batch: Any) -> Iterator[Any]:
+    """Halve a batch until its parts are small enough."""
+    if batch.num_rows <= 1 or batch.nbytes <= BATCH_BYTES:
+        if batch.num_rows:
+            yield batch
+        return
+    half = batch.num_rows // 2
+    yield from _cut(batch.slice(0, half))
+    yield from _cut(batch.slice(half))
+
+
+def _serialize(batch: Any) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _values(column: Any) -> list[Any]:
+    """A column as Python values; Refused in place of those that are no UTF-8."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value(column[number]) for number in range(len(column))]
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return Refused("invalid_utf8", str(error))
+
+
+def _find_image(value: Any) -> bytes:
+    """Bytes, or the bytes of Hugging Face's struct of bytes and path."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, bytes):
+        return content
+    if isinstance(value, dict) and "bytes" in value and content is None:
+        raise Refused("missing_image", f"the image {value.get('path')!r} is not in the file")
+    raise Refused("bad_record", f"the image is {type(value).__name__}, neither bytes nor a struct with bytes")

@@ -1,0 +1,220 @@
+"""WebDataset tar files: the files of a sample lie side by side and share a key, the name up to its first dot."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.pixels import EXTENSIONS
+from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.sources.fields import decode_utf8, make_sample, parse_json
+from mars_megatron.indexing.sources.reading import HashedFile
+
+BATCH_BYTES = 32 << 20  # of raw members; a batch has at least one sample
+# What tarfile raises on damaged bytes; errors of the disk are OSErrors, and are passed on.
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+
+
+@dataclass
+class Group:
+    """The files of one sample.
+
+    Args:
+        key: Folder and name up to the first dot.
+        members: Contents by suffix in lower case, "jpg" or "low.jpg"; those that nothing here reads are left out.
+        problem: (reason, detail) of what makes it unusable.
+    """
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    suffixes: set[str] = field(default_factory=set)
+    problem: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Some samples of a tar file."""
+
+    file: str
+    groups: list[Group]
+    num_bytes: int
+
+    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+        found: list[Sample | Skip] = []
+        for group in self.groups:
+            where = {"file": self.file, "key": group.key}
+            try:
+                found.append(_sample(group, where, options))
+            except Refused as refused:
+                found.append(Skip(where, refused.reason, refused.detail))
+        return found
+
+    def split(self) -> Sequence[Work]:
+        return [Groups(self.file, [group], 0) for group in self.groups]
+
+    def where(self) -> Where:
+        return {"file": self.file, "key": self.groups[0].key}
+
+
+def read_tar(file: HashedFile, batch_size: int, max_bytes: int) -> Iterator[Work]:
+    """Read the samples of a tar file, compressed or not, from its start to its end.
+
+    Args:
+        file: Read from its start.
+        batch_size: Most samples of a batch.
+        max_bytes: Longer members are not read.
+    """
+    waiting: list[Group] = []
+    size, position = 0, 0
+    skips: list[Skip] = []
+    for group in _read_groups(file, max_bytes, skips):
+        waiting.append(group)
+        size += sum(map(len, group.members.values()))
+        if len(waiting) == batch_size or size >= BATCH_BYTES:
+            yield Groups(file.path, waiting, file.position - position)
+            waiting, size, position = [], 0, file.position
+    if waiting:
+        yield Groups(file.path, waiting, file.position - position)
+    if skips:
+        yield Problems(tuple(skips))
+
+
+def _read_groups(file: HashedFile, max_bytes: int, skips: list[Skip]) -> Iterator[Group]:
+    """Groups in order; a second one of a key is marked. What is wrong with the file goes to `skips`."""
+    seen: set[str] = set()
+    group: Group | None = None
+    reader = _Members(file)
+    for member in reader:
+        name = _split_name(member)
+        if name is None:
+            skips.append(Skip({"file": file.path, "key": member.name}, "bad_record", "its name is not KEY.EXTENSION"))
+            continue
+        key, suffix = name
+        if group is None or group.key != key or suffix in group.suffixes:
+            if group is not None:
+                yield group
+            group = Group(key)
+            if key in seen:
+                group.problem = ("duplicate_key", "the key was there before")
+            seen.add(key)
+        group.suffixes.add(suffix)
+        group.problem = group.problem or _problem(member, suffix, max_bytes)
+        if group.problem is None and _is_read(suffix):
+            content = reader.content(member)
+            if content is None:  # cut off within this member: what follows it is unknown
+                group = None
+                break
+            group.members[suffix] = content
+        elif group.problem is not None:
+            group.members.clear()
+    if group is not None:
+        yield group
+    if reader.damage:
+        skips.append(Skip({"file": file.path}, "truncated_tar", reader.damage))
+
+
+class _Members:
+    """The members of a tar file, read as a stream. Unlike tarfile, it tells where a file does not end as it should."""
+
+    def __init__(self, file: HashedFile) -> None:
+        self.damage: str | None = None
+        self._last = "the start"
+        try:
+            # tarfile reads from any object with read()
+            self._tar: Any = tarfile.open(fileobj=cast(Any, file), mode="r|*", tarinfo=_TarInfo)
+        except _DAMAGE as error:
+            self._tar, self.damage = None, f"cannot be read as a tar file: {error}"
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        while self._tar is not None and self.damage is None:
+            try:
+                member = self._tar.next()
+            except _DAMAGE as error:
+                self.damage = f"damaged behind {self._last}: {error}"
+                return
+            self._tar.members.clear()  # tarfile keeps them all
+            if member is None:
+                if (damage := getattr(self._tar, "damage", None)) is not None:
+                    self.damage = f"ends behind {self._last} without its end mark: {damage}"
+                return
+            self._last = member.name
+            if not member.isdir():
+                yield member
+
+    def content(self, member: tarfile.TarInfo) -> bytes | None:
+        """Its bytes; None (and `damage`) where the file ends before them."""
+        try:
+            data = self._tar.extractfile(member).read()
+        except _DAMAGE as error:
+            self.damage = f"damaged within {member.name}: {error}"
+            return None
+        if len(data) != member.size:
+            self.damage = f"ends within {member.name}"
+            return None
+        return data
+
+
+class _TarInfo(tarfile.TarInfo):
+    """Notes the damaged headers that tarfile takes for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _TarInfo:
+        try:
+            return cast(_TarInfo, super().fromtarfile(tar))
+        except tarfile.HeaderError as error:
+            if not isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                tar.damage = str(error)  # type: ignore[attr-defined]
+            raise
+
+
+def _split_name(member: tarfile.TarInfo) -> tuple[str, str] | None:
+    folder, slash, base = member.name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    return (folder + slash + stem, suffix.lower()) if stem and dot and suffix else None
+
+
+def _problem(member: tarfile.TarInfo, suffix: str, max_bytes: int) -> tuple[str, str] | None:
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        return "unsafe_name", f"{member.name} leaves the folder of the archive"
+    try:
+        member.name.encode()
+    except UnicodeEncodeError:
+        return "invalid_utf8", f"the name {member.name!r}"
+    if not member.isfile():
+        return "bad_record", f"{member.name} is a link or device, not a file"
+    if _is_read(suffix) and member.size > max_bytes:
+        return "too_large", f"{member.name} has {member.size} bytes, more than {max_bytes}"
+    return None
+
+
+def _is_read(suffix: str) -> bool:
+    return suffix in ("txt", "json") or suffix.rpartition(".")[2] in EXTENSIONS
+
+
+def _sample(group: Group, where: Where, options: BuildOptions) -> Sample:
+    if group.problem is not None:
+        raise Refused(*group.problem)
+    members = group.members
+    fields: dict[str, Any] = {}
+    if "json" in members:
+        fields = parse_json(decode_utf8(members["json"], "json: "))
+    if not any(fields.get(name) is not None for name, _ in options.captions) and "txt" in members:
+        # the whole file is one caption
+        fields[options.captions[0][0]] = decode_utf8(members["txt"], "txt: ").removeprefix("\ufeff").rstrip("\r\n")
+    image = next((suffix for suffix in members if suffix in EXTENSIONS), None)
+    low = next((suffix for suffix in members if suffix.startswith("low.") and suffix[4:] in EXTENSIONS), None)
+    fields["image"], fields["low"] = image, low
+    if image is None and fields.get("parts") is None and fields.get("text") is None:
+        raise Refused("no_image", f"the files are {', '.join(sorted(group.suffixes))}")
+
+    def find_image(suffix: Any) -> bytes:
+        if not isinstance(suffix, str) or suffix.lower() not in members:
+            raise Refused("missing_image", f"{suffix!r} is not among the files of the sample")
+        return members[suffix.lower()]
+
+    return make_sample(fields, where, options, find_image)

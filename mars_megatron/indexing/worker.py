@@ -1,0 +1,296 @@
+"""What a worker does: a batch of raw records in, token ids and pixels in flat arrays out. No torch is used here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from multiprocessing import connection, parent_process
+from typing import NamedTuple
+
+import numpy as np
+
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.pixels import ImageLimits, read_pixels
+from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Work
+from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
+
+
+class ModeNumbers(NamedTuple):
+    """The numbers of data.modes, which a worker need not import with all that surrounds it."""
+
+    text: int
+    image: int
+    low: int
+    part_text: int
+    part_image: int
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker must know.
+
+    Args:
+        options: Of the build.
+        text_tokenizer: Its path.
+        modes: Numbers of the modes.
+        num_codes: Tokens of an image; 0 without an image tokenizer.
+        num_low_codes: Tokens of a low-resolution image; 0 without pairs.
+    """
+
+    options: BuildOptions
+    text_tokenizer: str
+    modes: ModeNumbers
+    num_codes: int
+    num_low_codes: int
+
+
+class Worker:
+    """Turns batches into `Done`; also used without a process of its own.
+
+    Args:
+        settings: See there.
+        tokenizer: For captions and texts.
+    """
+
+    def __init__(self, settings: WorkerSettings, tokenizer: TextTokenizer) -> None:
+        self._settings, self._options, self._tokenizer = settings, settings.options, tokenizer
+        options = settings.options
+        self._limits = ImageLimits(options.max_pixels, options.max_bytes, options.min_side)
+
+    def __call__(self, work: Work) -> Done:
+        """Process a batch.
+
+        Raises:
+            ValueError: There is an image, but no image tokenizer.
+        """
+        batch = _Batch()
+        samples = [sample for sample in self._encodable(work.samples(self._options), batch)]
+        texts = [_texts(sample) for sample in samples]
+        ids = iter(self._tokenizer.encode_batch([text for group in texts for text in group]))
+        for sample, group in zip(samples, texts, strict=True):
+            encoded = [next(ids) for _ in group]
+            try:
+                if sample.text is not None:
+                    self._add_text(sample.text, encoded[0], batch)
+                elif sample.parts is not None:
+                    self._add_parts(sample, encoded, batch)
+                else:
+                    self._add_image(sample, encoded, batch)
+            except Refused as refused:
+                batch.skips.append(Skip(sample.where, refused.reason, refused.detail))
+        return batch.done()
+
+    def _encodable(self, found: list[Sample | Skip], batch: _Batch) -> list[Sample]:
+        """The samples whose texts are Unicode; JSON can spell halves of surrogate pairs."""
+        batch.skips.extend(item for item in found if isinstance(item, Skip))
+        samples = [item for item in found if isinstance(item, Sample)]
+        if _is_unicode(chain.from_iterable(map(_texts, samples))):
+            return samples
+        good = []
+        for sample in samples:
+            if _is_unicode(_texts(sample)):
+                good.append(sample)
+            else:
+                batch.skips.append(Skip(sample.where, "invalid_utf8", "a text has lone surrogates"))
+        return good
+
+    def _add_text(self, text: str, ids: list[int], batch: _Batch) -> None:
+        if not ids or not text or text.isspace():
+            raise Refused("empty_text", "no text that is not empty")
+        self._check_length(ids)
+        batch.add_sequence(ids, self._settings.modes.text)
+        batch.sequences.append(1)
+
+    def _add_image(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
+        self._need_tokenizer(sample)
+        limit = self._options.max_caption_tokens
+        not_empty = [
+            (ids, weight)
+            for (text, weight), ids in zip(sample.captions, encoded, strict=True)
+            if ids and not text.isspace()
+        ]
+        kept = [(ids, weight) for ids, weight in not_empty if len(ids) <= limit]
+        if not not_empty:
+            raise Refused("empty_caption", "no caption that is not empty")
+        if not kept:
+            raise Refused("long_caption", f"{min(len(ids) for ids, _ in not_empty)} tokens, more than {limit}")
+        assert sample.image is not None
+        (high,), lows = self._pixels(sample.image, [self._options.resolution]), []
+        if self._options.low_resolution:
+            lows = self._pixels(sample.image if sample.low is None else sample.low, [self._options.low_resolution])
+        dropped = (("empty_caption_dropped", len(sample.captions), len(not_empty)),
+                   ("long_caption_dropped", len(not_empty), len(kept)))  # fmt: skip
+        for reason, before, after in dropped:
+            if after < before:
+                detail = f"{before - after} of {len(sample.captions)} captions; the sample is kept"
+                batch.skips.append(Skip(sample.where, reason, detail))
+        for ids, weight in kept:
+            if weight is not None:
+                batch.weights[len(batch.lengths)] = weight
+            batch.add_sequence(ids, self._settings.modes.text)
+        for low in lows:
+            batch.lows.append(low)
+            batch.add_codes(self._settings.num_low_codes, self._settings.modes.low)
+        batch.images.append(high)
+        batch.add_codes(self._settings.num_codes, self._settings.modes.image)
+        batch.sequences.append(len(kept) + len(lows) + 1)
+
+    def _add_parts(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
+        assert sample.parts is not None
+        ids = iter(encoded)
+        found: list[list[int] | np.ndarray] = []  # ids, or pixels
+        for is_image, part in sample.parts:
+            if is_image:
+                self._need_tokenizer(sample)
+                found.extend(self._pixels(part, [self._options.resolution]))
+                continue
+            tokens = next(ids)
+            if tokens and not str(part).isspace():
+                self._check_length(tokens)
+                found.append(tokens)
+        if not found:
+            raise Refused("empty_text", "no part that is not empty")
+        if len(found) < len(sample.parts):
+            detail = f"{len(sample.parts) - len(found)} of {len(sample.parts)} parts; the document is kept"
+            batch.skips.append(Skip(sample.where, "empty_part_dropped", detail))
+        for item in found:
+            if isinstance(item, list):
+                batch.add_sequence(item, self._settings.modes.part_text)
+            else:
+                batch.images.append(item)
+                batch.add_codes(self._settings.num_codes, self._settings.modes.part_image)
+        batch.sequences.append(len(found))
+
+    def _pixels(self, raw: bytes | str, sizes: list[int]) -> list[np.ndarray]:
+        return read_pixels(raw, sizes, self._options.fit, self._limits)
+
+    def _check_length(self, ids: list[int]) -> None:
+        if len(ids) > self._options.max_text_tokens:
+            raise Refused("long_text", f"{len(ids)} tokens, more than {self._options.max_text_tokens}")
+
+    def _need_tokenizer(self, sample: Sample) -> None:
+        if not self._settings.num_codes:
+            raise ValueError(f"{name_of(sample.where)} has an image; give an image tokenizer (--image-tokenizer)")
+
+
+class _Batch:
+    """Documents on their way into arrays."""
+
+    def __init__(self) -> None:
+        self.ids: list[list[int]] = []
+        self.lengths: list[int] = []
+        self.modes: list[int] = []
+        self.sequences: list[int] = []
+        self.weights: dict[int, float] = {}  # sequence -> weight
+        self.images: list[np.ndarray] = []
+        self.lows: list[np.ndarray] = []
+        self.skips: list[Skip] = []
+
+    def add_sequence(self, ids: list[int], mode: int) -> None:
+        self.ids.append(ids)
+        self.lengths.append(len(ids))
+        self.modes.append(mode)
+
+    def add_codes(self, num_codes: int, mode: int) -> None:
+        """A sequence whose tokens come later."""
+        self.lengths.append(num_codes)
+        self.modes.append(mode)
+
+    def done(self) -> Done:
+        weights = None
+        if self.weights:
+            weights = np.ones(len(self.lengths), dtype=np.float32)
+            weights[list(self.weights)] = list(self.weights.values())
+        return Done(
+            np.fromiter(chain.from_iterable(self.ids), np.int32, sum(map(len, self.ids))),
+            np.array(self.lengths, dtype=np.int32),
+            np.array(self.modes, dtype=np.int8),
+            np.array(self.sequences, dtype=np.int64),
+            weights,
+            _stack(self.images),
+            _stack(self.lows),
+            self.skips,
+        )
+
+
+def join(parts: Sequence[Done]) -> Done:
+    """Several batches as one."""
+    weights = None
+    if any(part.weights is not None for part in parts):
+        weights = np.concatenate(
+            [np.ones(len(part.lengths), np.float32) if part.weights is None else part.weights for part in parts]
+        )
+    names = ("text_tokens", "lengths", "modes", "sequences")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    images = _stack([image for part in parts for image in part.images])
+    lows = _stack([low for part in parts for low in part.lows])
+    return Done(
+        **arrays, weights=weights, images=images, lows=lows, skips=[skip for part in parts for skip in part.skips]
+    )
+
+
+def empty(skips: list[Skip]) -> Done:
+    """A batch without documents."""
+    batch = _Batch()
+    batch.skips = skips
+    return batch.done()
+
+
+def name_of(where: dict[str, object]) -> str:
+    """{"file": "a.jsonl", "line": 3} -> "a.jsonl line 3"."""
+    return " ".join(str(value) if name == "file" else f"{name} {value}" for name, value in where.items())
+
+
+def _stack(images: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack(images) if len(images) else np.zeros((0, 0, 0, 3), dtype=np.uint8)
+
+
+def _texts(sample: Sample) -> list[str]:
+    if sample.text is not None:
+        return [sample.text]
+    if sample.parts is not None:
+        return [str(part) for is_image, part in sample.parts if not is_image]
+    return [text for text, _ in sample.captions]
+
+
+def _is_unicode(texts: object) -> bool:
+    try:
+        "".join(texts).encode()  # type: ignore[arg-type]
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_worker: Worker | Exception | None = None  # of this process
+
+
+def start_worker(settings: WorkerSettings) -> None:
+    """Make this process a worker."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends this
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _worker = Worker(settings, load_text_tokenizer(settings.text_tokenizer))
+    except Exception as error:  # an initializer that fails would pass for a worker that died
+        _worker = error
+
+
+def run_work(work: Work) -> Done:
+    """Process a batch in a worker process."""
+    if isinstance(_worker, Exception):
+        raise _worker
+    assert _worker is not None
+    return _worker(work)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
