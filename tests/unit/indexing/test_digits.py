@@ -16,7 +16,7 @@ def captions(digit):
     return [f"the digit {WORDS[digit]}", f"a {WORDS[digit]}", f"数字{digit}"]
 
 
-def read(folder):
+def read_samples(folder):
     """The samples of a folder that a build would index."""
     works = read_lines(HashedFile(folder / "captions.jsonl"), True, 64)
     return [sample for work in works for sample in work.samples(BuildOptions())]
@@ -47,7 +47,7 @@ def test_variants_differ_but_stay_near():
 def test_folder_is_a_source_of_the_pictures_and_captions(tmp_path):
     count = write_digits(tmp_path / "digits", captions, split="held_out", progress=False)
     images, digits = load_digit_images("held_out")
-    records = read(tmp_path / "digits")
+    records = read_samples(tmp_path / "digits")
     assert count == len(records) == 899
     assert [[text for text, _ in record.captions] for record in records] == [
         captions(digit) for digit in digits.tolist()
@@ -60,7 +60,7 @@ def test_folder_is_a_source_of_the_pictures_and_captions(tmp_path):
 
 def test_variants_follow_the_originals(tmp_path):
     count = write_digits(tmp_path, captions, variants=2, resolution=8, progress=False)
-    records = read(tmp_path)
+    records = read_samples(tmp_path)
     assert count == len(records) == 2 * 898 and len(list(tmp_path.iterdir())) == count + 1
     _, digits = load_digit_images("train", 8)
     for record, digit in zip(records, digits.repeat(2).tolist(), strict=True):
