@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 BUILD_EPILOG = """\
@@ -27,6 +29,7 @@ Written are PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes),
 captions have weights PREFIX.weights.npy, and where something had to be left out PREFIX.skipped.jsonl (what, and why).
 Run again after an interruption, it goes on with the inputs that were not finished.
 """
+SHEET_ROWS, SHEET_TEXT = 64, 300  # documents, and characters of each, that a picture can show
 
 
 def add_build(subparsers: Any) -> None:
@@ -125,10 +128,172 @@ def describe(prefix: str, manifest: Any) -> str:
     return text
 
 
+def add_merge(subparsers: Any) -> None:
+    """The command that joins indices."""
+    parser = subparsers.add_parser(
+        "merge",
+        help="join the shards of a build, or other indices of the same tokenizers and settings",
+        description="Write the documents of several indices, in this order, as one. Done already, it does nothing.",
+    )
+    parser.set_defaults(run=run_merge, parser=parser)
+    add = parser.add_argument
+    add("--output", required=True, metavar="PREFIX", help="path of the result, without ending")
+    add(
+        "--inputs", nargs="+", metavar="PREFIX",
+        help="the indices (default: the shards in OUTPUT.shards, all of which must be finished)",
+    )  # fmt: skip
+    add("--overwrite", action="store_true", help="replace an index that is at the output")
+    add("--remove-shards", action="store_true", help="remove OUTPUT.shards afterwards")
+    add("--no-progress", action="store_true", help="no progress bar")
+
+
+def run_merge(options: argparse.Namespace) -> int:
+    """Join indices and say what is in the result."""
+    if options.remove_shards and options.inputs:
+        options.parser.error("--remove-shards goes with the shards of a build, not with --inputs")
+    from mars_megatron.data.manifest import Manifest
+    from mars_megatron.indexing.merge import already_merged, merge_indices, remove_shards, shard_prefixes, shards_folder
+
+    output, progress = options.output, not options.no_progress
+    manifest_path = Path(f"{output}.json")
+    if options.remove_shards and not shards_folder(output).exists() and manifest_path.is_file():
+        remove_shards(output)  # what an interruption has left of them
+        print(f"already merged, and the shards are removed\n{describe(output, Manifest.read(manifest_path))}")
+        return 0
+    prefixes = options.inputs or shard_prefixes(output)
+    if not options.overwrite and already_merged(prefixes, output, progress=progress):
+        print("already merged")
+        manifest = Manifest.read(manifest_path)
+    else:
+        manifest = merge_indices(prefixes, output, progress=progress, overwrite=options.overwrite)
+    print(describe(output, manifest))
+    if options.remove_shards:
+        remove_shards(output)
+        print(f"removed {shards_folder(output)}")
+    return 0
+
+
+def add_inspect(subparsers: Any) -> None:
+    """The command that shows what is in an index."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="statistics of an index, and documents of it as pictures and texts",
+        description="Print statistics; with --samples or --document also decode documents into an image-text folder "
+        "(PNG files, captions.jsonl, and sheet.png, which shows them side by side).",
+    )
+    parser.set_defaults(run=run_inspect, parser=parser)
+    add = parser.add_argument
+    add("prefix", metavar="PREFIX", help="path of the index, without ending")
+    add("--json", metavar="FILE", help="also write the statistics here")
+    add("--samples", type=int, metavar="N", help="decode N documents drawn at random")
+    add("--seed", type=int, metavar="S", help="of the draw (default: 0)")
+    add("--document", type=int, nargs="+", metavar="K", help="decode these documents, numbered from 0")
+    add("--output", metavar="FOLDER", help="where decoded documents go")
+    add("--text-tokenizer", metavar="PATH", help="where it lies now (default: where it lay for the build)")
+    add("--image-tokenizer", metavar="FOLDER", help="the same")
+    add("--device", choices=("cpu", "cuda"), help="where images are decoded (default: cpu)")
+    add("--no-progress", action="store_true", help="no progress bar")
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Print statistics, write them, decode documents."""
+    decodes = options.samples is not None or options.document is not None
+    if options.samples is not None and options.document is not None:
+        options.parser.error("--samples and --document exclude each other")
+    if options.seed is not None and options.samples is None:
+        options.parser.error("--seed needs --samples")
+    if decodes != (options.output is not None):
+        options.parser.error("--samples or --document, and --output go together")
+    for name in ("text_tokenizer", "image_tokenizer", "device"):
+        if getattr(options, name) is not None and not decodes:
+            options.parser.error(f"--{name.replace('_', '-')} needs --samples or --document")
+    from mars_megatron.indexing.inspection import describe as describe_statistics
+    from mars_megatron.indexing.inspection import inspect_index
+
+    found = inspect_index(options.prefix)
+    print(describe_statistics(found))
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if decodes:
+        _decode(options)
+    return 0
+
+
+def _decode(options: argparse.Namespace) -> None:
+    """Write the documents that were asked for, and a sheet of the first of them."""
+    from mars_megatron.indexing.decoded_samples import choose_documents, decode_documents, write_folder
+
+    numbers = options.document
+    if numbers is None:
+        numbers = choose_documents(options.prefix, options.samples, options.seed or 0)
+    decoded = decode_documents(
+        options.prefix,
+        numbers,
+        text_tokenizer=options.text_tokenizer,
+        image_tokenizer=options.image_tokenizer,
+        device=options.device or "cpu",
+    )
+    first = []
+    for document in write_folder(decoded, options.output, total=len(numbers), progress=not options.no_progress):
+        if len(first) < SHEET_ROWS:
+            first.append(document)
+    sheet = Path(options.output) / "sheet.png"
+    _draw_sheet(first).save(sheet)
+    print(f"decoded {len(numbers)} documents into {options.output}; {sheet} shows {len(first)} of them")
+
+
+def _draw_sheet(documents: list[Any]) -> Any:
+    """One row for each document: its number, kind and texts, then its images, brought to one size."""
+    import numpy as np
+    from PIL import Image
+
+    from mars_megatron.generation.grid import image_grid
+
+    images = [image for document in documents for image in document.images]
+    height, width = max((image.shape[:2] for image in images), default=(64, 64))
+    rows, labels = [], []
+    for document in documents:
+        fitted = [Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST) for image in document.images]
+        rows.append(np.stack(fitted) if fitted else np.zeros((0, height, width, 3), dtype=np.uint8))
+        text = " | ".join(document.texts)
+        text = text if len(text) <= SHEET_TEXT else text[:SHEET_TEXT] + " ..."
+        labels.append(f"{document.number} ({document.kind}): {text}")
+    return image_grid(rows, labels)
+
+
+def add_validate(subparsers: Any) -> None:
+    """The command that reads an index again."""
+    parser = subparsers.add_parser(
+        "validate",
+        help="read an index again, all of it, and say what is wrong",
+        description="Compare all files with each other, the tokenizers' sizes and the manifest. The exit code is 1 "
+        "where something is wrong.",
+    )
+    parser.set_defaults(run=run_validate)
+    parser.add_argument("prefix", metavar="PREFIX", help="path of the index, without ending")
+    parser.add_argument("--sources", action="store_true", help="also compute the checksums of the inputs")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def run_validate(options: argparse.Namespace) -> int:
+    """Print one line if all is well, else every problem."""
+    from mars_megatron.indexing.validation import validate_index
+
+    found = validate_index(options.prefix, sources=options.sources, progress=not options.no_progress)
+    if not found.problems:
+        print(f"{options.prefix} is sound: {found.summary}")
+        return 0
+    for problem in found.problems:
+        print(problem)
+    print(f"{options.prefix} has {len(found.problems)} problem{'s' if len(found.problems) > 1 else ''}")
+    return 1
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_build(subparsers)
+    for add in (add_build, add_merge, add_inspect, add_validate):
+        add(subparsers)
     return parser
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mars_megatron.data.manifest import Manifest
+from mars_megatron.data.modes import KINDS
+
 _NUM_EXAMPLES = 5
 
 
@@ -56,3 +59,39 @@ def checksum_problem(path: Path, found: str, said: str | None) -> str:
     if said is None:
         return f"{path} exists, the manifest has no checksum of it"
     return f"{path} has sha256 {found}, the manifest says {said}"
+
+
+def manifest_problems(manifest: Manifest) -> Iterator[str]:
+    """Values of a manifest that are not of the type or range that they should be."""
+
+    def counts(values: object, keys: tuple[str, ...] | None = None) -> bool:
+        return isinstance(values, dict) and all(
+            isinstance(key, str) and (keys is None or key in keys) and type(count) is int and count >= 0
+            for key, count in values.items()
+        )
+
+    def sizes(*values: object) -> bool:
+        return all(type(value) is int and value > 0 for value in values)
+
+    if not counts(manifest.documents, KINDS):
+        yield f"documents is {manifest.documents!r}; it must be counts of {', '.join(KINDS)}"
+    if not counts(manifest.tokens, ("text", "visual")) or len(manifest.tokens) != 2:
+        yield f"tokens is {manifest.tokens!r}; it must be counts of text and visual"
+    if not counts(manifest.skipped):
+        yield f"skipped is {manifest.skipped!r}; it must be counts by reason"
+    if not isinstance(manifest.sha256, dict) or not all(isinstance(value, str) for value in manifest.sha256.values()):
+        yield f"sha256 is {manifest.sha256!r}; it must be checksums by ending"
+    if not sizes(manifest.text_tokenizer.size):
+        yield f"text_tokenizer.size is {manifest.text_tokenizer.size!r}; it must be a number of ids"
+    image = manifest.image_tokenizer
+    if image is not None:
+        if not sizes(image.codebook_size):
+            yield f"image_tokenizer.codebook_size is {image.codebook_size!r}; it must be a number of codes"
+        for name, grid in (("grid", image.grid), ("low_grid", image.low_grid)):
+            if not (grid is None and name == "low_grid") and not (
+                isinstance(grid, tuple) and len(grid) == 2 and sizes(*grid)
+            ):
+                yield f"image_tokenizer.{name} is {grid!r}; it must be two numbers, rows and columns"
+    for source in manifest.sources:
+        if not isinstance(source.path, str) or type(source.num_bytes) is not int or not isinstance(source.sha256, str):
+            yield f"source {source.path!r} has no path, num_bytes or sha256 of the right type"

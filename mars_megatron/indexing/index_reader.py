@@ -82,6 +82,15 @@ class OpenedIndex:
     def path(self, ending: str) -> Path:
         return index_path(self.prefix, ending)
 
+    def sequences(self, document: int) -> list[tuple[int, np.ndarray]]:
+        """(mode, tokens int64) of the sequences of a document."""
+        first, end = self.arrays.boundaries[document : document + 2].tolist()
+        lengths = self.arrays.lengths[first:end]
+        size = int(lengths.sum(dtype=np.int64))
+        tokens = np.fromfile(self.path("bin"), dtype="<i4", count=size, offset=int(self.arrays.offsets[first]))
+        parts = np.split(tokens.astype(np.int64), np.cumsum(lengths[:-1]))
+        return list(zip(self.arrays.modes[first:end].tolist(), parts, strict=True))
+
 
 def index_path(prefix: str | Path, ending: str) -> Path:
     """PREFIX.ENDING."""

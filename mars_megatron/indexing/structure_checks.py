@@ -26,6 +26,8 @@ from mars_megatron.indexing.index_reader import (
 )
 from mars_megatron.indexing.index_writer import VISUAL_MODES, document_kinds
 
+MAX_CAPTIONS = 65535  # csrc/corpus.cpp counts them in 16 bits
+
 
 def check_pointers(arrays: IndexArrays, found: Validation, name: str) -> bool:
     """Lengths against offsets, and the order of the boundaries; whether documents can be looked at."""
@@ -71,6 +73,13 @@ def check_documents(arrays: IndexArrays, manifest: Manifest | None, found: Valid
         kind = document_kinds(modes, boundaries)
         found.many(
             f"{name}: a document whose modes are of no kind", "document", ~_well_formed(kind, modes, boundaries), first
+        )
+        num_images = np.array([0, 1, 2, 0])[kind]  # of text, image, pair
+        found.many(
+            f"{name}: a document of more than {MAX_CAPTIONS} captions, which a loader refuses",
+            "document",
+            (kind != KIND_INTERLEAVED) & (np.diff(boundaries) - num_images > MAX_CAPTIONS),
+            first,
         )
         kinds += np.bincount(kind, minlength=len(KINDS))
         visual = np.isin(modes, VISUAL_MODES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from tqdm import tqdm
 
 from mars_megatron.data.manifest import Manifest
 from mars_megatron.data.modes import (
-    KINDS,
     MODE_TEXT,
 )
-from mars_megatron.indexing.findings import Validation, checksum_problem
+from mars_megatron.indexing.findings import Validation, checksum_problem, manifest_problems
 from mars_megatron.indexing.index_reader import (
     BLOCK_SEQUENCES,
     IndexArrays,
@@ -43,7 +41,7 @@ def validate_index(prefix: str | Path, *, sources: bool = False, progress: bool 
     arrays: IndexArrays | None = None
     with found.catching():
         manifest = Manifest.read(index_path(prefix, "json"))
-        wrong = list(_wrong_values(manifest))
+        wrong = list(manifest_problems(manifest))
         if wrong:
             found.problems += [f"{prefix}.json: {value}" for value in wrong]
             manifest = None
@@ -73,44 +71,8 @@ def validate_index(prefix: str | Path, *, sources: bool = False, progress: bool 
     return found
 
 
-def _wrong_values(manifest: Manifest) -> Iterator[str]:
-    """Values of a manifest that are not of the type or range that they should be."""
-
-    def counts(values: object, keys: tuple[str, ...] | None = None) -> bool:
-        return isinstance(values, dict) and all(
-            isinstance(key, str) and (keys is None or key in keys) and type(count) is int and count >= 0
-            for key, count in values.items()
-        )
-
-    def sizes(*values: object) -> bool:
-        return all(type(value) is int and value > 0 for value in values)
-
-    if not counts(manifest.documents, KINDS):
-        yield f"documents is {manifest.documents!r}; it must be counts of {', '.join(KINDS)}"
-    if not counts(manifest.tokens, ("text", "visual")) or len(manifest.tokens) != 2:
-        yield f"tokens is {manifest.tokens!r}; it must be counts of text and visual"
-    if not counts(manifest.skipped):
-        yield f"skipped is {manifest.skipped!r}; it must be counts by reason"
-    if not isinstance(manifest.sha256, dict) or not all(isinstance(value, str) for value in manifest.sha256.values()):
-        yield f"sha256 is {manifest.sha256!r}; it must be checksums by ending"
-    if not sizes(manifest.text_tokenizer.size):
-        yield f"text_tokenizer.size is {manifest.text_tokenizer.size!r}; it must be a number of ids"
-    image = manifest.image_tokenizer
-    if image is not None:
-        if not sizes(image.codebook_size):
-            yield f"image_tokenizer.codebook_size is {image.codebook_size!r}; it must be a number of codes"
-        for name, grid in (("grid", image.grid), ("low_grid", image.low_grid)):
-            if not (grid is None and name == "low_grid") and not (
-                isinstance(grid, tuple) and len(grid) == 2 and sizes(*grid)
-            ):
-                yield f"image_tokenizer.{name} is {grid!r}; it must be two numbers, rows and columns"
-    for source in manifest.sources:
-        if not isinstance(source.path, str) or type(source.num_bytes) is not int or not isinstance(source.sha256, str):
-            yield f"source {source.path!r} has no path, num_bytes or sha256 of the right type"
-
-
 def _check_weights(prefix: str | Path, arrays: IndexArrays | None, manifest: Manifest, found: Validation) -> None:
-    """Captions weigh something finite, everything else 1."""
+    """Captions weigh something, everything else 1."""
     path = index_path(prefix, "weights.npy")
     if not manifest.caption_weights:
         if path.exists():
@@ -122,17 +84,10 @@ def _check_weights(prefix: str | Path, arrays: IndexArrays | None, manifest: Man
     for first in range(0, len(weights), BLOCK_SEQUENCES):
         here = slice(first, first + BLOCK_SEQUENCES)
         values, modes = np.asarray(weights[here]), arrays.modes[here]
-        wrong = ~np.isfinite(values) | (values < 0)
-        found.many(f"{path}: a weight that is negative or not finite", "sequence", wrong, first)
+        wrong = ~(np.isfinite(values) & (values > 0))
+        found.many(f"{path}: a weight that is not a finite number above 0", "sequence", wrong, first)
         other = (modes != MODE_TEXT) & (values != 1)
         found.many(f"{path}: a weight other than 1 of what is no caption", "sequence", other, first)
-    if arrays.num_documents and (np.diff(arrays.boundaries) > 0).all() and arrays.boundaries[-1] == len(weights):
-        for first, end, first_sequence, end_sequence in arrays.document_blocks():
-            starts = arrays.boundaries[first:end] - first_sequence
-            values = np.asarray(weights[first_sequence:end_sequence])
-            captions = np.where(arrays.modes[first_sequence:end_sequence] == MODE_TEXT, values, -np.inf)
-            largest = np.maximum.reduceat(captions, starts)  # -inf: no captions
-            found.many(f"{path}: a document none of whose captions has a weight", "document", largest == 0, first)
 
 
 def _check_log(prefix: str | Path, manifest: Manifest, found: Validation) -> None:
