@@ -39,6 +39,7 @@ TOKEN_DTYPE = np.int32
 MAGIC, VERSION, INT32_CODE = b"MMIDIDX\x00\x00", 1, 4
 HEADER = struct.Struct("<9sQBQQ")
 ENDINGS = ("bin", "idx", "weights.npy", "skipped.jsonl")  # the manifest follows when these are in place
+_BLOCK = 1 << 20  # sequences
 Buffer: TypeAlias = bytes | bytearray | memoryview
 VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
 
@@ -233,8 +234,10 @@ class Contents:
 
     def tokens(self) -> dict[str, int]:
         """Tokens by modality."""
-        visual = np.isin(self.modes, VISUAL_MODES)
-        total, codes = int(self.lengths.sum(dtype=np.int64)), int(self.lengths[visual].sum(dtype=np.int64))
+        total, codes = int(self.lengths.sum(dtype=np.int64)), 0
+        for first in range(0, len(self.lengths), _BLOCK):
+            here = slice(first, first + _BLOCK)
+            codes += int(self.lengths[here][np.isin(self.modes[here], VISUAL_MODES)].sum(dtype=np.int64))
         return {"text": total - codes, "visual": codes}
 
 
@@ -273,10 +276,12 @@ def write_index(file: BinaryIO, lengths: np.ndarray, modes: np.ndarray, boundari
     """Write the .idx of int32 tokens: header, lengths, byte offsets, document boundaries, modes."""
     file.write(HEADER.pack(MAGIC, VERSION, INT32_CODE, len(lengths), len(boundaries)))
     file.write(lengths.astype("<i4", copy=False).data)
-    offsets = np.zeros(len(lengths), dtype="<i8")
-    np.cumsum(lengths[:-1], out=offsets[1:], dtype=np.int64)
-    offsets *= np.dtype(TOKEN_DTYPE).itemsize
-    file.write(offsets.data)
+    end = 0
+    for first in range(0, len(lengths), _BLOCK):  # of all sequences they would be the largest array in memory
+        sizes = lengths[first : first + _BLOCK].astype(np.int64) * np.dtype(TOKEN_DTYPE).itemsize
+        ends = end + np.cumsum(sizes)
+        file.write((ends - sizes).astype("<i8", copy=False).data)
+        end = int(ends[-1])
     file.write(boundaries.astype("<i8", copy=False).data)
     file.write(modes.astype("i1", copy=False).data)
     file.flush()

@@ -255,3 +255,11 @@ def test_shards_of_a_build(tmp_path):
     (tmp_path / "train.shards.removed").mkdir()  # of a removal that was interrupted
     remove_shards(output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.bin", "train.idx", "train.json"]
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_offsets_are_written_in_blocks(tmp_path, monkeypatch, block):
+    write_index(tmp_path / "a", MIXED)
+    monkeypatch.setattr("mars_megatron.indexing.index_writer._BLOCK", block)
+    assert write_index(tmp_path / "b", MIXED).tokens == {"text": 11, "visual": 17}
+    assert read(tmp_path / "a", "idx") == read(tmp_path / "b", "idx")
