@@ -4,6 +4,7 @@
 
 #include "huge_pages.h"
 #include "plan_tensors.h"
+#include "round_plan_bindings.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -11,7 +12,7 @@ using namespace pybind11::literals;
 namespace {
 
 // Raised with every change of what Python calls: ops/native.py compares it with its own.
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
 // Fields of DispatchPlan (ops/plan.py).
 py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
@@ -49,5 +50,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("build_plan_from_segments", &build_fields<mars::build_plan_from_segments>, "segments"_a,
              "cu_seqlens"_a, "row_multiple"_a, "total_rows"_a);
   module.def("release_kept_memory", &mars::release_kept_memory, py::call_guard<py::gil_scoped_release>());
+  mars::bind_round_plan(module);
   module.attr("interface") = kInterface;
 }

@@ -198,7 +198,7 @@ def _check_same_training(folder: Path, saved: RunConfig, config: RunConfig) -> N
     names = [f"freeze.{name}" for name in asdict(config.freeze)]
     names += ["training.precision", "parallel.distributed_optimizer"]
     names += ["data.validation_path", "data.validation_fraction", "data.tasks", "data.caption_dropout"]
-    names += ["data.micro_batch_tokens", "data.pack_by_task", "data.seed"]
+    names += ["data.micro_batch_tokens", "data.pack_by_task", "data.too_long", "data.seed"]
     if not config.parallel.distributed_optimizer:
         # Its state is kept by the number of a parameter, which expert parallelism changes.
         names.append("parallel.expert")

@@ -5,6 +5,7 @@ The command line is `mars_megatron.config.cli`; it is not imported here because 
 
 from mars_megatron.config.schema import (
     CheckpointConfig,
+    CorpusConfig,
     DataConfig,
     ExpertsConfig,
     FreezeConfig,
@@ -28,6 +29,7 @@ from mars_megatron.config.yaml_io import from_yaml, to_yaml
 
 __all__ = [
     "CheckpointConfig",
+    "CorpusConfig",
     "DataConfig",
     "ExpertsConfig",
     "FreezeConfig",

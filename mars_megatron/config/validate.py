@@ -6,13 +6,14 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mars_megatron.config.schema import RopeScalingConfig, RunConfig
+from mars_megatron.config.schema import CorpusConfig, RopeScalingConfig, RunConfig, TaskWeights
 
 # Rows of data.micro_batch_tokens that packing keeps free for padding each modality to the tensor-parallel size,
 # and the largest size that fits. Always the same amount: the packs, and with them the losses, must not depend on
 # the parallel layout.
 RESERVED_ROWS = 64
 MAX_SEQUENCE_PARALLEL = 32
+MAX_CORPORA = 256  # a packed sample names its corpus in a byte
 
 
 def validate(config: RunConfig, world_size: int | None = None, *, training: bool = False) -> RunConfig:
@@ -39,7 +40,8 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
         if world_size is not None and not problems.lines:
             _world(config, world_size, problems)
         if training:
-            problems.check(config.data.path != "", "data.path", "the prefix of an index made by tools/index_data.py")
+            named = config.data.path != "" or len(config.data.blend) > 0
+            problems.check(named, "data.path", "the prefix of an index made by tools/index_data.py, or set data.blend")
             # The ranks of a tensor-parallel group would each train the experts on all of the group's tokens.
             problems.check(
                 config.parallel.tensor == 1 or config.parallel.sequence or not uses_expert_layers(config),
@@ -66,7 +68,7 @@ class Problems:
         """Value of a dotted setting."""
         value: Any = self.config
         for name in setting.split("."):
-            value = getattr(value, name)
+            value = value[int(name)] if name.isdigit() else getattr(value, name)
         return value
 
     def check(self, fine: bool, setting: str, accepted: str) -> None:
@@ -102,6 +104,9 @@ class Problems:
                 self.check(isinstance(value, int) and not isinstance(value, bool), setting, "an integer")
             elif declared in (bool, str):
                 self.check(isinstance(value, declared), setting, declared.__name__)
+            elif declared == tuple[CorpusConfig, ...]:
+                corpora = isinstance(value, tuple) and all(isinstance(item, CorpusConfig) for item in value)
+                self.check(corpora, setting, "a tuple of CorpusConfig")
             else:
                 strings = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
                 self.check(strings, setting, "a tuple of strings")
@@ -117,11 +122,14 @@ def leaves(node: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
     found = []
     hints = get_type_hints(type(node))
     for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
+        name, value = f"{prefix}{field.name}", getattr(node, field.name)
         if dataclasses.is_dataclass(value):
-            found += leaves(value, f"{prefix}{field.name}.")
-        else:
-            found.append((f"{prefix}{field.name}", value, hints[field.name]))
+            found += leaves(value, f"{name}.")
+        elif value is not None or type(None) not in get_args(hints[field.name]):
+            found.append((name, value, hints[field.name]))
+            if isinstance(value, tuple):
+                for number, item in enumerate(value):
+                    found += leaves(item, f"{name}.{number}.") if dataclasses.is_dataclass(item) else []
     return found
 
 
@@ -167,8 +175,10 @@ def _rope_scaling(config: RunConfig, problems: Problems) -> None:
 def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
     problems.at_least(1, "vocabulary.text_size", "vocabulary.codebook_size", "vocabulary.pad_multiple")
     problems.at_least(1, "image.resolution", "image.downsample")
+    problems.at_least(0, "image.low_resolution")
     if config.image.downsample >= 1:
         problems.divides("image.downsample", "image.resolution")
+        problems.divides("image.downsample", "image.low_resolution")
 
 
 def _data(config: RunConfig, problems: Problems) -> None:
@@ -176,19 +186,54 @@ def _data(config: RunConfig, problems: Problems) -> None:
     fraction = data.validation_fraction
     problems.check(0 <= fraction < 1, "data.validation_fraction", "from 0 up to, but not including, 1")
     problems.check(0 <= data.caption_dropout <= 1, "data.caption_dropout", "a probability from 0 to 1")
-    problems.at_least(0, "data.num_workers", "data.seed", "data.tasks.t2i", "data.tasks.i2t")
-    problems.check(data.tasks.sr == 0, "data.tasks.sr", "0, because super-resolution cannot be trained yet")
-    shares = data.tasks.t2i + data.tasks.i2t + data.tasks.sr
-    problems.check(shares > 0, "data.tasks.t2i", "a weight above 0 here or in data.tasks.i2t")
+    problems.at_least(0, "data.num_workers", "data.prefetch", "data.seed")
+    _blend(config, problems)
+    super_resolution = any(tasks.sr > 0 for tasks in task_weights(config))
+    if super_resolution or image.low_resolution != 0:
+        problems.check(
+            0 < image.low_resolution < image.resolution,
+            "image.low_resolution",
+            "above 0 and below image.resolution, for data.tasks.sr"
+            if super_resolution
+            else "0, or below image.resolution",
+        )
     if image.downsample >= 1 and image.resolution >= 1:
         # BOI, the codes, EOI, and the shortest caption and its end of sequence.
         shortest = (image.resolution // image.downsample) ** 2 + 4
+        if super_resolution:
+            shortest += (image.low_resolution // image.downsample) ** 2 + 2
         least = shortest + RESERVED_ROWS
         problems.check(
             data.micro_batch_tokens >= least,
             "data.micro_batch_tokens",
             f"{least} or more: one image sample needs {shortest} rows and {RESERVED_ROWS} are kept for padding",
         )
+
+
+def task_weights(config: RunConfig) -> list[TaskWeights]:
+    """The task mixture of every corpus."""
+    return [corpus.tasks or config.data.tasks for corpus in config.data.blend] or [config.data.tasks]
+
+
+def _blend(config: RunConfig, problems: Problems) -> None:
+    data = config.data
+    names = [field.name for field in dataclasses.fields(TaskWeights)]
+    mixtures = {"data.tasks": data.tasks}
+    for number, corpus in enumerate(data.blend):
+        setting = f"data.blend.{number}"
+        problems.check(corpus.path != "", f"{setting}.path", "the prefix of an index made by tools/index_data.py")
+        problems.at_least(0, f"{setting}.weight")
+        if corpus.tasks is not None:
+            mixtures[f"{setting}.tasks"] = corpus.tasks
+    for setting, tasks in mixtures.items():
+        problems.at_least(0, *(f"{setting}.{name}" for name in names))
+        total = sum(getattr(tasks, name) for name in names)
+        problems.check(total > 0, f"{setting}.t2i", f"a weight above 0 here or in another of {', '.join(names)}")
+    if data.blend:
+        problems.check(data.path == "", "data.path", "empty, because data.blend names the corpora")
+        weights = [corpus.weight for corpus in data.blend]
+        problems.check(any(weight > 0 for weight in weights), "data.blend.0.weight", "above 0 for one corpus or more")
+        problems.check(len(weights) <= MAX_CORPORA, "data.blend", f"at most {MAX_CORPORA} corpora; merge some")
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,20 @@ from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 # One sample: input ids int64 [n], target ids int64 [n] (both joined ids), loss mask bool [n].
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+MIXED = -1  # task of a micro-batch with samples of several
+
+# Fields in the order of `flatten`.
+_BATCH_INTEGERS = ("num_text_targets", "num_visual_targets", "index", "task")
+_PLAN_INTEGERS = (
+    *("num_tokens", "num_samples", "num_text", "num_visual", "padded_text", "padded_visual", "row_multiple"),
+    *("max_seqlen", "num_text_blocks", "image_before_text"),
+)
+_BATCH_TENSORS = ("input_ids", "loss_rows", "targets")
+_PLAN_TENSORS = (
+    *("runs", "cu_seqlens", "position_ids", "text_block", "sequence_to_sorted", "sorted_to_sequence"),
+    *("padded_to_sorted", "sorted_to_padded"),
+)
+_HEADER = 3 + len(_BATCH_INTEGERS) + len(_PLAN_INTEGERS)
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Batch:
         num_text_targets: How many of the N are text.
         num_visual_targets: How many of the N are visual.
         index: Number of this micro-batch in the global order.
+        task: The task of all its samples (data.samples), or MIXED.
     """
 
     plan: DispatchPlan
@@ -37,6 +53,7 @@ class Batch:
     num_text_targets: int
     num_visual_targets: int
     index: int = 0
+    task: int = MIXED
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors (and the plan's) on `device`."""
@@ -55,6 +72,7 @@ def collate(
     row_multiple: int = 1,
     total_rows: int | None = None,
     index: int = 0,
+    task: int = MIXED,
 ) -> Batch:
     """Pack samples into one Batch.
 
@@ -64,6 +82,7 @@ def collate(
         row_multiple: Both modalities' rows are padded to a multiple of this.
         total_rows: P is padded to exactly this, if given.
         index: Number of the micro-batch in the global order.
+        task: The task of all samples, or MIXED.
 
     Raises:
         ValueError: The samples do not fit in total_rows (from build_plan).
@@ -95,4 +114,41 @@ def collate(
         num_text_targets=len(text_positions),
         num_visual_targets=len(visual_positions),
         index=index,
+        task=task,
     )
+
+
+def flatten(batch: Batch) -> np.ndarray:
+    """A micro-batch as one int64 array, which travels between processes and to the device in one piece."""
+    plan = batch.plan
+    header = [len(plan.runs), len(batch.targets), len(plan.expert_peers)]
+    header += [int(getattr(batch, name)) for name in _BATCH_INTEGERS]
+    header += [int(getattr(plan, name)) for name in _PLAN_INTEGERS]
+    header += [rows for peer in plan.expert_peers for rows in peer]
+    tensors = [getattr(batch, name) for name in _BATCH_TENSORS] + [getattr(plan, name) for name in _PLAN_TENSORS]
+    return np.concatenate([header, *(tensor.numpy().ravel() for tensor in tensors)], dtype=np.int64)
+
+
+def unflatten(values: np.ndarray, tensor: torch.Tensor) -> Batch:
+    """The micro-batch that `flatten` made an array of.
+
+    Args:
+        values: The array, of which the counts are read here.
+        tensor: The same as a tensor, on any device; the batch's tensors are views of it (cu_seqlens is a copy).
+    """
+    num_runs, num_targets, num_peers, *rest = values[:_HEADER].tolist()
+    integers = dict(zip((*_BATCH_INTEGERS, *_PLAN_INTEGERS), rest, strict=True))
+    peers = values[_HEADER : _HEADER + 2 * num_peers].reshape(-1, 2).tolist()
+    rows, tokens = integers["padded_text"] + integers["padded_visual"], integers["num_tokens"]
+    places = integers["num_samples"] * integers["max_seqlen"]
+    sizes = [rows, num_targets, num_targets]
+    sizes += [4 * num_runs, integers["num_samples"] + 1, rows, rows, tokens, rows, places, rows]
+    parts = tensor[_HEADER + 2 * num_peers :].split(sizes)
+    tensors = dict(zip((*_BATCH_TENSORS, *_PLAN_TENSORS), parts, strict=True))
+    tensors["runs"], tensors["cu_seqlens"] = tensors["runs"].view(-1, 4), tensors["cu_seqlens"].int()
+    fields: dict[str, Any] = {**integers, **tensors, "image_before_text": bool(integers["image_before_text"])}
+    plan = DispatchPlan(
+        **{name: fields[name] for name in (*_PLAN_INTEGERS, *_PLAN_TENSORS)},
+        expert_peers=tuple((text, visual) for text, visual in peers),
+    )
+    return Batch(plan=plan, **{name: fields[name] for name in (*_BATCH_INTEGERS, *_BATCH_TENSORS)})

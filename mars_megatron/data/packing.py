@@ -1,64 +1,73 @@
-"""Packing samples into micro-batches of a token budget, and interleaving the packs of several tasks."""
+"""Packing samples into micro-batches of a token budget: the specification of csrc/packing.cpp."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from mars_megatron.config.validate import MAX_SEQUENCE_PARALLEL as MAX_ROW_MULTIPLE
 from mars_megatron.config.validate import RESERVED_ROWS
 
-__all__ = ["MAX_ROW_MULTIPLE", "RESERVED_ROWS", "interleave", "pack"]
+__all__ = ["CHOSEN_SAMPLES", "LOOKAHEAD", "MAX_ROW_MULTIPLE", "RESERVED_ROWS", "best_sum", "pack"]
+
+LOOKAHEAD = 64  # samples that may wait for a pack
+CHOSEN_SAMPLES = 4  # samples are taken in order while more room than this many of the longest is left
 
 
-def pack(lengths: np.ndarray, budget: int, open_packs: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """First-fit packing in the given order with a bounded number of open packs.
+def pack(lengths: np.ndarray, budget: int, lookahead: int = LOOKAHEAD) -> tuple[np.ndarray, np.ndarray]:
+    """Pack samples in order, and fill each pack's end with those of the waiting samples that fit it best.
 
-    Every sample lands in exactly one pack, whole. Packs are ordered by when they were opened, so one pack's
-    samples come from a short stretch of the order.
+    Every sample lands in exactly one pack, whole. A pack begins with the sample that has waited longest, so that none
+    falls behind its place in the order by more than `lookahead` packs.
 
     Args:
-        lengths: int64 [n], rows of each sample, none above the budget.
+        lengths: int64 [n], rows of each sample, from 1 to the budget.
         budget: Most rows of one pack.
-        open_packs: How many unfinished packs may wait for a fitting sample.
+        lookahead: How many samples the end of a pack is chosen from.
 
     Returns:
         members: int64 [n], positions into lengths, pack after pack.
         offsets: int64 [packs + 1], where each pack begins in members.
     """
     assert len(lengths) == 0 or (lengths.max() <= budget and lengths.min() > 0)
-    packs: list[list[int]] = []
-    waiting: list[list[int]] = []  # [free rows, pack], oldest first
-    for position, length in enumerate(lengths.tolist()):
-        for slot in waiting:
-            if slot[0] >= length:
-                slot[0] -= length
-                packs[slot[1]].append(position)
+    rows = lengths.tolist()
+    reserve = CHOSEN_SAMPLES * max(rows, default=0)
+    queue = list(range(len(rows)))  # in order; only the first `lookahead` are looked at
+    members: list[int] = []
+    offsets = [0]
+    while queue:
+        room, taken = budget - rows[queue[0]], 1
+        while taken < len(queue) and room - rows[queue[taken]] >= reserve:
+            room -= rows[queue[taken]]
+            taken += 1
+        members += queue[:taken]
+        del queue[:taken]
+        while queue:
+            waiting = queue[:lookahead]
+            if sum(rows[position] for position in waiting) <= room:
+                chosen = list(range(len(waiting)))
+            else:
+                chosen = best_sum([rows[position] for position in waiting], room)
+            members += [waiting[number] for number in chosen]
+            room -= sum(rows[waiting[number]] for number in chosen)
+            for number in reversed(chosen):
+                del queue[number]
+            if len(chosen) < len(waiting):
                 break
-        else:
-            if len(waiting) == open_packs:
-                waiting.remove(min(waiting))  # the fullest one
-            waiting.append([budget - length, len(packs)])
-            packs.append([position])
-    offsets = np.zeros(len(packs) + 1, dtype=np.int64)
-    np.cumsum([len(members) for members in packs], out=offsets[1:])
-    members = np.fromiter((p for members in packs for p in members), dtype=np.int64, count=len(lengths))
-    return members, offsets
+        offsets.append(len(members))
+    return np.array(members, dtype=np.int64), np.array(offsets, dtype=np.int64)
 
 
-def interleave(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Spread the packs of several groups evenly over one order.
-
-    Args:
-        counts: Packs of each group.
-
-    Returns:
-        group: int64 [total], the group of each place of the order.
-        number: int64 [total], which of the group's packs (0, 1, ... in order).
-    """
-    group = np.repeat(np.arange(len(counts)), counts)
-    number = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.arange(0)
-    place = (number + 0.5) / np.repeat(np.maximum(counts, 1), counts)
-    order = np.lexsort((group, place))
-    return group[order], number[order]
+def best_sum(lengths: list[int], limit: int) -> list[int]:
+    """Ascending indices of the positive lengths whose sum is the largest within a limit; among equal sums, the one that
+    is found with the earliest lengths."""
+    last: dict[int, int] = {0: -1}  # of each sum that can be reached, the length that reached it first
+    for number, length in enumerate(lengths):
+        if limit in last:
+            break
+        for total in [total + length for total in last if total + length <= limit]:
+            last.setdefault(total, number)
+    total, chosen = max(last), []
+    while total:
+        chosen.append(last[total])
+        total -= lengths[last[total]]
+    return chosen[::-1]

@@ -1,62 +1,100 @@
 """Tasks: how the parts of a document become one training sample.
 
-    t2i    caption BOI codes EOI        loss on the codes and EOI; a dropped caption leaves BOI codes EOI
-    i2t    BOI codes EOI caption EOS    loss on the caption and EOS
-    text   tokens EOS                   loss on every token but the first
+    t2i            caption BOI codes EOI                    loss on the codes and EOI
+    i2t            BOI codes EOI caption EOS                loss on the caption and EOS
+    sr             BOI low EOI caption BOI high EOI         loss on the high-resolution codes and EOI
+    text           tokens EOS                               loss on every token but the first
+    interleaved    texts and BOI codes EOI, in order, EOS   loss on every token but the first
 
-The last token of a layout is a target only, so a sample has one row less than its layout has tokens.
+A dropped caption (for classifier-free guidance) leaves t2i and sr without their text. The last token of a layout is a
+target only, so a sample has one row less than its layout has tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from mars_megatron.data.batch import Sample
+from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
-T2I, I2T, TEXT_ONLY = range(3)
-TASKS = ("t2i", "i2t", "text")
+if TYPE_CHECKING:
+    from mars_megatron.data.batch import Sample
 
-# Rows beside text and codes: BOI and EOI or EOS, less the last token of the layout, which is no input.
-_EXTRA_ROWS = (1, 2, 0)
+T2I, I2T, SR, TEXT_ONLY, INTERLEAVED = range(5)  # csrc/corpus.h has the same numbers
+TASKS = ("t2i", "i2t", "sr", "text", "interleaved")
+
+# Which documents serve which tasks; a pair serves t2i and i2t with its high-resolution image.
+TASKS_OF_KIND = {
+    KIND_TEXT: (TEXT_ONLY,),
+    KIND_IMAGE: (T2I, I2T),
+    KIND_PAIR: (T2I, I2T, SR),
+    KIND_INTERLEAVED: (INTERLEAVED,),
+}
+# Samples whose layout has an image in front of text, whatever the document, if their text is not dropped.
+IMAGE_BEFORE_TEXT = (I2T, SR)
 
 _NO_TEXT = np.zeros(0, dtype=np.int64)
 
 
-def num_rows(task, num_text, num_codes):
-    """Input rows of a sample of num_text text ids and num_codes codes; ints or arrays."""
-    return num_text + num_codes + np.asarray(_EXTRA_ROWS)[task]
-
-
 def make_sample(
-    task: int, text: np.ndarray | None, codes: np.ndarray | None, vocabulary: Vocabulary, eos_id: int
+    task: int,
+    text: np.ndarray | None,
+    codes: np.ndarray | None,
+    vocabulary: Vocabulary,
+    eos_id: int,
+    low_codes: np.ndarray | None = None,
 ) -> Sample:
-    """Lay out one sample.
+    """Lay out one sample that is not interleaved.
 
     Args:
-        task: T2I, I2T or TEXT_ONLY.
-        text: int64 text ids; None only for T2I with the caption dropped.
-        codes: int64 raw codes; None only for TEXT_ONLY.
+        task: T2I, I2T, SR or TEXT_ONLY.
+        text: int64 text ids; None only for T2I and SR with the caption dropped.
+        codes: int64 raw codes (SR: of the high resolution); None only for TEXT_ONLY.
         vocabulary: Layout of the joined ids.
         eos_id: End-of-text id of the text tokenizer.
+        low_codes: int64 raw codes of the low resolution; for SR alone.
 
     Returns:
         Joined input ids int64 [n], target ids int64 [n], loss mask bool [n].
     """
+    end = np.array([eos_id])
     if task == TEXT_ONLY:
         assert text is not None
-        layout = np.concatenate([text, [eos_id]])
-        first_target = 1
-    else:
-        assert codes is not None
-        image = np.concatenate([[vocabulary.boi], vocabulary.code_to_id(codes), [vocabulary.eoi]])
-        if task == T2I:
-            text = _NO_TEXT if text is None else text
-            layout = np.concatenate([text, image])
-            first_target = len(text) + 1  # the first code
-        else:
-            assert task == I2T and text is not None
-            layout = np.concatenate([image, text, [eos_id]])
-            first_target = len(image)
+        return _with_loss_from(1, text, end)
+    assert codes is not None
+    image = _image(codes, vocabulary)
+    if task == I2T:
+        assert text is not None
+        return _with_loss_from(len(image), image, text, end)
+    text = _NO_TEXT if text is None else text
+    if task == T2I:
+        return _with_loss_from(len(text) + 1, text, image)  # from the first code on
+    assert task == SR and low_codes is not None
+    low = _image(low_codes, vocabulary)
+    return _with_loss_from(len(low) + len(text) + 1, low, text, image)
+
+
+def make_interleaved(parts: Sequence[tuple[bool, np.ndarray]], vocabulary: Vocabulary, eos_id: int) -> Sample:
+    """Lay out an interleaved document.
+
+    Args:
+        parts: (is an image, int64 raw codes or text ids) in order.
+        vocabulary, eos_id, Returns: As of make_sample.
+    """
+    laid_out = [_image(tokens, vocabulary) if is_image else tokens for is_image, tokens in parts]
+    return _with_loss_from(1, *laid_out, np.array([eos_id]))
+
+
+def _image(codes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    image = np.empty(len(codes) + 2, dtype=np.int64)
+    image[0], image[1:-1], image[-1] = vocabulary.boi, vocabulary.code_to_id(codes), vocabulary.eoi
+    return image
+
+
+def _with_loss_from(first_target: int, *parts: np.ndarray) -> Sample:
+    layout = np.concatenate(parts)
     mask = np.arange(1, len(layout)) >= first_target
     return layout[:-1], layout[1:], mask

@@ -4,14 +4,25 @@ weights in PREFIX.weights.npy where captions have any. FORMAT.md beside this fil
 from __future__ import annotations
 
 import struct
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 
+from mars_megatron.data import planning, reference
 from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT, MODE_IMAGE, MODE_LOW
-from mars_megatron.data.modes import MODE_PART_IMAGE, MODE_PART_TEXT
+from mars_megatron.data.modes import (
+    KIND_IMAGE,
+    KIND_INTERLEAVED,
+    KIND_PAIR,
+    KIND_TEXT,
+    KINDS,
+    MODE_IMAGE,
+    MODE_LOW,
+    MODE_PART_IMAGE,
+)
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, document boundaries
@@ -52,6 +63,31 @@ class Store:
         self.weights = self._read_weights()
         self._check_tokens_file(paths["bin"])
 
+    def __reduce__(self) -> Any:
+        return Store, (self.prefix,)  # a process that gets a copy opens the files itself
+
+    @cached_property
+    def arrays(self) -> planning.CorpusArrays:
+        """What planning needs, without copies."""
+        arrays = (self.boundaries, self.lengths, self.modes, self.weights)
+        return planning.CorpusArrays(*arrays, self.num_codes, self.num_low_codes)
+
+    @cached_property
+    def scan(self) -> planning.Scan:
+        """What the documents are, looked at one by one.
+
+        Raises:
+            ValueError: A document is damaged, or they are not those that the manifest counts.
+        """
+        found = planning.scan(self.arrays)
+        problem = found.problem
+        expected = [self.manifest.documents.get(kind, 0) for kind in KINDS]
+        if not problem and found.documents != expected:
+            problem = f"has {dict(zip(KINDS, found.documents, strict=True))} documents, its manifest says {expected}"
+        if problem:
+            raise ValueError(f"{self.prefix}.idx {problem}; make the index again with tools/index_data.py")
+        return found
+
     @property
     def num_documents(self) -> int:
         return len(self.boundaries) - 1
@@ -74,13 +110,11 @@ class Store:
 
     def kind(self, document: int) -> int:
         """KIND_TEXT, KIND_IMAGE, KIND_PAIR or KIND_INTERLEAVED."""
-        first, end = self.boundaries[document : document + 2]
-        last = self.modes[end - 1]
-        if last in (MODE_PART_TEXT, MODE_PART_IMAGE):
-            return KIND_INTERLEAVED
-        if last != MODE_IMAGE:
-            return KIND_TEXT
-        return KIND_PAIR if end - first > 1 and self.modes[end - 2] == MODE_LOW else KIND_IMAGE
+        return reference.kind_of(self.arrays, document)
+
+    def sample_rows(self, document: int, task: int, num_text: int) -> int:
+        """Input rows of a sample with num_text tokens of caption or text."""
+        return reference.sample_rows(self.arrays, document, task, num_text)
 
     def num_captions(self, document: int) -> int:
         """Text sequences of a document that is not interleaved (1 for a text document)."""

@@ -41,6 +41,24 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
     return ProcessGroupCollection.use_mpu_process_groups()
 
 
+def host_group(group: torch.distributed.ProcessGroup) -> torch.distributed.ProcessGroup | None:
+    """A group of the same ranks that talks between their hosts' memories, also where `group` talks between GPUs, and
+    which another thread may use meanwhile. None for a single rank. Every rank of the job must call this.
+
+    Args:
+        group: This rank's group of some kind; those of all ranks divide the job.
+    """
+    ranks = torch.distributed.get_process_group_ranks(group)
+    everyones: list[list[int]] = [[] for _ in range(world_size())]
+    torch.distributed.all_gather_object(everyones, ranks)
+    made = {tuple(one): torch.distributed.new_group(one, backend="gloo") for one in _unique(everyones) if len(one) > 1}
+    return made.get(tuple(ranks))
+
+
+def _unique(lists: list[list[int]]) -> list[list[int]]:
+    return [list(one) for one in sorted({tuple(one) for one in lists})]
+
+
 def is_last_stage(groups: ProcessGroupCollection) -> bool:
     """Whether this rank holds the end of the pipeline."""
     return groups.pp.rank() == groups.pp.size() - 1

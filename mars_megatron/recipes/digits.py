@@ -39,7 +39,10 @@ def digits_base() -> RunConfig:
         vocabulary=_vocabulary(),
         image=ImageConfig(resolution=16, downsample=4),
         freeze=FreezeConfig(text=False, visual=True, norms=False),
-        data=DataConfig(micro_batch_tokens=TEXT_TOKENS_PER_MICRO_BATCH + RESERVED_ROWS),
+        data=DataConfig(
+            tasks=TaskWeights(t2i=0.0, i2t=0.0, text=1.0),
+            micro_batch_tokens=TEXT_TOKENS_PER_MICRO_BATCH + RESERVED_ROWS,
+        ),
         optimizer=OptimizerConfig(lr=5e-3, min_lr=5e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.1),
         training=TrainingConfig(steps=500, global_batch_size=2),
         logging=LoggingConfig(interval=20),

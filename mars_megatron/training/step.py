@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,12 @@ from torch import Tensor
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.batch import Batch
+from mars_megatron.data.batch import MIXED, Batch
+from mars_megatron.data.samples import TASKS
 from mars_megatron.platform.parallel import is_last_stage
+
+_REPORT = ("text sum", "text count", "visual sum", "visual count", "tokens")
+_REPORT_SIZE = len(_REPORT) + 2 * len(TASKS)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class StepResult:
         visual_loss: Mean over visual targets; None without any.
         num_targets: Targets with a loss.
         num_tokens: Tokens processed, padding not counted.
+        task_losses: Mean loss per target of each task that had micro-batches of its own, as loss_<task>.
         grad_norm: Global gradient norm before clipping; None for evaluations.
     """
 
@@ -40,17 +45,25 @@ class StepResult:
     num_targets: int
     num_tokens: int
     grad_norm: float | None = None
+    task_losses: dict[str, float] = field(default_factory=dict)
 
 
 def _loss(batch: Batch, text_weight: float, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted sum of the losses, their number, and unweighted [text sum, count, visual sum, count, tokens]."""
+    """Weighted sum of the losses, their number, and unweighted sums and counts [_REPORT_SIZE]: _REPORT, then of each
+    task."""
     text, visual = losses.split((batch.num_text_targets, batch.num_visual_targets))
-    counts = (batch.num_text_targets, batch.num_visual_targets, batch.plan.num_tokens)
-    counted = torch.tensor(counts, dtype=torch.float64).to(losses.device)
-    sums = torch.stack((text.detach().double().sum(), visual.detach().double().sum()))
-    report = torch.stack((sums[0], counted[0], sums[1], counted[1], counted[2]))
-    num_targets = torch.tensor(batch.num_text_targets + batch.num_visual_targets, dtype=torch.int)
-    return text_weight * text.sum() + visual.sum(), num_targets.to(losses.device), report
+    num_targets = batch.num_text_targets + batch.num_visual_targets
+    counts = torch.zeros(_REPORT_SIZE, dtype=torch.float64)
+    counts[1], counts[3], counts[4] = batch.num_text_targets, batch.num_visual_targets, batch.plan.num_tokens
+    of_task = len(_REPORT) + 2 * batch.task
+    if batch.task != MIXED:
+        counts[of_task + 1] = num_targets
+    report = counts.to(losses.device)
+    report[0], report[2] = text.detach().double().sum(), visual.detach().double().sum()
+    if batch.task != MIXED:
+        report[of_task] = report[0] + report[2]
+    number = torch.tensor(num_targets, dtype=torch.int)
+    return text_weight * text.sum() + visual.sum(), number.to(losses.device), report
 
 
 def _forward(text_weight: float, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
@@ -119,13 +132,14 @@ class Stepper:
 
     def _result(self, reports: list[Tensor], grad_norm: float | None) -> StepResult:
         """Sum the last stages' reports over the data-parallel ranks and tell every stage."""
-        total = torch.zeros(5, dtype=torch.float64, device=platform.device())
+        total = torch.zeros(_REPORT_SIZE, dtype=torch.float64, device=platform.device())
         if is_last_stage(self.groups):
             total = torch.stack(reports).sum(0)
             torch.distributed.all_reduce(total, group=self.groups.dp_cp)
         last = torch.distributed.get_global_rank(self.groups.pp, self.groups.pp.size() - 1)
         torch.distributed.broadcast(total, src=last, group=self.groups.pp)
-        text, num_text, visual, num_visual, num_tokens = total.tolist()
+        text, num_text, visual, num_visual, num_tokens, *of_tasks = total.tolist()
+        sums = zip(TASKS, of_tasks[::2], of_tasks[1::2], strict=True)
         return StepResult(
             loss=(text + visual) / max(num_text + num_visual, 1),
             text_loss=text / num_text if num_text else None,
@@ -133,4 +147,5 @@ class Stepper:
             num_targets=round(num_text + num_visual),
             num_tokens=round(num_tokens),
             grad_norm=grad_norm,
+            task_losses={f"loss_{task}": loss / count for task, loss, count in sums if count},
         )

@@ -15,12 +15,14 @@ from mars_megatron import platform
 from mars_megatron.checkpoint import Position, latest, load, load_model, save
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import Batch, build_loader
+from mars_megatron.data import Batch
+from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.model import build_model
 from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.platform.parallel import initialize_parallel, world_size
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training.expert_report import expert_report
+from mars_megatron.training.feed import Feed
 from mars_megatron.training.metrics import MetricsWriter
 from mars_megatron.training.optimizer import apply_settings, build_optimizer, wrap_data_parallel
 from mars_megatron.training.signals import StopRequest
@@ -70,10 +72,11 @@ class Trainer:
             self.position = load(checkpoint, config, self.groups, self.chunks, self.optimizer, self.scheduler)
             apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
-        self.train_batches = self._batches("train", self.position.micro_batches)
+        self.feed = Feed(config, self.vocabulary, self.groups)
         if config.training.eval_interval:
-            # Whatever is wrong with the validation split must be said before hours of training, not after.
-            self._batches("validation", 0)
+            self.feed.check("validation")
+        self._train_feed = self.feed.batches("train", self.position.micro_batches)
+        self.train_batches = self._per_chunk(self._train_feed)
 
     def run(self) -> StepResult | None:
         """Train to the last step, or to a request to stop; saves a checkpoint either way.
@@ -85,6 +88,8 @@ class Trainer:
         samples = self._sample_grid()
         stop, result, saved = StopRequest(), None, self.position.step
         metrics.say(self._summary())
+        if torch.distributed.get_rank() == 0:
+            metrics.say(self.feed.describe())
         self._mark_finished(False)
         interval = Interval()
         while self.position.step < config.training.steps:
@@ -112,13 +117,17 @@ class Trainer:
                 metrics.say(f"stopped on request after step {step}; {kept}")
                 break
         metrics.close()
+        self._train_feed.close()
         self._mark_finished(self.position.step >= config.training.steps)
         return result
 
     def evaluate(self) -> StepResult:
         """Losses on the validation split, the same micro-batches every time."""
         per_rank = max(1, self.config.training.eval_batches // self.groups.dp.size())
-        return self.stepper.evaluate(self._batches("validation", 0), per_rank)
+        batches = self.feed.batches("validation", num=per_rank)
+        result = self.stepper.evaluate(self._per_chunk(batches), per_rank)
+        batches.close()
+        return result
 
     def save(self) -> Path:
         """Write a checkpoint of the current step."""
@@ -133,19 +142,9 @@ class Trainer:
         self.position = Position(self.position.step + 1, self.position.micro_batches + batch)
         return result
 
-    def _batches(self, split: str, start: int) -> list[Iterator[Batch]]:
-        """One iterator per model chunk over this rank's micro-batches; every stage needs their plans."""
-        parallel = self.config.parallel
-        loader = build_loader(
-            self.config,
-            self.vocabulary,
-            split=split,
-            dp_rank=self.groups.dp.rank(),
-            dp_size=self.groups.dp.size(),
-            start=start,
-            row_multiple=parallel.tensor if parallel.sequence else 1,
-        )
-        return list(tee(loader, len(self.chunks)))
+    def _per_chunk(self, batches: Prefetcher) -> list[Iterator[Batch]]:
+        """One iterator per model chunk over the same micro-batches; every stage needs their plans."""
+        return list(tee(batches, len(self.chunks)))
 
     def _mark_finished(self, finished: bool) -> None:
         """Keep the file FINISHED true, from which job scripts tell whether to queue the run again."""
@@ -205,4 +204,5 @@ class Interval:
 
 
 def _losses(result: StepResult) -> dict[str, float | None]:
-    return asdict(result)
+    values = asdict(result)
+    return {**values, **values.pop("task_losses")}

@@ -31,14 +31,11 @@ def write_corpus(prefix: Path, num_images: int = 120, num_texts: int = 40, seed:
         builder.end_document()
     builder.finalize(f"{prefix}.idx")
     Manifest(
-        num_image_documents=num_images,
-        num_text_documents=num_texts,
-        num_documents=num_images + num_texts,
+        documents={"image": num_images, "text": num_texts},
         tokens=tokens,
         text_tokenizer=TextTokenizerInfo(path="", fingerprint="", size=TEXT_SIZE, eos_id=EOS, bos_id=None),
         image_tokenizer=ImageTokenizerInfo(
             path="", fingerprint="", codebook_size=CODEBOOK_SIZE, grid=GRID, resolution=16
         ),
-        source="random",
     ).write(Path(f"{prefix}.json"))
     return str(prefix)

@@ -2,27 +2,36 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.data.packing import interleave, pack
+from mars_megatron.data.packing import best_sum, pack
 
 BUDGET = 64
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, BUDGET), max_size=120), st.integers(1, 8))
-def test_packing_never_exceeds_the_budget_and_loses_nothing(lengths, open_packs):
+def test_packing_never_exceeds_the_budget_and_loses_nothing(lengths, lookahead):
     lengths = np.array(lengths, dtype=np.int64)
-    members, offsets = pack(lengths, BUDGET, open_packs)
+    members, offsets = pack(lengths, BUDGET, lookahead)
     assert sorted(members.tolist()) == list(range(len(lengths)))
     assert offsets[0] == 0 and offsets[-1] == len(lengths)
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    oldest = 0
+    for number, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
         assert begin < end  # no empty pack
         assert lengths[members[begin:end]].sum() <= BUDGET
+        # each pack begins with the sample that has waited longest
+        assert members[begin] == min(set(range(len(lengths))) - set(members[:begin].tolist()))
+        oldest = max(oldest, number)
 
 
-def test_packing_wastes_little_on_mixed_lengths():
-    lengths = np.random.default_rng(0).integers(10, 150, 2000)
-    _, offsets = pack(lengths, 1024)
-    assert lengths.sum() / ((len(offsets) - 1) * 1024) > 0.98
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 20), max_size=8), st.integers(0, 60))
+def test_the_best_sum_is_the_best(lengths, limit):
+    chosen = best_sum(lengths, limit)
+    assert chosen == sorted(set(chosen))
+    sums = {0}
+    for length in lengths:
+        sums |= {total + length for total in sums}
+    assert sum(lengths[number] for number in chosen) == max(total for total in sums if total <= limit)
 
 
 def test_packing_takes_samples_in_order():
@@ -30,23 +39,14 @@ def test_packing_takes_samples_in_order():
     assert members.tolist() == [0, 1, 2, 3] and offsets.tolist() == [0, 2, 4]
 
 
-def test_a_pack_waits_for_a_fitting_sample():
+def test_a_pack_is_filled_by_a_sample_that_fits():
     members, offsets = pack(np.array([40, 60, 24]), BUDGET)
     assert members.tolist() == [0, 2, 1] and offsets.tolist() == [0, 2, 3]
 
 
-def test_interleave_spreads_groups_evenly():
-    group, number = interleave([6, 0, 3])
-    assert group.tolist() == [0, 2, 0, 0, 2, 0, 0, 2, 0]
-    assert number[group == 0].tolist() == list(range(6))
-    assert number[group == 2].tolist() == list(range(3))
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 40), min_size=1, max_size=4))
-def test_interleave_keeps_every_prefix_near_its_share(counts):
-    group, _ = interleave(counts)
-    assert np.bincount(group, minlength=len(counts)).tolist() == counts
-    for one, count in enumerate(counts):
-        share = np.arange(1, len(group) + 1) * count / max(len(group), 1)
-        assert np.abs(np.cumsum(group == one) - share).max(initial=0) <= len(counts)
+def test_many_short_samples_beside_a_long_one_fill_their_packs():
+    """The lookahead is shorter than a pack: it must not bound what a pack holds."""
+    lengths = np.full(500, 1, dtype=np.int64)
+    lengths[250] = BUDGET
+    _, offsets = pack(lengths, BUDGET, 4)
+    assert len(offsets) - 1 == 1 + -(-499 // BUDGET)

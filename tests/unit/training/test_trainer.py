@@ -107,7 +107,7 @@ def test_evaluation_is_the_mean_over_the_targets(base: RunConfig) -> None:
     assert trainer.evaluate() == result, "the same micro-batches every time"
     model, total, text, num_text, tokens = trainer.chunks[0].eval(), [], [], 0, 0
     with torch.no_grad():
-        for batch in islice(trainer._batches("validation", 0)[0], base.training.eval_batches):
+        for batch in islice(trainer.feed.batches("validation"), base.training.eval_batches):
             values = model(batch.to(next(model.parameters()).device))
             total.append(values)
             text.append(values[: batch.num_text_targets])

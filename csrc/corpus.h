@@ -1,0 +1,51 @@
+// An index as arrays: which documents it has, and how long their samples are. Format: mars_megatron/data/FORMAT.md;
+// specification: `scan` and `sample_rows` of mars_megatron/data/corpus.py.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+namespace mars {
+
+// data/modes.py
+enum Mode : int8_t { kModeText, kModeImage, kModeLow, kModePartText, kModePartImage };
+enum Kind : int64_t { kKindText, kKindImage, kKindPair, kKindInterleaved, kNumKinds };
+// data/samples.py
+enum Task : int64_t { kT2i, kI2t, kSr, kTextOnly, kInterleaved, kNumTasks };
+
+// Arrays that somebody else keeps.
+struct Corpus {
+  const int64_t* boundaries;  // [num_documents + 1]
+  const int32_t* lengths;     // [num_sequences]
+  const int8_t* modes;        // [num_sequences]
+  const float* weights;       // [num_sequences] of captions, or null for equal ones
+  int64_t num_documents;
+  int64_t num_sequences;
+  int64_t num_codes;
+  int64_t num_low_codes;
+
+  int64_t begin(int64_t document) const { return boundaries[document]; }
+  int64_t end(int64_t document) const { return boundaries[document + 1]; }
+};
+
+struct Scan {
+  std::array<int64_t, kNumKinds> documents{};         // by kind
+  std::array<int64_t, kNumKinds> longest{};           // tokens of the longest text, or caption; of interleaved: rows
+  std::array<int64_t, kNumKinds> longest_document{};  // that has it
+  std::string problem;                                // what is wrong with which document; empty if nothing
+};
+
+// Reads the whole of boundaries, lengths and modes once, trusting nothing.
+Scan scan(const Corpus& corpus);
+
+// The kind of a document of a corpus that `scan` found no problem in.
+Kind kind_of(const Corpus& corpus, int64_t document);
+
+// Captions of a document that is not interleaved; 1 for a text document.
+int64_t num_captions(const Corpus& corpus, int64_t document, Kind kind);
+
+// Input rows of a sample; `text` tokens of its caption or text, which interleaved documents do not look at.
+int64_t sample_rows(const Corpus& corpus, int64_t document, Task task, int64_t text);
+
+}  // namespace mars

@@ -1,0 +1,190 @@
+"""Which samples a run sees: corpora and tasks by weight, as an endless sequence that is cut into rounds.
+
+A *stream* is the documents of one kind of one corpus, gone through epoch after epoch, each time in another seeded
+order. A sample is at one position of its stream, whatever the layout, so its document, task, caption and dropout can be
+told from the seed and that position alone. A *round* takes from every stream its share, evenly interleaved, and is
+packed by itself. With a single stream a round is an epoch (of more than MAX_ROUND_SAMPLES documents, a part of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate
+
+import numpy as np
+
+from mars_megatron.config.schema import CorpusConfig, DataConfig, TaskWeights
+from mars_megatron.data.modes import KINDS
+from mars_megatron.data.planning import Stream, select_documents
+from mars_megatron.data.samples import TASKS, TASKS_OF_KIND, TEXT_ONLY
+from mars_megatron.data.store import Store
+
+MAX_ROUND_SAMPLES = 1 << 24  # bounds the memory and time of planning one
+MIN_ROUND_SAMPLES = 1 << 10  # of a blend: small rounds would leave many packs half empty at their ends
+_SHARE_BITS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A stream with its share of the samples.
+
+    Args:
+        corpus: Number of the corpus.
+        kind: Of the documents (data.modes.KINDS).
+        documents: uint32 [num_documents], or None for slots of the split from first_slot on.
+        first_slot: See documents.
+        num_documents: How many.
+        share: Of all samples.
+        tasks: (task, share of the stream's samples) of the tasks that it serves.
+    """
+
+    corpus: int
+    kind: int
+    documents: np.ndarray | None
+    first_slot: int
+    num_documents: int
+    share: Fraction
+    tasks: tuple[tuple[int, Fraction], ...]
+
+    def stream(self, start: int, count: int) -> Stream:
+        """`count` samples from position `start` on."""
+        bounds = list(accumulate(share for _, share in self.tasks))
+        limits = [int(bound * (1 << 64)) - 1 for bound in bounds[:-1]] + [(1 << 64) - 1]
+        tasks = tuple(task for task, _ in self.tasks)
+        fields = (self.corpus, self.kind, self.documents, self.first_slot, self.num_documents)
+        return Stream(*fields, start=start, count=count, tasks=tasks, limits=tuple(limits))
+
+
+class Blend:
+    """The streams of the training split.
+
+    Args:
+        stores: The corpora, as many as `corpora_of(data)`.
+        data: Weights, tasks, validation fraction.
+
+    Attributes:
+        parts: Streams with a share above 0.
+        round_samples: Samples of a round, more or less one.
+
+    Raises:
+        ValueError: A corpus with a weight has nothing to train on.
+    """
+
+    def __init__(self, stores: Sequence[Store], data: DataConfig) -> None:
+        corpora = corpora_of(data)
+        total = sum(Fraction(corpus.weight) for corpus in corpora)
+        self.parts: list[Part] = []
+        for number, (store, corpus) in enumerate(zip(stores, corpora, strict=True)):
+            if corpus.weight > 0:
+                share = Fraction(corpus.weight) / total
+                self.parts += _parts(number, store, corpus.tasks or data.tasks, share, data)
+        documents = sum(part.num_documents for part in self.parts)
+        if len(self.parts) > 1:
+            documents = max(documents, MIN_ROUND_SAMPLES)
+        self.round_samples = min(documents, MAX_ROUND_SAMPLES)
+
+    def streams(self, number: int) -> list[Stream]:
+        """What round `number` takes of each stream."""
+        starts, ends = self._positions(number), self._positions(number + 1)
+        return [part.stream(start, end - start) for part, start, end in zip(self.parts, starts, ends, strict=True)]
+
+    def shares(self) -> dict[str, float]:
+        """Share of each task among all samples."""
+        shares = dict.fromkeys(TASKS, Fraction(0))
+        for part in self.parts:
+            for task, share in part.tasks:
+                shares[TASKS[task]] += part.share * share
+        return {task: float(share) for task, share in shares.items() if share}
+
+    def _positions(self, number: int) -> list[int]:
+        """Samples taken from each stream before round `number`: exact integers, the same everywhere."""
+        before = number * self.round_samples
+        return [(before * round(part.share * (1 << _SHARE_BITS))) >> _SHARE_BITS for part in self.parts]
+
+
+def corpora_of(data: DataConfig) -> tuple[CorpusConfig, ...]:
+    """The corpora of a run: data.blend, or data.path alone."""
+    return data.blend or (CorpusConfig(path=data.path),)
+
+
+def num_validation(num_documents: int, data: DataConfig) -> int:
+    """Documents held out, the first slots of a corpus' split."""
+    return 0 if data.validation_path else round(data.validation_fraction * num_documents)
+
+
+def _parts(number: int, store: Store, weights: TaskWeights, share: Fraction, data: DataConfig) -> list[Part]:
+    first_slot = num_validation(store.num_documents, data)
+    if first_slot == store.num_documents:
+        raise ValueError(
+            f"data.validation_fraction is {data.validation_fraction}, which leaves no training documents of the "
+            f"{store.num_documents} in {store.prefix}; change it or set data.validation_path"
+        )
+    selected = documents_by_kind(store, first_slot, store.num_documents)
+    weight_of = {task: Fraction(getattr(weights, name)) for task, name in enumerate(TASKS)}
+    # A task that several kinds serve takes their documents alike.
+    serving = {
+        task: sum(size for kind, (_, _, size) in selected.items() if task in TASKS_OF_KIND[kind]) for task in weight_of
+    }
+    by_kind = {
+        kind: [(task, weight_of[task] * size / serving[task]) for task in TASKS_OF_KIND[kind] if weight_of[task] > 0]
+        for kind, (_, _, size) in selected.items()
+    }
+    total = sum(weight for tasks in by_kind.values() for _, weight in tasks)
+    if total == 0:
+        kinds = ", ".join(f"{size} {KINDS[kind]}" for kind, (_, _, size) in selected.items())
+        able = sorted({TASKS[task] for kind in selected for task in TASKS_OF_KIND[kind]})
+        raise ValueError(
+            f"data.tasks is {weights}, but the documents of {store.prefix} ({kinds}) serve {', '.join(able)}; give one "
+            "of these a weight"
+        )
+    parts = []
+    for kind, tasks in by_kind.items():
+        documents, slot, size = selected[kind]
+        of_kind = sum((weight for _, weight in tasks), Fraction(0))
+        if of_kind:
+            shares = tuple((task, weight / of_kind) for task, weight in tasks)
+            parts.append(Part(number, kind, documents, slot, size, share * of_kind / total, shares))
+    return parts
+
+
+def documents_by_kind(store: Store, first_slot: int, end_slot: int) -> dict[int, tuple[np.ndarray | None, int, int]]:
+    """(documents or None, first slot, number) of each kind that has documents in some slots of the split.
+
+    A corpus of one kind needs no list: the slots are its documents.
+    """
+    kinds = [kind for kind, count in enumerate(store.scan.documents) if count]
+    if len(kinds) == 1:
+        return {kinds[0]: (None, first_slot, end_slot - first_slot)} if end_slot > first_slot else {}
+    lists = {kind: select_documents(store.arrays, kind, first_slot, end_slot) for kind in kinds}
+    return {kind: (documents, 0, len(documents)) for kind, documents in lists.items() if len(documents)}
+
+
+def validation_streams(stores: Sequence[Store], data: DataConfig) -> list[Stream]:
+    """Every held-out document once per task that applies to it: the tasks with a weight, and text always (the quality
+    of the language is worth watching though it is not trained)."""
+    streams = []
+    mixtures = [corpus.tasks or data.tasks for corpus in corpora_of(data)]
+    if data.validation_path:
+        mixtures = [data.tasks]
+    for number, (store, weights) in enumerate(zip(stores, mixtures, strict=True)):
+        end = store.num_documents if data.validation_path else num_validation(store.num_documents, data)
+        for kind, (documents, slot, size) in documents_by_kind(store, 0, end).items():
+            for task in TASKS_OF_KIND[kind]:
+                if task == TEXT_ONLY or getattr(weights, TASKS[task]) > 0:
+                    part = Part(number, kind, documents, slot, size, Fraction(1), ((task, Fraction(1)),))
+                    streams.append(part.stream(0, min(size, MAX_ROUND_SAMPLES)))
+    return streams
+
+
+def longest_sample(store: Store, tasks: Collection[int]) -> tuple[int, int]:
+    """(rows, document) of the longest sample that any of the tasks and captions can make; (0, -1) without any."""
+    found, longest = store.scan, (0, -1)
+    for kind, count in enumerate(found.documents):
+        if not count:
+            continue
+        for task in set(TASKS_OF_KIND[kind]) & set(tasks):
+            document = found.longest_document[kind]
+            longest = max(longest, (store.sample_rows(document, task, found.longest[kind]), document))
+    return longest

@@ -1,0 +1,110 @@
+"""What is checked before any data is read: an error here names the setting or the file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from mars_megatron.config.schema import DataConfig, RunConfig
+from mars_megatron.data.blend import longest_sample, num_validation
+from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
+from mars_megatron.data.store import Store
+from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+
+def check_index(store: Store, first: Store, config: RunConfig, vocabulary: Vocabulary) -> None:
+    """Refuse an index that is damaged, or was not made for this configuration, or not with the text tokenizer of the
+    first corpus.
+
+    Raises:
+        ValueError: The configured tokenizers are not the index's, or sizes or grids differ, or a document is damaged.
+    """
+    _check_text(store, first, config, vocabulary)
+    _check_images(store, config, vocabulary)
+    store.scan  # noqa: B018  looks at every document
+
+
+def _check_text(store: Store, first: Store, config: RunConfig, vocabulary: Vocabulary) -> None:
+    text, others = store.manifest.text_tokenizer, first.manifest.text_tokenizer
+    manifest = f"{store.prefix}.json"
+    configured = config.data.text_tokenizer
+    if configured and text_fingerprint(configured) != text.fingerprint:
+        raise ValueError(
+            f"data.text_tokenizer is {configured}, but {store.prefix} was made with another "
+            f"one ({text.path}, see {manifest}); index again or set the tokenizer it was made with"
+        )
+    if text.size > vocabulary.text_size:
+        raise ValueError(
+            f"vocabulary.text_size is {vocabulary.text_size}; the text tokenizer of {store.prefix} has {text.size} ids"
+        )
+    if text.fingerprint != others.fingerprint:
+        raise ValueError(
+            f"data.blend: {store.prefix} was made with the text tokenizer {text.path}, {first.prefix} with another one "
+            f"({others.path}); index again with the same"
+        )
+
+
+def _check_images(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None:
+    image = store.manifest.image_tokenizer
+    manifest = f"{store.prefix}.json"
+    if image is None:
+        return
+    configured = config.data.image_tokenizer
+    if configured and image_fingerprint(configured) != image.fingerprint:
+        raise ValueError(
+            f"data.image_tokenizer is {configured}, but {store.prefix} was made with another "
+            f"one ({image.path}, see {manifest}); index again or set the tokenizer it was made with"
+        )
+    if image.codebook_size != vocabulary.codebook_size:
+        raise ValueError(
+            f"vocabulary.codebook_size is {vocabulary.codebook_size}; the image tokenizer of {store.prefix} "
+            f"has {image.codebook_size} codes"
+        )
+    side = config.image.resolution // config.image.downsample
+    low_side = config.image.low_resolution // config.image.downsample
+    if image.low_grid and low_side and image.low_grid != (low_side, low_side):
+        raise ValueError(
+            f"image.low_resolution / image.downsample is {config.image.low_resolution} / {config.image.downsample}, a "
+            f"grid of {low_side} x {low_side}; the low-resolution images of {store.prefix} have {image.low_grid[0]} x "
+            f"{image.low_grid[1]} codes"
+        )
+    if image.grid != (side, side):
+        raise ValueError(
+            f"image.resolution / image.downsample is {config.image.resolution} / {config.image.downsample}, a "
+            f"grid of {side} x {side}; the images of {store.prefix} have {image.grid[0]} x {image.grid[1]} codes"
+        )
+
+
+def check_budget(data: DataConfig, row_multiple: int) -> None:
+    """Refuse a size of micro-batches that sequence parallelism cannot split."""
+    if row_multiple > MAX_ROW_MULTIPLE:
+        raise ValueError(f"parallel.tensor is {row_multiple}; with parallel.sequence it is at most {MAX_ROW_MULTIPLE}")
+    if data.micro_batch_tokens % row_multiple:
+        raise ValueError(
+            f"data.micro_batch_tokens is {data.micro_batch_tokens}; with parallel.sequence it must be a multiple of "
+            f"parallel.tensor ({row_multiple})"
+        )
+
+
+def check_longest(store: Store, tasks: Collection[int], data: DataConfig) -> None:
+    """Refuse a corpus with samples of some tasks that fit into no micro-batch, unless they are to be skipped."""
+    rows, document = longest_sample(store, tasks)
+    if rows > data.micro_batch_tokens - RESERVED_ROWS and data.too_long == "error":
+        raise ValueError(
+            f"data.micro_batch_tokens is {data.micro_batch_tokens}; the longest sample of {store.prefix} (document "
+            f"{document}) has {rows} tokens; set data.too_long to skip to leave such samples out, or allow at least "
+            f"{rows + RESERVED_ROWS}"
+        )
+
+
+def nothing_held_out(stores: Sequence[Store], data: DataConfig) -> str:
+    """Why there is nothing to validate on."""
+    if data.validation_path:
+        return f"data.validation_path is {data.validation_path}; none of its documents serves {data.tasks}"
+    total = sum(num_validation(store.num_documents, data) for store in stores)
+    if total:
+        return f"data.tasks is {data.tasks}; none of the {total} documents held out serves them"
+    return (
+        f"data.validation_fraction is {data.validation_fraction}, which leaves no validation documents of those in "
+        f"{', '.join(store.prefix for store in stores)}; change it or set data.validation_path"
+    )
