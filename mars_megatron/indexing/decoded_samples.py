@@ -23,9 +23,8 @@ from mars_megatron.data.modes import (
     MODE_LOW,
     MODE_PART_IMAGE,
 )
-from mars_megatron.indexing.index_reader import OpenedIndex
+from mars_megatron.indexing.index_reader import OpenedIndex, open_index
 from mars_megatron.indexing.index_writer import VISUAL_MODES, document_kinds
-from mars_megatron.indexing.inspection import open_sound
 from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
@@ -72,7 +71,7 @@ def choose_documents(prefix: str | Path, count: int, seed: int = 0) -> list[int]
         raise ValueError(f"number of samples is {count}; it must be at least 1")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be at least 0")
-    total = open_sound(prefix).arrays.num_documents
+    total = open_index(prefix).arrays.num_documents
     return sorted(np.random.default_rng(seed).choice(total, min(count, total), replace=False).tolist())
 
 
@@ -97,7 +96,7 @@ def decode_documents(
         ValueError: A tokenizer is not there, or not the one with which the index was made; a document does not exist;
             the index is not complete, or damaged.
     """
-    index = open_sound(prefix)
+    index = open_index(prefix)
     total = index.arrays.num_documents
     for document in documents:
         if not 0 <= document < total:

@@ -81,6 +81,12 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
         yield f"skipped is {manifest.skipped!r}; it must be counts by reason"
     if not isinstance(manifest.sha256, dict) or not all(isinstance(value, str) for value in manifest.sha256.values()):
         yield f"sha256 is {manifest.sha256!r}; it must be checksums by ending"
+    if not isinstance(manifest.settings, dict):
+        yield f"settings is {manifest.settings!r}; it must be a table"
+    for name in ("text_tokenizer", "image_tokenizer"):
+        info = getattr(manifest, name)
+        if info is not None and not (isinstance(info.path, str) and isinstance(info.fingerprint, str)):
+            yield f"{name} has path {info.path!r} and fingerprint {info.fingerprint!r}; they must be strings"
     if not sizes(manifest.text_tokenizer.size):
         yield f"text_tokenizer.size is {manifest.text_tokenizer.size!r}; it must be a number of ids"
     image = manifest.image_tokenizer
@@ -93,5 +99,10 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
             ):
                 yield f"image_tokenizer.{name} is {grid!r}; it must be two numbers, rows and columns"
     for source in manifest.sources:
-        if not isinstance(source.path, str) or type(source.num_bytes) is not int or not isinstance(source.sha256, str):
-            yield f"source {source.path!r} has no path, num_bytes or sha256 of the right type"
+        strings, integers = (source.path, source.sha256), (source.num_bytes, source.samples)
+        if (
+            not all(isinstance(value, str) for value in strings)
+            or not all(type(value) is int for value in integers)
+            or not counts(source.skipped)
+        ):
+            yield f"source {source.path!r} has a path, sha256, num_bytes, samples or skipped of another type"

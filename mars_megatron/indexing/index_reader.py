@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mars_megatron.data.manifest import Manifest
+from mars_megatron.indexing.findings import manifest_problems
 from mars_megatron.indexing.index_writer import HEADER, INT32_CODE, MAGIC, TOKEN_DTYPE, VERSION
 
 ITEM_BYTES = np.dtype(TOKEN_DTYPE).itemsize
@@ -98,14 +99,22 @@ def index_path(prefix: str | Path, ending: str) -> Path:
 
 
 def open_index(prefix: str | Path) -> OpenedIndex:
-    """Open an index; reads the manifest, and of the .idx only the lengths.
+    """Open an index whose manifest, sizes and boundaries can be relied on; of the .idx, modes and offsets are not read.
 
     Raises:
-        ValueError: It is not complete, or a file is missing, truncated or of another format.
+        ValueError: It is not complete or damaged, or a file is missing, truncated or of another format.
     """
     manifest = Manifest.read(index_path(prefix, "json"))
+    problems = list(manifest_problems(manifest))
     arrays = read_arrays(index_path(prefix, "idx"))
     check_tokens_size(index_path(prefix, "bin"), arrays)
+    bounds = np.asarray(arrays.boundaries)
+    if bounds[0] != 0 or bounds[-1] != arrays.num_sequences or not (bounds[1:] > bounds[:-1]).all():
+        problems.append("its documents do not cover its sequences")
+    if problems:
+        raise ValueError(
+            f"{prefix} is damaged: {problems[0]}; `tools/index_data.py validate {prefix}` lists everything"
+        )
     weights = read_weights(index_path(prefix, "weights.npy"), arrays) if manifest.caption_weights else None
     return OpenedIndex(str(prefix), manifest, arrays, weights)
 

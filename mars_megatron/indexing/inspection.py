@@ -20,32 +20,12 @@ from mars_megatron.data.modes import (
     MODE_PART_TEXT,
     MODE_TEXT,
 )
-from mars_megatron.indexing.findings import manifest_problems
-from mars_megatron.indexing.index_reader import OpenedIndex, open_index
+from mars_megatron.indexing.index_reader import open_index
 from mars_megatron.indexing.index_writer import ENDINGS, document_kinds
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _FEW = 1 << 16  # values below it are counted in a table
 _NUM_SOURCES = 10  # printed; the JSON has all
-
-
-def open_sound(prefix: str | Path) -> OpenedIndex:
-    """Open an index whose manifest and boundaries can be relied on.
-
-    Raises:
-        ValueError: It is not complete, or damaged.
-    """
-    index = open_index(prefix)
-    problems = list(manifest_problems(index.manifest))
-    arrays = index.arrays
-    bounds = np.asarray(arrays.boundaries)
-    if bounds[0] != 0 or bounds[-1] != arrays.num_sequences or not (bounds[1:] > bounds[:-1]).all():
-        problems.append("its documents do not cover its sequences")
-    if problems:
-        raise ValueError(
-            f"{prefix} is damaged: {problems[0]}; `tools/index_data.py validate {prefix}` lists everything"
-        )
-    return index
 
 
 def inspect_index(prefix: str | Path) -> dict[str, Any]:
@@ -62,7 +42,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: The index is not complete, or damaged.
     """
-    index = open_sound(prefix)
+    index = open_index(prefix)
     manifest, arrays = index.manifest, index.arrays
     counted = _Counted()
     for first, end, first_sequence, end_sequence in arrays.document_blocks():

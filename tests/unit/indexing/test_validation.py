@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from mars_megatron.data.manifest import SourceInfo
 from mars_megatron.indexing import index_reader, structure_checks, token_checks
+from mars_megatron.indexing.inspection import describe, inspect_index
+from mars_megatron.indexing.merge import merge_indices
 from mars_megatron.indexing.validation import validate_index
 from tests.unit.indexing.small_indices import MIXED, PAIRS, documents, write_index
 
@@ -178,6 +180,37 @@ def test_manifests_that_do_not_fit(prefix, change, message):
     edit(prefix, change)
     found = problems(prefix, sources=True)
     assert any(message in problem for problem in found), found
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_damaged_manifest_is_never_a_crash(tmp_path_factory, seed):
+    """Not of validation, and of what opens an index nothing but a ValueError."""
+    rng = random.Random(seed)
+    prefix = tmp_path_factory.mktemp("manifest") / "train"
+    write_index(prefix, MIXED, weights=WEIGHTS, sources=(SourceInfo("a", 1, 2, "b", 3),), settings={"fit": "crop"})
+    path = file(prefix, "json")
+    if rng.random() < 0.5:
+        data = bytearray(path.read_bytes())
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data)
+    else:  # some value becomes something else
+        values = json.loads(path.read_text())
+        table = values
+        while True:
+            key = rng.choice(list(table) if isinstance(table, dict) else range(len(table)))
+            if not isinstance(table[key], (dict, list)) or not table[key] or rng.random() < 0.3:
+                break
+            table = table[key]
+        table[key] = rng.choice([None, -1, 0, 7, 1.5, True, "x", "", [], [1, 2], {}, {"x": 1}, {"x": "y"}])
+        path.write_text(json.dumps(values))
+    problems(prefix, sources=True)
+    try:
+        describe(inspect_index(prefix))
+        merge_indices([prefix], f"{prefix}.merged", progress=False)
+    except ValueError:
+        pass
 
 
 def test_many_problems_are_one_line(prefix):
