@@ -10,18 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import (
-    MODE_TEXT,
-)
+from mars_megatron.data.modes import MODE_TEXT
 from mars_megatron.indexing.findings import Validation, checksum_problem, manifest_problems
-from mars_megatron.indexing.index_reader import (
-    BLOCK_SEQUENCES,
-    IndexArrays,
-    index_path,
-    read_arrays,
-    read_weights,
-)
+from mars_megatron.indexing.index_reader import BLOCK_SEQUENCES, IndexArrays, index_path, read_arrays, read_weights
 from mars_megatron.indexing.index_writer import ENDINGS, file_sha256
+from mars_megatron.indexing.sources.folder import folder_sha256
 from mars_megatron.indexing.structure_checks import check_documents, check_pointers
 from mars_megatron.indexing.token_checks import check_tokens
 
@@ -61,6 +54,11 @@ def validate_index(prefix: str | Path, *, sources: bool = False, progress: bool 
         for ending in ENDINGS[1:]:
             with found.catching():
                 _check_file(prefix, ending, manifest, found)
+        samples = sum(source.samples for source in manifest.sources)
+        if manifest.sources and samples != manifest.num_documents:
+            found.problems.append(
+                f"{prefix}.json: the sources have {samples} samples, the index has {manifest.num_documents} documents"
+            )
         if sources:
             _check_sources(manifest, found, progress)
         found.summary = (
@@ -124,8 +122,13 @@ def _check_sources(manifest: Manifest, found: Validation, progress: bool) -> Non
         for source in manifest.sources:
             with found.catching():
                 path = Path(source.path)
-                if not path.is_file():
+                if not path.exists():
                     found.problems.append(f"source {path} is missing")
-                elif path.stat().st_size != source.num_bytes or file_sha256(path) != source.sha256:
+                    continue
+                if path.is_dir():
+                    same = folder_sha256(path) == source.sha256
+                else:
+                    same = path.stat().st_size == source.num_bytes and file_sha256(path) == source.sha256
+                if not same:
                     found.problems.append(f"source {path} is no longer what it was when the index was made")
             bar.update(source.num_bytes)

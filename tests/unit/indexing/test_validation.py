@@ -12,6 +12,7 @@ from mars_megatron.data.manifest import SourceInfo
 from mars_megatron.indexing import index_reader, structure_checks, token_checks
 from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.merge import merge_indices
+from mars_megatron.indexing.sources.folder import folder_sha256
 from mars_megatron.indexing.validation import validate_index
 from tests.unit.indexing.small_indices import MIXED, PAIRS, documents, write_index
 
@@ -236,12 +237,27 @@ def test_sources(tmp_path):
     for name, content in zip(names, (data, b"one,TWO", data + b"!"), strict=False):
         name.write_bytes(content)
     write_index(tmp_path / "train", MIXED, image=PAIRS, sources=sources)
+    assert problems(tmp_path / "train") == [
+        f"{tmp_path / 'train'}.json: the sources have 4 samples, the index has 5 documents"
+    ]
+    write_index(tmp_path / "train", MIXED[:4], image=PAIRS, sources=sources)
     assert problems(tmp_path / "train") == []
     assert problems(tmp_path / "train", sources=True) == [
         f"source {names[1]} is no longer what it was when the index was made",
         f"source {names[2]} is no longer what it was when the index was made",
         f"source {names[3]} is missing",
     ]
+
+
+def test_a_source_that_is_a_folder(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.png").write_bytes(b"12345678")
+    (tmp_path / "raw" / "a.txt").write_text("a caption")
+    sources = (SourceInfo(str(tmp_path / "raw"), 1, 0, folder_sha256(tmp_path / "raw"), 1),)
+    write_index(tmp_path / "train", MIXED[:1], sources=sources)
+    assert problems(tmp_path / "train", sources=True) == []
+    (tmp_path / "raw" / "a.txt").write_text("another caption")
+    assert "raw is no longer what it was" in problems(tmp_path / "train", sources=True)[0]
 
 
 def test_no_index_at_all(tmp_path):
