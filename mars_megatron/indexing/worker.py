@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -9,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import connection, parent_process
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
-from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Work
+from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Where, Work
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
 
@@ -68,42 +70,68 @@ class Worker:
             ValueError: There is an image, but no image tokenizer.
         """
         batch = _Batch()
-        samples = [sample for sample in self._encodable(work.samples(self._options), batch)]
-        texts = [_texts(sample) for sample in samples]
+        samples = self._encodable(work.samples(self._options), batch)
+        if all(sample.text is not None for _, sample in samples):
+            self._add_texts(samples, batch)
+            return batch.done()
+        texts = [_texts(sample) for _, sample in samples]
         ids = iter(self._tokenizer.encode_batch([text for group in texts for text in group]))
-        for sample, group in zip(samples, texts, strict=True):
+        for (position, sample), group in zip(samples, texts, strict=True):
             encoded = [next(ids) for _ in group]
+            batch.position = position
             try:
                 if sample.text is not None:
-                    self._add_text(sample.text, encoded[0], batch)
+                    self._check_text(sample.text, encoded[0])
+                    batch.add_sequence(encoded[0], self._settings.modes.text)
+                    batch.sequences.append(1)
                 elif sample.parts is not None:
                     self._add_parts(sample, encoded, batch)
                 else:
                     self._add_image(sample, encoded, batch)
             except Refused as refused:
-                batch.skips.append(Skip(sample.where, refused.reason, refused.detail))
+                batch.skip(sample.where, refused.reason, refused.detail)
         return batch.done()
 
-    def _encodable(self, found: list[Sample | Skip], batch: _Batch) -> list[Sample]:
-        """The samples whose texts are Unicode; JSON can spell halves of surrogate pairs."""
-        batch.skips.extend(item for item in found if isinstance(item, Skip))
-        samples = [item for item in found if isinstance(item, Sample)]
-        if _is_unicode(chain.from_iterable(map(_texts, samples))):
+    def _encodable(self, found: list[Sample | Skip], batch: _Batch) -> list[tuple[int, Sample]]:
+        """(position, sample) of those whose texts are Unicode; JSON can spell halves of surrogate pairs."""
+        samples = []
+        for position, item in enumerate(found):
+            if isinstance(item, Skip):
+                batch.skips.append((position, item))
+            else:
+                samples.append((position, item))
+        if _is_unicode(chain.from_iterable(_texts(sample) for _, sample in samples)):
             return samples
         good = []
-        for sample in samples:
+        for batch.position, sample in samples:
             if _is_unicode(_texts(sample)):
-                good.append(sample)
+                good.append((batch.position, sample))
             else:
-                batch.skips.append(Skip(sample.where, "invalid_utf8", "a text has lone surrogates"))
+                batch.skip(sample.where, "invalid_utf8", "a text has lone surrogates")
         return good
 
-    def _add_text(self, text: str, ids: list[int], batch: _Batch) -> None:
-        if not ids or not text or text.isspace():
+    def _add_texts(self, samples: list[tuple[int, Sample]], batch: _Batch) -> None:
+        """Text documents alone, of which there can be very many."""
+        texts = [str(sample.text) for _, sample in samples]
+        encoded = self._tokenizer.encode_batch(texts)
+        kept = []
+        for (position, sample), text, ids in zip(samples, texts, encoded, strict=True):
+            try:
+                self._check_text(text, ids)
+                kept.append(ids)
+            except Refused as refused:
+                batch.position = position
+                batch.skip(sample.where, refused.reason, refused.detail)
+        batch.ids = kept
+        batch.lengths = list(map(len, kept))
+        batch.modes = [self._settings.modes.text] * len(kept)
+        batch.sequences = [1] * len(kept)
+
+    def _check_text(self, text: str, ids: list[int]) -> None:
+        if not ids or text.isspace():
             raise Refused("empty_text", "no text that is not empty")
-        self._check_length(ids)
-        batch.add_sequence(ids, self._settings.modes.text)
-        batch.sequences.append(1)
+        if len(ids) > self._options.max_text_tokens:
+            raise Refused("long_text", f"{len(ids)} tokens, more than {self._options.max_text_tokens}")
 
     def _add_image(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
         self._need_tokenizer(sample)
@@ -127,7 +155,7 @@ class Worker:
         for reason, before, after in dropped:
             if after < before:
                 detail = f"{before - after} of {len(sample.captions)} captions; the sample is kept"
-                batch.skips.append(Skip(sample.where, reason, detail))
+                batch.skip(sample.where, reason, detail)
         for ids, weight in kept:
             if weight is not None:
                 batch.weights[len(batch.lengths)] = weight
@@ -150,13 +178,13 @@ class Worker:
                 continue
             tokens = next(ids)
             if tokens and not str(part).isspace():
-                self._check_length(tokens)
+                self._check_text(str(part), tokens)
                 found.append(tokens)
         if not found:
             raise Refused("empty_text", "no part that is not empty")
         if len(found) < len(sample.parts):
             detail = f"{len(sample.parts) - len(found)} of {len(sample.parts)} parts; the document is kept"
-            batch.skips.append(Skip(sample.where, "empty_part_dropped", detail))
+            batch.skip(sample.where, "empty_part_dropped", detail)
         for item in found:
             if isinstance(item, list):
                 batch.add_sequence(item, self._settings.modes.part_text)
@@ -167,10 +195,6 @@ class Worker:
 
     def _pixels(self, raw: bytes | str, sizes: list[int]) -> list[np.ndarray]:
         return read_pixels(raw, sizes, self._options.fit, self._limits)
-
-    def _check_length(self, ids: list[int]) -> None:
-        if len(ids) > self._options.max_text_tokens:
-            raise Refused("long_text", f"{len(ids)} tokens, more than {self._options.max_text_tokens}")
 
     def _need_tokenizer(self, sample: Sample) -> None:
         if not self._settings.num_codes:
@@ -188,7 +212,11 @@ class _Batch:
         self.weights: dict[int, float] = {}  # sequence -> weight
         self.images: list[np.ndarray] = []
         self.lows: list[np.ndarray] = []
-        self.skips: list[Skip] = []
+        self.position = 0  # of the record that is being added
+        self.skips: list[tuple[int, Skip]] = []  # with the positions of their records
+
+    def skip(self, where: Where, reason: str, detail: str) -> None:
+        self.skips.append((self.position, Skip(where, reason, detail)))
 
     def add_sequence(self, ids: list[int], mode: int) -> None:
         self.ids.append(ids)
@@ -213,7 +241,7 @@ class _Batch:
             weights,
             _stack(self.images),
             _stack(self.lows),
-            self.skips,
+            [skip for _, skip in sorted(self.skips, key=itemgetter(0))],
         )
 
 
@@ -236,7 +264,7 @@ def join(parts: Sequence[Done]) -> Done:
 def empty(skips: list[Skip]) -> Done:
     """A batch without documents."""
     batch = _Batch()
-    batch.skips = skips
+    batch.skips = list(enumerate(skips))
     return batch.done()
 
 
@@ -273,6 +301,7 @@ def start_worker(settings: WorkerSettings) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends this
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.set_threshold(50_000, 20, 20)  # batches are many small objects without cycles
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

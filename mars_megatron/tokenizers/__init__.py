@@ -1,8 +1,15 @@
-"""Text and image tokenizers, and the vocabulary that joins their ids."""
+"""Text and image tokenizers, and the vocabulary that joins their ids.
 
-from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
-from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.vocabulary import SPECIALS, Vocabulary
+What is exported here is imported when it is first used: processes that only tokenise text need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
+    from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
+    from mars_megatron.tokenizers.vocabulary import SPECIALS, Vocabulary
 
 __all__ = [
     "SPECIALS",
@@ -12,3 +19,18 @@ __all__ = [
     "load_image_tokenizer",
     "load_text_tokenizer",
 ]
+
+_MODULES = {
+    "SPECIALS": "vocabulary",
+    "ImageTokenizer": "image",
+    "TextTokenizer": "text",
+    "Vocabulary": "vocabulary",
+    "load_image_tokenizer": "image",
+    "load_text_tokenizer": "text",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

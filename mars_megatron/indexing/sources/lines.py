@@ -37,21 +37,30 @@ class Lines:
     def samples(self, options: BuildOptions) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
         folder = os.path.dirname(self.file)
-        for number, line in enumerate(self.data.split(b"\n"), start=self.first):
+
+        def find_image(name: object) -> str:
+            return _find_image(name, folder, options)
+
+        for number, line in enumerate(self._lines(), start=self.first):
             if not line or line.isspace():
                 continue
-            where = {"file": self.file, "line": number}
             try:
-                text = decode_utf8(line)
+                text = line if isinstance(line, str) else decode_utf8(line)
                 if self.json:
-                    found.append(
-                        make_sample(parse_json(text), where, options, lambda name: _find_image(name, folder, options))
-                    )
+                    where = {"file": self.file, "line": number}
+                    found.append(make_sample(parse_json(text), where, options, find_image))
                 else:
-                    found.append(Sample(where, text=text.rstrip("\r")))
+                    found.append(Sample({"file": self.file, "line": number}, text=text.rstrip("\r")))
             except Refused as refused:
-                found.append(Skip(where, refused.reason, refused.detail))
+                found.append(Skip({"file": self.file, "line": number}, refused.reason, refused.detail))
         return found
+
+    def _lines(self) -> Sequence[str | bytes]:
+        """The lines, decoded at once if that goes well."""
+        try:
+            return self.data.decode("utf-8").split("\n")
+        except UnicodeDecodeError:
+            return self.data.split(b"\n")
 
     def split(self) -> Sequence[Work]:
         lines = self.data.split(b"\n")

@@ -47,17 +47,17 @@ class Rows:
         for number in range(batch.num_rows):
             where = {"file": self.file, "row": self.first + number}
             fields: dict[str, Any] = {}
+            captions_of: dict[str, Any] = {}
             try:
                 for name, values in columns.items():
                     value = values[number]
                     if isinstance(value, Refused):
                         raise value
                     if name in captions:
-                        fields[name] = value
-                    # A caption column may be called as a field is ("text"): then it is one where there is an image.
+                        captions_of[name] = value
                     if name in names:
                         fields[names[name]] = value
-                found.append(make_sample(fields, where, options, _find_image))
+                found.append(make_sample(fields, where, options, _find_image, captions_of))
             except Refused as refused:
                 found.append(Skip(where, refused.reason, refused.detail))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 
@@ -28,6 +29,10 @@ class HashedFile:
         self._digest.update(data)
         self.position += len(data)
         return data
+
+    def starts_with(self, magic: bytes) -> bool:
+        """Whether the file begins with these bytes; does not count as reading."""
+        return os.pread(self._file.fileno(), len(magic), 0) == magic
 
     def sha256(self) -> str:
         """sha256 (hex) of the whole file; reads what is left of it."""

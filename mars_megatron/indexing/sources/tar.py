@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import tarfile
 import zlib
@@ -17,7 +18,7 @@ from mars_megatron.indexing.sources.reading import HashedFile
 
 BATCH_BYTES = 32 << 20  # of raw members; a batch has at least one sample
 # What tarfile raises on damaged bytes; errors of the disk are OSErrors, and are passed on.
-_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 @dataclass
@@ -124,9 +125,13 @@ class _Members:
     def __init__(self, file: HashedFile) -> None:
         self.damage: str | None = None
         self._last = "the start"
+        # tarfile's own gzip does not look at the checksum behind the data
+        self._gzip = gzip.GzipFile(fileobj=cast(Any, file), mode="rb") if file.starts_with(b"\x1f\x8b") else None
         try:
             # tarfile reads from any object with read()
-            self._tar: Any = tarfile.open(fileobj=cast(Any, file), mode="r|*", tarinfo=_TarInfo)
+            self._tar: Any = tarfile.open(
+                fileobj=self._gzip or cast(Any, file), mode="r|*", bufsize=1 << 16, tarinfo=_TarInfo
+            )
         except _DAMAGE as error:
             self._tar, self.damage = None, f"cannot be read as a tar file: {error}"
 
@@ -141,10 +146,19 @@ class _Members:
             if member is None:
                 if (damage := getattr(self._tar, "damage", None)) is not None:
                     self.damage = f"ends behind {self._last} without its end mark: {damage}"
+                else:
+                    self._check_end()
                 return
             self._last = member.name
             if not member.isdir():
                 yield member
+
+    def _check_end(self) -> None:
+        try:
+            while self._gzip is not None and self._gzip.read(1 << 20):
+                pass
+        except _DAMAGE as error:
+            self.damage = f"damaged behind {self._last}: {error}"
 
     def content(self, member: tarfile.TarInfo) -> bytes | None:
         """Its bytes; None (and `damage`) where the file ends before them."""
