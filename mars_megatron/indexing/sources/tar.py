@@ -125,12 +125,11 @@ class _Members:
     def __init__(self, file: HashedFile) -> None:
         self.damage: str | None = None
         self._last = "the start"
-        # tarfile's own gzip does not look at the checksum behind the data
-        self._gzip = gzip.GzipFile(fileobj=cast(Any, file), mode="rb") if file.starts_with(b"\x1f\x8b") else None
+        self._gzip = _Gunzip(file) if file.starts_with(b"\x1f\x8b") else None
         try:
             # tarfile reads from any object with read()
             self._tar: Any = tarfile.open(
-                fileobj=self._gzip or cast(Any, file), mode="r|*", bufsize=1 << 16, tarinfo=_TarInfo
+                fileobj=cast(Any, self._gzip or file), mode="r|*", bufsize=1 << 16, tarinfo=_TarInfo
             )
         except _DAMAGE as error:
             self._tar, self.damage = None, f"cannot be read as a tar file: {error}"
@@ -146,19 +145,12 @@ class _Members:
             if member is None:
                 if (damage := getattr(self._tar, "damage", None)) is not None:
                     self.damage = f"ends behind {self._last} without its end mark: {damage}"
-                else:
-                    self._check_end()
+                elif self._gzip is not None and (damage := self._gzip.check_end()) is not None:
+                    self.damage = f"damaged behind {self._last}: {damage}"
                 return
             self._last = member.name
             if not member.isdir():
                 yield member
-
-    def _check_end(self) -> None:
-        try:
-            while self._gzip is not None and self._gzip.read(1 << 20):
-                pass
-        except _DAMAGE as error:
-            self.damage = f"damaged behind {self._last}: {error}"
 
     def content(self, member: tarfile.TarInfo) -> bytes | None:
         """Its bytes; None (and `damage`) where the file ends before them."""
@@ -171,6 +163,31 @@ class _Members:
             self.damage = f"ends within {member.name}"
             return None
         return data
+
+
+class _Gunzip:
+    """What a gzip file holds, up to where it is damaged. tarfile's own does not look at the checksum at its end."""
+
+    def __init__(self, file: HashedFile) -> None:
+        self._file = gzip.GzipFile(fileobj=cast(Any, file), mode="rb")
+        self._damage: str | None = None
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes; fewer where the file ends, or is damaged."""
+        blocks = []
+        try:
+            while size > 0 and self._damage is None and (block := self._file.read1(size)):
+                blocks.append(block)
+                size -= len(block)
+        except _DAMAGE as error:
+            self._damage = str(error)
+        return b"".join(blocks)
+
+    def check_end(self) -> str | None:
+        """Read what is left; what is wrong with the file."""
+        while self.read(1 << 20):
+            pass
+        return self._damage
 
 
 class _TarInfo(tarfile.TarInfo):
