@@ -81,6 +81,26 @@ def test_hugging_face_folder(hugging_face):
     assert tokenizer.size == len({w for line in LINES for w in line.split()}) + 2
 
 
+def test_a_batch_is_encoded_as_one_by_one(hugging_face, corpus, tmp_path):
+    train_text_tokenizer(corpus, tmp_path / "t.model", vocab_size=48)
+    texts = [
+        *LINES[:10],
+        "",
+        " ",
+        "\u3000",
+        "unknown words \U0001f600",
+        "a\x00b",
+        "a" * 5000,
+        "<eos> a",
+        "  a  red \n\t",
+    ]
+    for path in (tmp_path / "t.model", hugging_face):
+        tokenizer = load_text_tokenizer(path)
+        batch = tokenizer.encode_batch(texts)
+        assert batch == [tokenizer.encode(text) for text in texts] and all(type(ids) is list for ids in batch)
+        assert tokenizer.encode_batch([]) == [] and tokenizer.encode_batch(["a"]) == [tokenizer.encode("a")]
+
+
 def test_fingerprint_of_a_folder_ignores_model_weights(hugging_face, tmp_path):
     import shutil
 

@@ -54,20 +54,66 @@ def test_indexes_a_folder(main, made, tmp_path, capsys):
                 "--image-tokenizer", made / "vq", "--resolution", 8)  # fmt: skip
     out, err = capsys.readouterr()
     assert code == 0, err
-    assert "2 image documents, 1 text documents" in out and "unreadable_image" in out
+    assert "1 text documents, 2 image documents" in out and "skipped: missing_image 1; see" in out
+    assert "3 samples in " in out and " samples/s; 1 left out" in out
     names = sorted(path.name for path in prefix.parent.iterdir())
     assert names == ["train.bin", "train.idx", "train.json", "train.skipped.jsonl"]
     manifest = json.loads((tmp_path / "new" / "train.json").read_text())
-    assert manifest["image_tokenizer"]["grid"] == [4, 4] and manifest["num_documents"] == 3
+    assert manifest["image_tokenizer"]["grid"] == [4, 4] and manifest["documents"] == {"text": 1, "image": 2}
+
+
+def test_every_option_arrives(main, made, tmp_path, capsys):
+    """In the settings of the manifest, which say what the index was made with."""
+    lines = [{"image": "a.png", "dense": "a red square"}, {"image": "b.png", "short": ["a blue square"] * 2}]
+    (made / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code = main("build", "--input", made / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
+                made / "text.model", "--image-tokenizer", made / "vq", "--resolution", 8, "--low-resolution", 4,
+                "--fit", "stretch", "--captions", "dense=3", "short", "--image-column", "i", "--low-column", "l",
+                "--text-column", "t", "--parts-column", "p", "--batch-size", 1, "--workers", 1, "--no-progress",
+                "--max-caption-tokens", 20, "--max-text-tokens", 30, "--max-pixels", 999, "--max-bytes", 9999,
+                "--min-side", 3, "--allow-outside", "--strict", "--overwrite")  # fmt: skip
+    out, err = capsys.readouterr()
+    assert code == 0 and not err, err
+    assert "2 pair documents" in out
+    assert json.loads((tmp_path / "x.json").read_text())["settings"] == {
+        "resolution": 8, "low_resolution": 4, "fit": "stretch", "captions": [["dense", 3.0], ["short", None]],
+        "image_column": "i", "low_column": "l", "text_column": "t", "parts_column": "p", "max_caption_tokens": 20,
+        "max_text_tokens": 30, "max_pixels": 999, "max_bytes": 9999, "min_side": 3, "allow_outside": True,
+    }  # fmt: skip
+    assert main("build", "--input", made / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
+                made / "text.model", "--image-tokenizer", made / "vq", "--resolution", 8) == 1  # fmt: skip
+    assert "was made with allow_outside True, not False; give another output, or --overwrite" in capsys.readouterr().err
+
+
+def test_shards(main, made, tmp_path, capsys):
+    inputs = []
+    for number in range(3):
+        inputs.append(tmp_path / f"{number}.txt")
+        inputs[-1].write_text("red is a colour\n" * (number + 1))
+    options = ("--input", tmp_path / "*.txt", "--output", tmp_path / "x", "--text-tokenizer", made / "text.model",
+               "--workers", 0, "--no-progress")  # fmt: skip
+    assert main(*options, "--shard", "1/2") == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 inputs are in " in out and f"tools/index_data.py merge --output {tmp_path / 'x'}" in out
+    assert main(*options) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 inputs are finished" in out and "6 text documents" in out
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--input": "nowhere"}, "nowhere is not a folder"),
+        ({"--input": "nowhere"}, "input nowhere does not exist"),
         ({"--text-tokenizer": "none.model"}, "none.model does not exist"),
         ({"--resolution": 9}, "resolution is 9"),
         ({"--batch-size": 0}, "batch size is 0"),
+        ({"--workers": -1}, "workers is -1"),
+        ({"--low-resolution": 8}, "low resolution is 8; it must be below the resolution"),
+        ({"--low-resolution": 3}, "resolution is 3"),
+        ({"--captions": "a=b"}, "'a=b' must be FIELD or FIELD=WEIGHT"),
+        ({"--captions": "a=-1"}, "the weight of a is -1.0"),
+        ({"--shard": "2/2"}, "shard is 2/2; it must be I/N with 0 <= I < N"),
+        ({"--shard": "2"}, "shard is '2'"),
     ],
 )
 def test_errors_are_one_clear_line_and_a_non_zero_code(main, made, tmp_path, capsys, changes, message):
@@ -85,6 +131,8 @@ def test_help_and_wrong_options():
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
 
     done = run("--help")
+    assert done.returncode == 0 and all(name in done.stdout for name in ("build", "merge", "inspect", "validate"))
+    done = run("build", "--help")
     assert done.returncode == 0 and "captions.jsonl" in done.stdout and "--resolution" in done.stdout
     done = run("--input", "x", "--output", "y", "--text-tokenizer", "z", "--image-tokenizer", "v")
     assert done.returncode == 2 and "--image-tokenizer and --resolution go together" in done.stderr
