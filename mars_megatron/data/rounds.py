@@ -133,25 +133,28 @@ class _Cache:
         with FileLock(str(self.folder / "lock")):
             found = self._load(number)
             if found is None:
-                self._save(number, plan(number))
-                found = self._load(number)
-        assert found is not None
+                planned = plan(number)
+                self._save(number, planned)
+                found = self._load(number) or planned
         return found
 
     def _load(self, number: int) -> Round | None:
-        paths = [self._path(number, ending) for ending in ("samples.npy", "offsets.npy", "json")]
-        if not all(path.is_file() for path in reversed(paths)):
+        if not self._path(number, "json").is_file():
             return None
-        samples = np.load(paths[0], mmap_mode="r", allow_pickle=False)
-        return Round(samples.view(SAMPLE), np.load(paths[1], allow_pickle=False))
+        try:
+            samples = np.load(self._path(number, "samples.npy"), mmap_mode="r", allow_pickle=False)
+            offsets = np.load(self._path(number, "offsets.npy"), allow_pickle=False)
+        except FileNotFoundError:  # removed by a run that is further on
+            return None
+        return Round(samples.view(SAMPLE), offsets)
 
     def _save(self, number: int, planned: Round) -> None:
         free = shutil.disk_usage(self.folder).free
         if planned.samples.nbytes + planned.offsets.nbytes > free:
             raise OSError(f"no room for the order of samples in {self.folder}; set data.cache_dir to another folder")
         counts = {"packs": planned.num_packs, "samples": len(planned.samples)}
-        self._write(number, "samples.npy", partial(np.save, arr=planned.samples.view(np.uint64)))
-        self._write(number, "offsets.npy", partial(np.save, arr=planned.offsets))
+        self._write(number, "samples.npy", partial(np.save, arr=planned.samples.view(np.uint64), allow_pickle=False))
+        self._write(number, "offsets.npy", partial(np.save, arr=planned.offsets, allow_pickle=False))
         self._write(number, "json", lambda file: file.write(json.dumps(counts).encode()))
         for path in self.folder.glob("*.npy"):  # the counts stay: they tell where later rounds begin
             if int(path.name.partition(".")[0]) <= number - _KEPT_ROUNDS:

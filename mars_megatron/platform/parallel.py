@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -12,6 +15,8 @@ from mars_megatron.platform.device import init_process_group
 
 # The job and the sizes for which megatron-core's groups stand.
 _standing: tuple[object, ...] | None = None
+# Kept for later runs in this process: torch keeps the threads of every group to the end.
+_channels: dict[tuple[object, tuple[int, ...]], HostChannel] = {}
 
 
 def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollection:
@@ -41,22 +46,36 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
     return ProcessGroupCollection.use_mpu_process_groups()
 
 
-def host_group(group: torch.distributed.ProcessGroup) -> torch.distributed.ProcessGroup | None:
-    """A group of the same ranks that talks between their hosts' memories, also where `group` talks between GPUs, and
-    which another thread may use meanwhile. None for a single rank. Every rank of the job must call this.
+@dataclass(frozen=True)
+class HostChannel:
+    """Some ranks that exchange arrays between their hosts' memories, beside what the main thread does.
+
+    All exchanges run in `thread`, in the order in which they are submitted; the ranks must submit the same ones.
+
+    Args:
+        group: A gloo group of their own.
+        thread: The only user of the group.
+    """
+
+    group: torch.distributed.ProcessGroup
+    thread: ThreadPoolExecutor
+
+
+def host_channel(group: torch.distributed.ProcessGroup) -> HostChannel | None:
+    """The channel between the ranks of a group; None for a single rank. Every rank of the job must call this.
 
     Args:
         group: This rank's group of some kind; those of all ranks divide the job.
     """
-    ranks = torch.distributed.get_process_group_ranks(group)
-    everyones: list[list[int]] = [[] for _ in range(world_size())]
+    ranks = tuple(torch.distributed.get_process_group_ranks(group))
+    everyones: list[tuple[int, ...]] = [()] * world_size()
     torch.distributed.all_gather_object(everyones, ranks)
-    made = {tuple(one): torch.distributed.new_group(one, backend="gloo") for one in _unique(everyones) if len(one) > 1}
-    return made.get(tuple(ranks))
-
-
-def _unique(lists: list[list[int]]) -> list[list[int]]:
-    return [list(one) for one in sorted({tuple(one) for one in lists})]
+    for members in sorted(set(everyones)):
+        key = (torch.distributed.group.WORLD, members)
+        if len(members) > 1 and key not in _channels:
+            made = torch.distributed.new_group(list(members), backend="gloo")
+            _channels[key] = HostChannel(made, ThreadPoolExecutor(max_workers=1, thread_name_prefix="host_channel"))
+    return _channels.get((torch.distributed.group.WORLD, ranks))
 
 
 def is_last_stage(groups: ProcessGroupCollection) -> bool:

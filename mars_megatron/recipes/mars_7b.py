@@ -126,15 +126,18 @@ def mars_7b_stage2() -> RunConfig:
 
 
 def mars_7b_stage3() -> RunConfig:
-    """Stage III: cascaded super-resolution on 10M (low, caption, high) triplets, 1 epoch, next-K-token prediction.
+    """Stage III: cascaded super-resolution on 10M (low, caption, high) triplets, 1 epoch.
 
-    This version cannot train it: `data.tasks.sr` has no sample layout and next-K decoding does not exist yet, so
-    validation refuses the recipe, naming that setting. It holds the stage's figures; the resolutions (512 to 1024 px)
-    and the batch are assumptions, as the paper gives none, and K is not public.
+    It learns to predict one token at a time; the paper's next-K-token prediction is not there yet. The resolutions (512
+    to 1024 px) and the batch are assumptions, as the paper gives none.
     """
     run = _run(STAGE3, resolution=STAGE3_HIGH_RESOLUTION)
-    tasks = TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)
-    return replace(run, data=replace(run.data, tasks=tasks), checkpoint=CheckpointConfig(init_visual="keep"))
+    return replace(
+        run,
+        image=replace(run.image, low_resolution=STAGE3_LOW_RESOLUTION),
+        data=replace(run.data, tasks=TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)),
+        checkpoint=CheckpointConfig(init_visual="keep"),
+    )
 
 
 def _run(stage: Stage, resolution: int) -> RunConfig:

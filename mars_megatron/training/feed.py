@@ -7,7 +7,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data import MicroBatches, describe, flat_batches, open_micro_batches
 from mars_megatron.data.prefetch import Prefetcher
-from mars_megatron.platform.parallel import host_group
+from mars_megatron.platform.parallel import host_channel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -22,7 +22,7 @@ class Feed:
 
     def __init__(self, config: RunConfig, vocabulary: Vocabulary, groups: ProcessGroupCollection) -> None:
         self.config, self.vocabulary, self.groups = config, vocabulary, groups
-        self._group = host_group(groups.tp)
+        self._channel = host_channel(groups.tp)
         self._opened: dict[str, MicroBatches] = {}
 
     def batches(self, split: str, start: int = 0, num: int | None = None) -> Prefetcher:
@@ -48,7 +48,7 @@ class Feed:
                 # Validation reads in the thread that prefetches: processes would be started anew every time.
                 num_workers=data.num_workers if split == "train" else 0,
             )
-        return Prefetcher(source, depth=data.prefetch, group=self._group, num=num)
+        return Prefetcher(source, depth=data.prefetch, channel=self._channel, num=num)
 
     def check(self, split: str) -> None:
         """Find now what is wrong with a split, not after hours of training; arguments and errors as of `batches`."""

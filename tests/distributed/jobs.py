@@ -15,6 +15,7 @@ from mars_megatron.config.schema import (
     LoggingConfig,
     ModelConfig,
     RunConfig,
+    TaskWeights,
     TrainingConfig,
     VocabularyConfig,
 )
@@ -28,7 +29,9 @@ BASE = RunConfig(
         num_layers=4, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2, init_std=0.1
     ),
     vocabulary=VocabularyConfig(text_size=TEXT_SIZE, codebook_size=CODEBOOK_SIZE),
-    data=DataConfig(micro_batch_tokens=192, validation_fraction=0.1),
+    data=DataConfig(
+        micro_batch_tokens=192, validation_fraction=0.1, tasks=TaskWeights(t2i=0.375, i2t=0.375, text=0.25)
+    ),
     training=TrainingConfig(steps=20, global_batch_size=4, device="cpu"),
     logging=LoggingConfig(interval=1, progress=False, tensorboard=False),
 )

@@ -19,6 +19,7 @@ PIPELINE = {"parallel.pipeline": 2}
 # Larger than the defaults, so that a wrong factor shows in the losses.
 LOSSES = {"router.balance_loss": 0.1, "router.z_loss": 0.01}
 
+IMAGES_ALONE = {"data.tasks.i2t": 0, "data.tasks.text": 0, "data.caption_dropout": 1.0}
 SHORT = {"training.steps": 5}
 EXPERTS: dict[str, dict[str, Any]] = {
     "one each": {},
@@ -27,7 +28,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
     # A router begins without a view of the text: large steps give it one.
     "conditioned": {"experts.visual": 2, "router.condition": "text", "optimizer.lr": 0.02, **LOSSES, **SHORT},
     "not conditioned": {"experts.visual": 2, "optimizer.lr": 0.02, **LOSSES, **SHORT},
-    "no text at all": {"experts.visual": 2, "data.tasks.i2t": 0, "data.caption_dropout": 1.0, **SHORT},
+    "no text at all": {"experts.visual": 2, **IMAGES_ALONE, **SHORT},
     "visual frozen": {"experts.visual": 2, "freeze.visual": True, "freeze.text": False, **LOSSES, **SHORT},
     "all trained": {"experts.text": 2, "experts.visual": 2, "freeze.text": False, **LOSSES, **SHORT},
 }

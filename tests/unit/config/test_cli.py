@@ -87,7 +87,9 @@ def test_overrides_of_every_kind():
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["--parallel.tensor", "3"], "accepted: a multiple of parallel.tensor, which is 3"),
         (["--parallel.tensor", "2"], "one model takes 2 ranks, but there are 1"),
-        (["--recipe", "mars_7b_stage3"], "data.tasks.sr is 1.0; accepted: 0, because super-resolution"),
+        (["--data.tasks.sr", "1"], "image.low_resolution is 0; accepted: above 0 and below image.resolution"),
+        (["--data.blend", '[{"path": "a"}]'], "data.path is 'corpus'; accepted: empty, because data.blend"),
+        (["--data.blend", '[{"path": "a", "weigth": 2}]'], "weigth"),
         (["--data.path", ""], "data.path is ''; accepted: the prefix"),
     ],
 )
@@ -118,9 +120,21 @@ def test_print_config_resolves_and_needs_no_data(partial, tmp_path, capsys):
 
 def test_print_config_shows_what_it_refuses(capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(["--recipe", "mars_7b_stage3", "--print-config"])
+        parse(["--recipe", "mars_7b_stage3", "--image.low_resolution", "0", "--print-config"])
     streams = capsys.readouterr()
-    assert stop.value.code == 2 and "resolution: 1024" in streams.out and "data.tasks.sr" in streams.err
+    assert stop.value.code == 2 and "resolution: 1024" in streams.out and "image.low_resolution" in streams.err
+
+
+def test_a_blend_is_written_and_read_back(tmp_path, capsys):
+    blend = '[{"path": "a", "weight": 0.7}, {"path": "b", "tasks": {"text": 1, "t2i": 0, "i2t": 0}}]'
+    with pytest.raises(SystemExit):
+        parse(["--data.blend", blend, "--print-config"])
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    corpora = from_yaml(printed).data.blend
+    assert [corpus.path for corpus in corpora] == ["a", "b"] and corpora[0].weight == 0.7
+    assert corpora[0].tasks is None and corpora[1].tasks.text == 1.0
+    assert parse(["--config", str(printed)]).data.blend == corpora
 
 
 def test_help_documents_every_setting(capsys, monkeypatch):

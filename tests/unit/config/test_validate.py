@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mars_megatron.config import FreezeConfig, RunConfig, TaskWeights, validate
+from mars_megatron.config import CorpusConfig, FreezeConfig, RunConfig, TaskWeights, validate
 from mars_megatron.config.validate import Problems, leaves
 
 
@@ -28,6 +28,7 @@ SAMPLING = dict(
     data__text_tokenizer="t.model",
     data__image_tokenizer="vq",
 )
+SUPER_RESOLUTION = dict(data__tasks=TaskWeights(sr=1.0), image__low_resolution=8, data__micro_batch_tokens=90)
 LLAMA3 = dict(model__rope_scaling__type="llama3", model__rope_scaling__factor=8.0)
 
 # (the contradiction, the setting that must be named, what must be said to be accepted)
@@ -117,7 +118,22 @@ REJECTED = [
     (dict(data__validation_fraction=1.0), "data.validation_fraction", "from 0 up to"),
     (dict(data__tasks=TaskWeights(t2i=0.0, i2t=0.0)), "data.tasks.t2i", "a weight above 0"),
     (dict(data__tasks=TaskWeights(t2i=-1.0, i2t=2.0)), "data.tasks.t2i", "0 or more"),
-    (dict(data__tasks=TaskWeights(sr=0.1)), "data.tasks.sr", "super-resolution cannot be trained yet"),
+    (dict(data__tasks=TaskWeights(sr=0.1)), "image.low_resolution", "above 0 and below image.resolution"),
+    (dict(image__low_resolution=16), "image.low_resolution", "below image.resolution"),
+    (dict(image__low_resolution=6), "image.low_resolution", "a multiple of image.downsample, which is 4"),
+    (SUPER_RESOLUTION | dict(data__micro_batch_tokens=89), "data.micro_batch_tokens", "90 or more"),
+    (dict(data__prefetch=-1), "data.prefetch", "0 or more"),
+    (dict(data__path="a", data__blend=(CorpusConfig("b"),)), "data.path", "empty, because data.blend"),
+    (dict(data__blend=(CorpusConfig(""),)), "data.blend.0.path", "the prefix of an index"),
+    (dict(data__blend=(CorpusConfig("a", 1.0), CorpusConfig("b", -1.0))), "data.blend.1.weight", "0 or more"),
+    (dict(data__blend=(CorpusConfig("a", 0.0),)), "data.blend.0.weight", "above 0 for one corpus"),
+    (
+        dict(data__blend=(CorpusConfig("a", 1.0, TaskWeights(t2i=0.0, i2t=0.0)),)),
+        "data.blend.0.tasks.t2i",
+        "a weight above 0 here or in another",
+    ),
+    (dict(data__blend=(CorpusConfig("a", 1.0, TaskWeights(text=-1.0)),)), "data.blend.0.tasks.text", "0 or more"),
+    (dict(data__blend=(CorpusConfig("a"),) * 257), "data.blend", "at most 256 corpora"),
     (dict(data__num_workers=-1), "data.num_workers", "0 or more"),
     (dict(freeze=FreezeConfig(text=True, visual=True, norms=True)), "freeze.visual", "nothing to train"),
     (
@@ -190,6 +206,9 @@ def test_a_contradiction_is_named_with_value_and_remedy(settings, named, accepte
         dict(freeze=FreezeConfig(text=True, visual=True, norms=False)),
         dict(freeze=FreezeConfig(text=False, visual=True, norms=False)),
         dict(data__tasks=TaskWeights(t2i=1.0, i2t=0.0)),
+        dict(data__tasks=TaskWeights(t2i=0.0, i2t=0.0, text=1.0)),
+        SUPER_RESOLUTION,
+        dict(data__blend=(CorpusConfig("a", 0.0), CorpusConfig("b", 2.0, TaskWeights(interleaved=1.0)))),
         dict(model__head_dim=32, model__hidden_size=130),
         dict(recompute__granularity="full", recompute__num_layers=2, parallel__pipeline=2),
         dict(recompute__num_layers=9),
@@ -263,6 +282,13 @@ def test_only_training_needs_data():
     validate(changed(data__path="corpus/train"), training=True)
     with pytest.raises(ValueError, match=r"data\.path is ''; accepted: the prefix"):
         validate(RunConfig(), training=True)
+
+
+def test_the_types_of_a_corpus_are_checked():
+    with pytest.raises(ValueError, match=r"data\.blend\.1\.weight is '2'; accepted: a finite number"):
+        validate(changed(data__blend=(CorpusConfig("a"), CorpusConfig("b", "2"))))
+    with pytest.raises(ValueError, match=r"data\.blend is .*; accepted: a tuple of CorpusConfig"):
+        validate(changed(data__blend=("a",)))
 
 
 def test_every_leaf_has_a_type_that_is_checked():

@@ -1,8 +1,11 @@
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 import torch
 
 from mars_megatron.data import collate
+from mars_megatron.data.batch import flatten, unflatten
 from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
 from mars_megatron.tokenizers import Vocabulary
 
@@ -61,3 +64,19 @@ def test_to_moves_every_tensor():
     batch = collate(SAMPLES, VOCABULARY).to("meta")
     assert {batch.input_ids.device.type, batch.loss_rows.device.type, batch.targets.device.type} == {"meta"}
     assert batch.plan.sequence_to_sorted.device.type == "meta"
+
+
+@pytest.mark.parametrize("samples", [SAMPLES, SAMPLES[2:], SAMPLES[:1]])
+def test_flattening_loses_nothing(samples):
+    batch = collate(samples, VOCABULARY, row_multiple=4, total_rows=32, index=7, task=T2I)
+    batch = replace(batch, plan=replace(batch.plan, expert_peers=((4, 28), batch.plan.expert_splits)))
+    values = flatten(batch)
+    assert values.dtype == np.int64
+    again = unflatten(values, torch.from_numpy(values))
+    for ours, theirs, names in ((again, batch, fields(batch)), (again.plan, batch.plan, fields(batch.plan))):
+        for name in (field.name for field in names if field.name != "plan"):
+            one, other = getattr(ours, name), getattr(theirs, name)
+            if isinstance(other, torch.Tensor):
+                assert one.dtype == other.dtype and torch.equal(one, other), name
+            else:
+                assert type(one) is type(other) and one == other, name

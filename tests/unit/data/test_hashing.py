@@ -21,7 +21,12 @@ def test_draw_depends_on_every_argument_and_not_on_the_other_documents():
     key = hashing.make_key(hashing.TASK, 1, 2, 3)
     one = hashing.draw(key, np.array([5]))
     assert hashing.draw(key, np.array([9, 5]))[1] == one[0] != hashing.draw(key, np.array([6]))[0]
-    for other in ((hashing.DROPOUT, 1, 2, 3), (hashing.TASK, 2, 2, 3), (hashing.TASK, 1, 3, 3), (hashing.TASK, 1, 2, 4)):
+    for other in (
+        (hashing.DROPOUT, 1, 2, 3),
+        (hashing.TASK, 2, 2, 3),
+        (hashing.TASK, 1, 3, 3),
+        (hashing.TASK, 1, 2, 4),
+    ):
         assert hashing.draw(hashing.make_key(*other), np.array([5]))[0] != one[0]
 
 

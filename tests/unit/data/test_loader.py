@@ -15,8 +15,9 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.data import build_loader, open_micro_batches
-from mars_megatron.data.epoch import split_documents
+from mars_megatron.data.hashing import split_slots
 from mars_megatron.data.packing import RESERVED_ROWS
+from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.tokenizers import Vocabulary
 
@@ -34,6 +35,7 @@ def config(index, text_model, image_model):
             image_tokenizer=str(image_model),
             micro_batch_tokens=BUDGET,
             validation_fraction=0.2,
+            tasks=TaskWeights(t2i=0.4, i2t=0.4, text=0.2),
         ),
         training=TrainingConfig(global_batch_size=2),
     )
@@ -63,7 +65,24 @@ def read(config, num, **arguments):
 
 
 def packs_per_epoch(config, split="train"):
-    return open_micro_batches(config, vocabulary(config), split=split).epoch(0).num_packs
+    return open_micro_batches(config, vocabulary(config), split=split).rounds.round(0).num_packs
+
+
+def drawn(config, number=0, split="train"):
+    """(documents, tasks, captions or -1) of a round."""
+    samples = open_micro_batches(config, vocabulary(config), split=split).rounds.round(number).samples
+    dropped = samples["task"] & DROPPED > 0
+    return (
+        samples["document"].astype(int),
+        samples["task"] & ~np.uint8(DROPPED),
+        np.where(dropped, -1, samples["caption"].astype(int)),
+    )
+
+
+def split_documents(num, fraction):
+    slots = split_slots(num, np.arange(num))
+    held_out = round(fraction * num)
+    return np.sort(slots[held_out:]), np.sort(slots[:held_out])
 
 
 def test_two_iterators_agree_and_every_batch_fits_the_budget(config):
@@ -81,6 +100,7 @@ def test_pipeline_stages_exchange_batches_of_exactly_the_budget(config):
 
 
 def test_start_is_the_same_as_skipping_also_over_an_epoch_boundary(config):
+    config = with_data(config, tasks=TaskWeights(t2i=0.5, i2t=0.5))
     per_epoch = packs_per_epoch(config)
     everything = read(config, 2 * per_epoch + 4)
     assert len(set(everything)) == len(everything)
@@ -119,12 +139,13 @@ def test_the_row_multiple_does_not_change_the_samples(config, row_multiple):
 @pytest.mark.parametrize("pipeline", [1, 2])
 @pytest.mark.parametrize("pack_by_task", [True, False])
 def test_expert_parallel_ranks_know_each_others_rows(config, pipeline, pack_by_task):
-    config = with_data(config, pack_by_task=pack_by_task, caption_dropout=0.5)
+    tasks = TaskWeights(t2i=0.5, i2t=0.5)
+    config = with_data(config, pack_by_task=pack_by_task, caption_dropout=0.5, tasks=tasks)
     config = replace(config, parallel=ParallelConfig(pipeline=pipeline))
     alone = open_micro_batches(config, vocabulary(config), row_multiple=2)
     config = replace(config, parallel=ParallelConfig(pipeline=pipeline, expert=2))
     together = open_micro_batches(config, vocabulary(config), row_multiple=2)
-    last = 2 * alone.epoch(0).num_packs + 4  # over an epoch boundary, also inside a pair
+    last = 2 * alone.rounds.round(0).num_packs + 4  # over a boundary of rounds, also inside a pair
     flags = set()
     for first in range(0, last - last % 2, 2):
         plans = [alone[index].plan for index in (first, first + 1)]
@@ -136,7 +157,7 @@ def test_expert_parallel_ranks_know_each_others_rows(config, pipeline, pack_by_t
             assert torch.equal(plan.sorted_to_sequence, plans[index - first].sorted_to_sequence)
     assert alone[0].plan.expert_peers == ()
     if pack_by_task:
-        assert {(True, False), (False, False)} & flags and len(flags) > 1, "the pairs must differ to test anything"
+        assert {(True, False), (False, True)} & flags, "the pairs must differ to test anything"
 
 
 def test_a_start_between_two_expert_parallel_ranks(config):
@@ -145,35 +166,39 @@ def test_a_start_between_two_expert_parallel_ranks(config):
         build_loader(config, vocabulary(config), dp_size=2, start=5)
 
 
-def test_an_epoch_has_every_document_once_and_packs_of_one_task(config):
+ONE_TASK = TaskWeights(t2i=1.0, i2t=0.0)
+
+
+def test_an_epoch_has_every_document_once(config):
+    config = with_data(config, tasks=TaskWeights(t2i=0.5, i2t=0.5))  # of the images alone: a single stream
     batches = open_micro_batches(config, vocabulary(config))
-    store = batches.store
+    store = batches.stores[0]
     train, validation = split_documents(store.num_documents, 0.2)
     assert len(validation) == 7 and sorted([*train, *validation]) == list(range(36))
-    tasks = []
+    images = [document for document in train.tolist() if store.kind(document)]
     for number in range(3):
-        epoch = batches.epoch(number)
-        assert sorted(epoch.document) == train.tolist()
-        for pack in range(epoch.num_packs):
-            (task,) = {task for _, task, _ in epoch.pack(pack)}
-            tasks.append(task)
-        assert ((epoch.task == TEXT_ONLY) == ~store.is_image[epoch.document]).all()
-    assert set(tasks) == {T2I, I2T, TEXT_ONLY}
+        documents, tasks, _ = drawn(config, number)
+        assert sorted(documents) == images and set(tasks) == {T2I, I2T}
+
+
+def test_packs_have_one_task(config):
+    round_ = open_micro_batches(config, vocabulary(config)).rounds.round(0)
+    tasks = [set((round_.pack(number)["task"] & ~np.uint8(DROPPED)).tolist()) for number in range(round_.num_packs)]
+    assert all(len(found) == 1 for found in tasks) and set().union(*tasks) == {T2I, I2T, TEXT_ONLY}
 
 
 def test_the_order_is_drawn_anew_in_every_epoch(config):
-    # one task and no captions: all image samples are equally long, so packing keeps the order as drawn
-    config = with_data(config, tasks=TaskWeights(t2i=1.0, i2t=0.0), caption_dropout=1.0)
-    batches = open_micro_batches(config, vocabulary(config))
-    orders = [e.document[e.task == T2I].tolist() for e in (batches.epoch(0), batches.epoch(1))]
-    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]) != orders[0]
+    # one task and no captions: all samples are equally long, so packing keeps the order as drawn
+    config = with_data(config, tasks=ONE_TASK, caption_dropout=1.0)
+    first, second = drawn(config)[0].tolist(), drawn(config, 1)[0].tolist()
+    assert first != second and sorted(first) == sorted(second) != first
 
 
 def test_epochs_differ_in_task_and_caption(config):
-    batches = open_micro_batches(config, vocabulary(config))
-    first, second = batches.epoch(0), batches.epoch(1)
-    for name in ("task", "caption"):
-        values = [dict(zip(e.document.tolist(), getattr(e, name).tolist(), strict=True)) for e in (first, second)]
+    config = with_data(config, tasks=TaskWeights(t2i=0.5, i2t=0.5))
+    epochs = [drawn(config, number) for number in range(2)]
+    for column in (1, 2):
+        values = [dict(zip(epoch[0].tolist(), epoch[column].tolist(), strict=True)) for epoch in epochs]
         assert values[0] != values[1]
 
 
@@ -189,53 +214,53 @@ def test_seed_changes_the_order(config):
 
 
 def test_captions_are_those_of_the_document(config):
-    batches = open_micro_batches(config, vocabulary(config))
-    store, epoch = batches.store, batches.epoch(0)
-    for document, caption in zip(epoch.document, epoch.caption, strict=True):
-        if caption >= 0:
-            assert 0 <= caption - store.first_sequence[document] < store.num_captions[document]
+    store = open_micro_batches(config, vocabulary(config)).stores[0]
+    for document, task, caption in zip(*drawn(config), strict=True):
+        assert caption < store.num_captions(document)
+        assert task in ((T2I, I2T) if store.kind(document) else (TEXT_ONLY,))
 
 
-@pytest.mark.parametrize(("dropout", "dropped"), [(0.0, 0), (1.0, 1)])
-def test_caption_dropout_concerns_text_to_image_alone(config, dropout, dropped):
-    config = with_data(config, caption_dropout=dropout)
-    epoch = open_micro_batches(config, vocabulary(config)).epoch(0)
-    assert ((epoch.caption < 0) == ((epoch.task == T2I) & bool(dropped))).all()
+@pytest.mark.parametrize(("dropout", "share"), [(0.0, 0), (1.0, 1)])
+def test_caption_dropout_concerns_text_to_image_alone(config, dropout, share):
+    _, tasks, captions = drawn(with_data(config, caption_dropout=dropout))
+    assert ((captions < 0) == ((tasks == T2I) & bool(share))).all()
 
 
 def test_task_weights_are_shares(config):
-    only = with_data(config, tasks=TaskWeights(t2i=0.0, i2t=3.0))
-    assert set(open_micro_batches(only, vocabulary(config)).epoch(0).task.tolist()) == {I2T, TEXT_ONLY}
-    batches = open_micro_batches(with_data(config, tasks=TaskWeights(t2i=3.0, i2t=1.0)), vocabulary(config))
-    tasks = np.concatenate([batches.epoch(number).task for number in range(60)])
-    share = (tasks == T2I).sum() / (tasks != TEXT_ONLY).sum()
-    assert abs(share - 0.75) < 0.04
+    assert set(drawn(with_data(config, tasks=TaskWeights(t2i=0.0, i2t=3.0)))[1].tolist()) == {I2T}
+    tasks = drawn(with_data(config, tasks=TaskWeights(t2i=3.0, i2t=1.0, text=4.0)))[1]
+    assert len(tasks) >= 1000
+    assert (
+        np.abs(np.bincount(tasks, minlength=4)[[T2I, I2T, TEXT_ONLY]] / len(tasks) - [3 / 8, 1 / 8, 1 / 2]).max()
+        < 0.005
+    )
 
 
 def test_validation_takes_every_task_of_each_held_out_document_and_repeats(config):
+    config = with_data(config, tasks=TaskWeights(t2i=0.5, i2t=0.5))  # text is watched though it is not trained
     batches = open_micro_batches(config, vocabulary(config), split="validation")
-    store, epoch = batches.store, batches.epoch(0)
-    held_out = split_documents(store.num_documents, 0.2)[1]
-    expected = sorted((d, t) for d in held_out for t in ((T2I, I2T) if store.is_image[d] else (TEXT_ONLY,)))
-    assert sorted(zip(epoch.document, epoch.task, strict=True)) == expected
-    assert epoch.caption.min() >= 0  # no dropout
-    count = epoch.num_packs
+    store = batches.stores[0]
+    documents, tasks, captions = drawn(config, split="validation")
+    held_out = split_documents(store.num_documents, 0.2)[1].tolist()
+    expected = sorted((d, t) for d in held_out for t in ((T2I, I2T) if store.kind(d) else (TEXT_ONLY,)))
+    assert sorted(zip(documents, tasks, strict=True)) == expected
+    assert captions.min() >= 0  # no dropout
+    count = batches.rounds.round(0).num_packs
     twice = read(config, 2 * count, split="validation")
     assert [b[1:] for b in twice[:count]] == [b[1:] for b in twice[count:]]
-    other_seed = with_data(config, seed=7)
-    held_out_again = open_micro_batches(other_seed, vocabulary(config), split="validation").documents
-    assert held_out_again.tolist() == held_out.tolist()
+    assert sorted(drawn(with_data(config, seed=7), split="validation")[0]) == sorted(documents)
+    assert {batches[number].task for number in range(3)} == {T2I, I2T, TEXT_ONLY}, "the first few have all tasks"
 
 
 def test_a_separate_validation_index_is_used_whole(config, index):
     config = with_data(config, validation_path=str(index))
     for split in ("train", "validation"):
-        assert len(open_micro_batches(config, vocabulary(config), split=split).documents) == 36
+        assert set(drawn(config, split=split)[0].tolist()) == set(range(36))
 
 
 def test_tensors_hold_the_samples(config):
     batches = open_micro_batches(config, vocabulary(config))
-    for index in range(packs_per_epoch(config)):
+    for index in range(20):
         batch, samples = batches[index], batches.samples(index)
         rows = batch.plan.sequence_to_sorted
         offset = torch.where(rows >= batch.plan.padded_text, batches.vocabulary.text_size, 0)
@@ -288,17 +313,24 @@ def test_a_sample_longer_than_the_budget(config):
     )
 
 
-def test_the_longest_sample_just_fits(config):
-    batches = open_micro_batches(config, vocabulary(config))
+def test_the_longest_sample_just_fits_or_is_left_out(config):
+    small = with_data(config, micro_batch_tokens=RESERVED_ROWS + 8)
     with pytest.raises(ValueError) as error:
-        open_micro_batches(with_data(config, micro_batch_tokens=RESERVED_ROWS + 8), vocabulary(config))
+        open_micro_batches(small, vocabulary(config))
     needed = int(str(error.value).rsplit(" ", 1)[1])
     fitting = open_micro_batches(with_data(config, micro_batch_tokens=needed), vocabulary(config))
     rows = [len(s[0]) for number in range(400) for s in fitting.samples(number)]
     assert max(rows) == needed - RESERVED_ROWS
-    assert sorted(batches.documents) == sorted(fitting.documents)
     with pytest.raises(ValueError):
         open_micro_batches(with_data(config, micro_batch_tokens=needed - 1), vocabulary(config))
+    left_out = with_data(config, micro_batch_tokens=needed - 1, too_long="skip")
+    batches = open_micro_batches(left_out, vocabulary(config))
+    assert max(len(s[0]) for number in range(400) for s in batches.samples(number)) < needed - RESERVED_ROWS
+
+
+def test_nothing_fits(config):
+    nothing = with_data(config, micro_batch_tokens=RESERVED_ROWS + 1, too_long="skip")
+    refused(nothing, "data.micro_batch_tokens leaves room for no sample")
 
 
 @pytest.mark.parametrize(
@@ -306,8 +338,7 @@ def test_the_longest_sample_just_fits(config):
     [
         ({"validation_fraction": 0.0}, {"split": "validation"}, "data.validation_fraction is 0.0"),
         ({"validation_fraction": 1.0}, {}, "data.validation_fraction is 1.0"),
-        ({"tasks": TaskWeights(0.0, 0.0)}, {}, "data.tasks"),
-        ({"tasks": TaskWeights(-1.0, 2.0)}, {}, "data.tasks"),
+        ({"tasks": TaskWeights(0.0, 0.0, sr=1.0)}, {}, "data.tasks is .*serve i2t, t2i, text; give one"),
         ({"micro_batch_tokens": BUDGET + 1}, {"row_multiple": 2}, "data.micro_batch_tokens is 129"),
         ({}, {"row_multiple": 64}, "parallel.tensor is 64"),
         ({"path": "nowhere"}, {}, "nowhere.bin is missing"),
@@ -318,8 +349,9 @@ def test_bad_settings(config, changes, arguments, match):
 
 
 def test_tasks_share_packs_on_request(config):
-    mixed = open_micro_batches(with_data(config, pack_by_task=False), vocabulary(config)).epoch(0)
-    apart = open_micro_batches(config, vocabulary(config)).epoch(0)
-    assert sorted(mixed.document.tolist()) == sorted(apart.document.tolist())
-    tasks = [{task for _, task, _ in mixed.pack(number)} for number in range(mixed.num_packs)]
+    config = with_data(config, tasks=TaskWeights(t2i=0.5, i2t=0.5))
+    mixed = open_micro_batches(with_data(config, pack_by_task=False), vocabulary(config)).rounds.round(0)
+    apart = open_micro_batches(config, vocabulary(config)).rounds.round(0)
+    assert sorted(mixed.samples["document"].tolist()) == sorted(apart.samples["document"].tolist())
+    tasks = [set((mixed.pack(number)["task"] & ~np.uint8(DROPPED)).tolist()) for number in range(mixed.num_packs)]
     assert any(len(found) > 1 for found in tasks) and mixed.num_packs <= apart.num_packs

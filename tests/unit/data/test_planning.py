@@ -52,7 +52,7 @@ def streams_of(corpora: list[CorpusArrays], rng: np.random.Generator) -> list[pl
 kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(kinds, min_size=1, max_size=3), st.integers(0, 2**63), st.booleans(), st.booleans(), st.booleans())
 def test_native_plans_are_those_of_the_reference(
     corpora_kinds: list[list[str]], seed: int, weights: bool, by_task: bool, in_turn: bool
@@ -83,7 +83,7 @@ def test_native_plans_are_those_of_the_reference(
         assert not by_task or len(set((samples["task"][begin:end] & ~np.uint8(DROPPED)).tolist())) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(kinds, st.integers(0, 1000), st.integers(0, 1 << 30))
 def test_native_scan_is_that_of_the_reference(document_kinds: list[str], seed: int, damage: int) -> None:
     corpus = corpus_of(document_kinds, seed)

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
 from mars_megatron.data.manifest import Manifest
+from mars_megatron.data.modes import KIND_IMAGE, KIND_TEXT, KINDS
 from mars_megatron.data.store import Store
+from tests.synthetic_index import write_synthetic
 
 
 @pytest.fixture
@@ -25,14 +28,15 @@ def path(prefix, ending):
 
 def test_documents_can_be_read_by_part(index):
     store = Store(index)
-    assert store.num_documents == 36 and int(store.is_image.sum()) == 30
-    image = int(np.flatnonzero(store.is_image)[0])
+    kinds = [store.kind(document) for document in range(36)]
+    assert store.num_documents == 36 and store.scan.documents == [6, 30, 0, 0] and kinds.count(KIND_IMAGE) == 30
+    image = kinds.index(KIND_IMAGE)
     codes = store.codes(image)
     assert codes.dtype == np.int64 and codes.shape == (4,) and 0 <= codes.min() <= codes.max() < 16
     captions = store.captions(image)
-    assert len(captions) == store.num_captions[image]
+    assert len(captions) == store.num_captions(image)
     assert all(len(caption) and caption.max() < store.manifest.text_tokenizer.size for caption in captions)
-    text = int(np.flatnonzero(~store.is_image)[0])
+    text = kinds.index(KIND_TEXT)
     assert len(store.captions(text)) == 1
     with pytest.raises(AssertionError):
         store.codes(text)
@@ -42,9 +46,9 @@ def test_megatron_core_reads_the_files(index):
     store, dataset = Store(index), IndexedDataset(str(index), multimodal=True)
     assert len(dataset.document_indices) - 1 == store.num_documents
     sequences, modes = dataset[0 : int(dataset.document_indices[1])]
-    expected = store.captions(0) + ([store.codes(0)] if store.is_image[0] else [])
+    expected = store.captions(0) + ([store.codes(0)] if store.kind(0) == KIND_IMAGE else [])
     assert [s.tolist() for s in sequences] == [e.tolist() for e in expected]
-    assert modes.tolist() == [0] * len(store.captions(0)) + [1] * int(store.is_image[0])
+    assert modes.tolist() == [0] * len(store.captions(0)) + [1] * (store.kind(0) == KIND_IMAGE)
 
 
 @pytest.mark.parametrize("ending", ["bin", "idx", "json"])
@@ -85,7 +89,7 @@ def test_manifest_of_another_format(copy):
         Store(copy)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format_version": 2}'])
 def test_manifest_that_is_none(copy, text):
     path(copy, "json").write_text(text)
     with pytest.raises(ValueError, match="copy.json is not"):
@@ -93,33 +97,33 @@ def test_manifest_that_is_none(copy, text):
 
 
 def test_manifest_of_another_index(copy):
-    edit(copy, num_documents=35)
-    with pytest.raises(ValueError, match="has 36 documents, its manifest says 35"):
-        Store(copy)
+    edit(copy, documents={"text": 6, "image": 29})
+    with pytest.raises(ValueError, match="'image': 30.* its manifest says .*29"):
+        Store(copy).scan  # noqa: B018
 
 
 def test_images_of_another_grid(copy):
     image = json.loads(path(copy, "json").read_text())["image_tokenizer"]
     edit(copy, image_tokenizer=image | {"grid": [4, 4]})
-    with pytest.raises(ValueError, match="not of 16 codes"):
-        Store(copy)
+    with pytest.raises(ValueError, match="has an image of another size"):
+        Store(copy).scan  # noqa: B018
 
 
 @pytest.mark.parametrize(
     ("lengths", "modes", "problem"),
     [
-        ([4], [1], "not captions followed by one image"),
+        ([4], [1], "has an image without a caption"),
         ([1, 4, 4], [0, 1, 1], "not captions followed"),
-        ([2, 2], [0, 0], "more than one sequence"),
+        ([2, 2], [0, 0], "more than one text"),
     ],
 )
 def test_documents_of_another_shape(copy, lengths, modes, problem):
     builder = IndexedDatasetBuilder(str(path(copy, "bin")), multimodal=True)
     builder.add_document(torch.zeros(sum(lengths)), lengths, modes)
     builder.finalize(str(path(copy, "idx")))
-    edit(copy, num_documents=1)
-    with pytest.raises(ValueError, match=problem):
-        Store(copy)
+    edit(copy, documents={"image": 1})
+    with pytest.raises(ValueError, match=rf"copy\.idx document 0 .*{problem}"):
+        Store(copy).scan  # noqa: B018
 
 
 def test_manifest_survives_a_round_trip(index, tmp_path):
@@ -127,3 +131,33 @@ def test_manifest_survives_a_round_trip(index, tmp_path):
     manifest.write(tmp_path / "other.json")
     assert Manifest.read(tmp_path / "other.json") == manifest
     assert [p.name for p in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_every_kind_of_document_can_be_read(tmp_path):
+    kinds = ["interleaved", "text", "pair", "image"] * 5
+    store = Store(write_synthetic(tmp_path / "all", kinds, weights=True))
+    assert [KINDS[store.kind(document)] for document in range(20)] == kinds
+    for document, kind in enumerate(kinds):
+        begin, end = store.boundaries[document : document + 2]
+        sequences = [store.tokens(sequence).tolist() for sequence in range(begin, end)]
+        if kind == "interleaved":
+            assert [tokens.tolist() for _, tokens in store.parts(document)] == sequences
+            assert [is_image for is_image, _ in store.parts(document)] == (store.modes[begin:end] == 4).tolist()
+            continue
+        found = [caption.tolist() for caption in store.captions(document)]
+        found += [store.low_codes(document).tolist()] if kind == "pair" else []
+        found += [store.codes(document).tolist()] if kind in ("image", "pair") else []
+        assert found == sequences
+    assert store.weights.shape == store.lengths.shape and pickle.loads(pickle.dumps(store)).prefix == store.prefix
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", None])
+def test_damaged_weights(tmp_path, content):
+    prefix = write_synthetic(tmp_path / "index", ["image"] * 3, weights=True)
+    weights = path(prefix, "weights.npy")
+    if content is None:
+        np.save(weights, np.ones(2, dtype=np.float32))
+    else:
+        weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"index\.weights\.npy"):
+        Store(prefix)

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
-from mars_megatron.indexing.images import load_image
 from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
 from mars_megatron.huggingface.processing_mars import MarsProcessor
+from mars_megatron.indexing.images import load_image
 from tests.unit.generation.tiny_run import RESOLUTION
 from tests.unit.huggingface.conftest import Exported
 

@@ -71,9 +71,7 @@ def test_digits_start_from_their_base():
         validate(replace(config, parallel=ParallelConfig(tensor=2, sequence=True)), 2)
 
 
-def test_stage_three_is_refused_by_the_setting_that_cannot_be_had_yet():
-    config = get_recipe("mars_7b_stage3")
-    with pytest.raises(ValueError, match=r"data\.tasks\.sr is 1\.0; accepted: 0, because super-resolution"):
-        validate(config)
-    # and by nothing else
-    validate(replace(config, data=replace(config.data, tasks=TaskWeights())))
+def test_stage_three_is_super_resolution():
+    config = validate(get_recipe("mars_7b_stage3"))
+    assert config.data.tasks == TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)
+    assert (config.image.low_resolution, config.image.resolution) == (512, 1024)

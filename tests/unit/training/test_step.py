@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mars_megatron.data.batch import Batch, collate
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
+from mars_megatron.data.batch import MIXED, Batch, collate
+from mars_megatron.data.samples import I2T, T2I, TASKS, TEXT_ONLY, make_sample
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training.step import StepResult, _loss
 from mars_megatron.training.trainer import Interval
@@ -21,7 +21,8 @@ TEXT, CODES = np.array([3, 4, 5]), np.array([1, 2, 3, 4])
 
 def batch_of(*tasks: int) -> Batch:
     samples = [make_sample(task, TEXT, None if task == TEXT_ONLY else CODES, VOCABULARY, 1) for task in tasks]
-    return collate(samples, VOCABULARY, row_multiple=4, total_rows=64)
+    task = tasks[0] if len(set(tasks)) == 1 else MIXED
+    return collate(samples, VOCABULARY, row_multiple=4, total_rows=64, task=task)
 
 
 @pytest.mark.parametrize("text_weight", [1.0, 4.0])
@@ -47,7 +48,10 @@ def test_loss_counts(
     assert float(total.detach()) == text_weight * text_sum + visual_sum
     assert int(num_targets) == num_text + num_visual and num_targets.dtype == torch.int
     # What is reported has no weights, so that runs compare.
-    assert report.tolist() == [text_sum, num_text, visual_sum, num_visual, num_tokens]
+    assert report[:5].tolist() == [text_sum, num_text, visual_sum, num_visual, num_tokens]
+    of_tasks = dict(zip(range(len(TASKS)), report[5:].view(-1, 2).tolist(), strict=True))
+    expected = {} if len(tasks) > 1 else {tasks[0]: [text_sum + visual_sum, num_text + num_visual]}
+    assert {task: found for task, found in of_tasks.items() if any(found)} == expected
     assert report.dtype == torch.float64 and not report.requires_grad
     (gradient,) = torch.autograd.grad(total, losses)
     assert gradient.tolist() == [text_weight] * num_text + [1.0] * num_visual

@@ -52,7 +52,12 @@ def test_sigterm_leaves_a_complete_checkpoint(base: RunConfig, run_folder: Path,
     assert f"stopped on request after step {step}; step {step} is saved" in out
     steps = [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, step + 1)), "the last step is the one that was saved"
-    assert sorted(path.name for path in run_folder.iterdir()) == ["latest", "metrics.jsonl", f"step_{step:08d}"]
+    assert sorted(path.name for path in run_folder.iterdir()) == [
+        "data_cache",
+        "latest",
+        "metrics.jsonl",
+        f"step_{step:08d}",
+    ]
 
 
 @pytest.mark.usefixtures("one_rank")

@@ -65,6 +65,7 @@ def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
     trainer = Trainer(config)
     result = trainer.run()
     assert sorted(path.name for path in run_folder.iterdir()) == [
+        "data_cache",
         "finished",
         "latest",
         "metrics.jsonl",

@@ -1,0 +1,151 @@
+"""Shares of corpora and tasks, and the order that they give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, TaskWeights, VocabularyConfig
+from mars_megatron.data import describe, open_micro_batches
+from mars_megatron.data.blend import Blend, validation_streams
+from mars_megatron.data.packing import RESERVED_ROWS
+from mars_megatron.data.planning import DROPPED
+from mars_megatron.data.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
+from mars_megatron.data.store import Store
+from mars_megatron.tokenizers import Vocabulary
+from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
+
+ALL = TaskWeights(t2i=0.3, i2t=0.2, sr=0.1, text=0.15, interleaved=0.25)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """Prefixes of a corpus of images, one of all kinds, and one of text."""
+    folder = tmp_path_factory.mktemp("corpora")
+    return {
+        "images": write_synthetic(folder / "images", ["image"] * 500, seed=1),
+        "mixed": write_synthetic(folder / "mixed", ["image", "pair", "text", "interleaved"] * 30, seed=2, weights=True),
+        "text": write_synthetic(folder / "text", ["text"] * 40, seed=3),
+    }
+
+
+def run(**data) -> RunConfig:
+    base = RunConfig(vocabulary=VocabularyConfig(text_size=TEXT_SIZE, codebook_size=CODEBOOK_SIZE))
+    settings = {"micro_batch_tokens": RESERVED_ROWS + 200, "validation_fraction": 0.1, "too_long": "skip"} | data
+    return replace(base, data=replace(base.data, **settings))
+
+
+def blend_of(corpora, **data) -> RunConfig:
+    entries = (
+        CorpusConfig(corpora["images"], 5.0),
+        CorpusConfig(corpora["mixed"], 3.0, ALL),
+        CorpusConfig(corpora["text"], 2.0, TaskWeights(t2i=0.0, i2t=0.0, text=1.0)),
+    )
+    return run(**({"blend": entries, "tasks": TaskWeights(t2i=0.6, i2t=0.4)} | data))
+
+
+def first_samples(config: RunConfig, num: int) -> np.ndarray:
+    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    found, size, index = [], 0, 0
+    while size < num:
+        found.append(batches.rounds.samples(index))
+        size += len(found[-1])
+        index += 1
+    return np.concatenate(found)[:num]
+
+
+def shares(values: np.ndarray, num: int) -> np.ndarray:
+    return np.bincount(values, minlength=num) / len(values)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_realised_shares_are_the_weights_over_ten_thousand_samples(corpora, seed):
+    samples = first_samples(blend_of(corpora, seed=seed), 10_000)
+    assert np.abs(shares(samples["corpus"], 3) - [0.5, 0.3, 0.2]).max() < 0.005
+    task = samples["task"] & ~np.uint8(DROPPED)
+    wanted = np.zeros(len(TASKS))
+    wanted[T2I], wanted[I2T] = 0.5 * 0.6 + 0.3 * 0.3, 0.5 * 0.4 + 0.3 * 0.2
+    wanted[SR], wanted[TEXT_ONLY], wanted[INTERLEAVED] = 0.3 * 0.1, 0.3 * 0.15 + 0.2, 0.3 * 0.25
+    assert np.abs(shares(task, len(TASKS)) - wanted).max() < 0.005
+    of_mixed = task[samples["corpus"] == 1]
+    assert np.abs(shares(of_mixed, len(TASKS)) - [0.3, 0.2, 0.1, 0.15, 0.25]).max() < 0.01
+
+
+def test_every_stretch_has_the_shares(corpora):
+    samples = first_samples(blend_of(corpora), 4000)
+    for part in np.split(samples, 8):
+        assert np.abs(shares(part["corpus"], 3) - [0.5, 0.3, 0.2]).max() < 0.06
+
+
+def test_blended_corpora_go_through_their_epochs(corpora):
+    """Any documents as many as an epoch has, in the order of their stream, are all different."""
+    config = blend_of(corpora)
+    stores = [Store(corpus.path) for corpus in config.data.blend]
+    blend = Blend(stores, config.data)
+    assert sum(part.share for part in blend.parts) == 1
+    assert [part.num_documents for part in blend.parts if part.corpus == 0] == [450]
+    starts = [[stream.start for stream in blend.streams(number)] for number in range(4)]
+    ends = [[stream.start + stream.count for stream in blend.streams(number)] for number in range(4)]
+    assert starts[0] == [0] * len(blend.parts) and starts[1:] == ends[:-1], "each round goes on where the last ended"
+
+
+def test_a_pair_serves_images_and_super_resolution(corpora):
+    config = run(path=corpora["mixed"], tasks=TaskWeights(t2i=0.5, i2t=0.0, sr=0.5))
+    samples = first_samples(config, 3000)
+    store = Store(corpora["mixed"])
+    kinds = np.array([store.kind(document) for document in samples["document"].tolist()])
+    task = samples["task"] & ~np.uint8(DROPPED)
+    assert set(kinds[task == SR].tolist()) == {2} and set(kinds[task == T2I].tolist()) == {1, 2}
+
+
+def test_held_out_documents_are_never_trained(corpora):
+    config = blend_of(corpora)
+    trained = first_samples(config, 6000)
+    held_out = open_micro_batches(config, Vocabulary.from_config(config.vocabulary), split="validation")
+    validated = held_out.rounds.round(0).samples
+    pairs = [set(zip(one["corpus"].tolist(), one["document"].tolist(), strict=True)) for one in (trained, validated)]
+    assert not pairs[0] & pairs[1] and len(pairs[1]) > 50
+
+
+def test_a_corpus_without_weight_is_only_watched(corpora):
+    entries = (CorpusConfig(corpora["images"]), CorpusConfig(corpora["text"], 0.0))
+    config = run(blend=entries)
+    assert set(first_samples(config, 2000)["corpus"].tolist()) == {0}
+    streams = validation_streams([Store(corpus.path) for corpus in entries], config.data)
+    assert {(stream.corpus, stream.tasks) for stream in streams} == {(0, (T2I,)), (0, (I2T,)), (1, (TEXT_ONLY,))}
+    told = describe(config, [Store(corpus.path) for corpus in entries])
+    assert "samples: t2i 50.0%, i2t 50.0%" in told and "40 of them serve no task with a weight" in told
+
+
+def test_other_weights_are_relative(corpora):
+    one, other = (blend_of(corpora, tasks=TaskWeights(t2i=w * 0.6, i2t=w * 0.4)) for w in (1.0, 10.0))
+    assert first_samples(one, 500).tolist() == first_samples(other, 500).tolist()
+
+
+def test_nothing_to_train_on_is_said(corpora):
+    config = run(path=corpora["text"])
+    with pytest.raises(ValueError, match=r"data\.tasks is .* \(36 text\) serve text; give one of these a weight"):
+        open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+
+
+def test_corpora_of_several_tokenizers_are_refused(corpora, tmp_path):
+    other = write_synthetic(tmp_path / "other", ["text"] * 20)
+    manifest = tmp_path / "other.json"
+    manifest.write_text(manifest.read_text().replace('"fingerprint": ""', '"fingerprint": "abc"', 1))
+    config = run(blend=(CorpusConfig(corpora["images"]), CorpusConfig(other)))
+    with pytest.raises(ValueError, match=r"data\.blend: .*other was made with the text tokenizer"):
+        open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+
+
+def test_tiny_shares_get_their_samples_in_the_end(corpora):
+    entries = (CorpusConfig(corpora["images"], 1.0), CorpusConfig(corpora["text"], 1e-4, ALL))
+    config = run(blend=entries)
+    blend = Blend([Store(corpus.path) for corpus in entries], config.data)
+    taken = sum(stream.count for number in range(100) for stream in blend.streams(number) if stream.corpus == 1)
+    assert abs(taken - 100 * blend.round_samples * 1e-4 / (1 + 1e-4)) <= 1
+
+
+def test_default_is_one_corpus():
+    assert DataConfig().blend == ()
