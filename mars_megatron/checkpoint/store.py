@@ -39,10 +39,12 @@ class Position:
     Attributes:
         step: Optimiser steps done.
         micro_batches: Global micro-batches consumed.
+        data_order: Fingerprint of the order of samples in which they are counted; empty if not known.
     """
 
     step: int = 0
     micro_batches: int = 0
+    data_order: str = ""
 
 
 def _metadata(groups: ProcessGroupCollection) -> dict[str, Any]:

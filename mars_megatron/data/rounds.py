@@ -54,6 +54,9 @@ class Rounds:
         streams: What each round takes of which stream; a pure function of the round's number.
         endless: Every round is another one; otherwise round 0 repeats.
         cache: Folder to keep plans in; None keeps them in memory alone.
+
+    Attributes:
+        fingerprint: Changes with everything that decides which samples there are and in which order.
     """
 
     def __init__(
@@ -66,7 +69,8 @@ class Rounds:
         cache: Path | None = None,
     ) -> None:
         self.stores, self.settings, self.streams, self.endless = stores, settings, streams, endless
-        self._cache = None if cache is None else _Cache(cache, _key(stores, settings, streams(0), endless))
+        self.fingerprint = _fingerprint(stores, settings, streams(0), endless)
+        self._cache = None if cache is None else _Cache(cache / self.fingerprint)
         self._current: tuple[int, Round] | None = None
         self._starts = [0]  # first pack of every round met so far, and the one after the last
 
@@ -113,10 +117,10 @@ class Rounds:
 
 
 class _Cache:
-    """Planned rounds of one key as files. A round exists when its .json, which is written last, does."""
+    """Planned rounds as files. A round exists when its .json, which is written last, does."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder / key
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def num_packs(self, number: int) -> int | None:
         """Packs of a round that was planned once; its plan may be gone."""
@@ -174,11 +178,10 @@ class _Cache:
         return self.folder / f"{number:06d}.{ending}"
 
 
-def _key(stores: Sequence[Store], settings: RoundSettings, streams: Sequence[Stream], endless: bool) -> str:
-    """Changes with everything that decides a plan."""
+def _fingerprint(stores: Sequence[Store], settings: RoundSettings, streams: Sequence[Stream], endless: bool) -> str:
     contents = {
         "version": PLAN_VERSION,
-        "indices": [[store.manifest.sha256.get(name, "") for name in ("idx", "weights.npy")] for store in stores],
+        "indices": [sorted(store.manifest.sha256.items()) for store in stores],
         "sizes": [[store.num_documents, len(store.lengths)] for store in stores],
         "settings": asdict(settings),
         "streams": [[s.corpus, s.kind, s.first_slot, s.num_documents, s.count, s.tasks, s.limits] for s in streams],

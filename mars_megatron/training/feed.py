@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron.config.schema import RunConfig
@@ -54,6 +55,28 @@ class Feed:
         """Find now what is wrong with a split, not after hours of training; arguments and errors as of `batches`."""
         if self.groups.tp.rank() == 0:
             self._open(split)
+
+    def check_order(self, fingerprint: str) -> str:
+        """Compare the order of the training samples with that of a resumed run; every rank must call this.
+
+        Args:
+            fingerprint: Of the checkpoint; empty if it has none.
+
+        Returns:
+            The fingerprint of this run's order.
+
+        Raises:
+            ValueError: It is another one, and the checkpoint's position means nothing here.
+        """
+        ours = [self._open("train").rounds.fingerprint if torch.distributed.get_rank() == 0 else ""]
+        torch.distributed.broadcast_object_list(ours, src=0)
+        if fingerprint not in ("", ours[0]):
+            raise ValueError(
+                f"the checkpoint in {self.config.checkpoint.dir} counts its position in other data: the indices of "
+                "data.path or data.blend, or their weights, are not those it was trained on. Set them as they were, or "
+                "start a new run from it with checkpoint.init_from and another checkpoint.dir"
+            )
+        return ours[0]
 
     def describe(self) -> str:
         """One line on the training data; for a rank that reads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +73,8 @@ class Trainer:
             apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
         self.feed = Feed(config, self.vocabulary, self.groups)
+        order = self.feed.check_order(self.position.data_order)
+        self.position = replace(self.position, data_order=order)
         if config.training.eval_interval:
             self.feed.check("validation")
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
@@ -139,7 +141,8 @@ class Trainer:
         self.scheduler.step(increment=1)
         result = self.stepper.train(self.train_batches, self.optimizer)
         batch = self.config.training.global_batch_size
-        self.position = Position(self.position.step + 1, self.position.micro_batches + batch)
+        before = self.position
+        self.position = replace(before, step=before.step + 1, micro_batches=before.micro_batches + batch)
         return result
 
     def _per_chunk(self, batches: Prefetcher) -> list[Iterator[Batch]]:

@@ -9,6 +9,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
+from mars_megatron.indexing.index_writer import file_sha256
 
 TEXT_SIZE, CODEBOOK_SIZE, GRID, EOS = 60, 32, (4, 4), 1
 
@@ -33,6 +34,7 @@ def write_corpus(prefix: Path, num_images: int = 120, num_texts: int = 40, seed:
     Manifest(
         documents={"image": num_images, "text": num_texts},
         tokens=tokens,
+        sha256={ending: file_sha256(f"{prefix}.{ending}") for ending in ("bin", "idx")},
         text_tokenizer=TextTokenizerInfo(path="", fingerprint="", size=TEXT_SIZE, eos_id=EOS, bos_id=None),
         image_tokenizer=ImageTokenizerInfo(
             path="", fingerprint="", codebook_size=CODEBOOK_SIZE, grid=GRID, resolution=16

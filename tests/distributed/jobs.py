@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
+from mars_megatron.data import Batch, MicroBatches
+from mars_megatron.data.batch import flatten
 from mars_megatron.model.feed_forward import expert_parameters
 from mars_megatron.training import Trainer
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
@@ -114,6 +117,31 @@ def host_reads(run: dict[str, Any]) -> list[int]:
             loss.backward()
         counts.append(batch.plan.num_text)
     return counts
+
+
+def what_is_read(run: dict[str, Any], num: int) -> list[dict[str, Any]]:
+    """Of each rank: digests of the training and validation micro-batches that it was given, the numbers of those that
+    it read itself, and the data it opened."""
+    read: list[int] = []
+    make = MicroBatches.__getitem__
+
+    def counted(batches: MicroBatches, index: int) -> Batch:
+        read.append(index)
+        return make(batches, index)
+
+    MicroBatches.__getitem__ = counted  # type: ignore[method-assign]
+    try:
+        trainer = Trainer(tiny_config(run))
+        validation = trainer.feed.batches("validation", num=num)
+        given = [next(trainer.train_batches[0]) for _ in range(num)] + list(validation)
+        trainer._train_feed.close()
+    finally:
+        MicroBatches.__getitem__ = make  # type: ignore[method-assign]
+    digests = [hashlib.sha256(flatten(batch).tobytes()).hexdigest() for batch in given]
+    ours = {"given": digests, "read": read, "opened": sorted(trainer.feed._opened)}
+    everyones: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyones, ours)
+    return everyones
 
 
 def uneven_collectives(rounds: int) -> dict[str, int]:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.checkpoint import Position, folders, latest, read_config
+from mars_megatron.checkpoint import folders, latest, read_config
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.training import Trainer
 from mars_megatron.training.signals import StopRequest
+from tests.distributed.corpus import write_corpus
 
 
 def configured(base: RunConfig, **overrides: Any) -> RunConfig:
@@ -53,6 +54,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(StopRequest, "agreed", agreed)
 
 
+def consumed(trainer: Trainer) -> tuple[int, int]:
+    """(steps, micro-batches)."""
+    return trainer.position.step, trainer.position.micro_batches
+
+
 def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
     config = configured(
         base,
@@ -81,7 +87,7 @@ def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
     assert written[3]["loss"] == result.loss and written[3]["grad_norm"] > 0
     assert all(line["seconds_per_step"] > 0 for line in written if line["split"] == "train")
     assert "grad_norm" not in written[2] and "lr" not in written[2]
-    assert trainer.position == Position(5, 10)
+    assert consumed(trainer) == (5, 10)
     # The schedule ends where it should: cosine decay to min_lr in the last step.
     assert written[3]["lr"] == pytest.approx(config.optimizer.min_lr)
     assert written[0]["lr"] > written[1]["lr"] > written[3]["lr"]
@@ -95,7 +101,7 @@ def test_a_finished_run_has_nothing_to_do(base: RunConfig, run_folder: Path) -> 
     assert losses(run_folder) == before and (run_folder / "finished").is_file()
     # With more steps to go it is not finished.
     longer = Trainer(configured(config, training__steps=3))
-    assert longer.position == Position(2, 4)
+    assert consumed(longer) == (2, 4)
     longer._mark_finished(False)
     assert not (run_folder / "finished").exists()
 
@@ -136,14 +142,14 @@ def test_an_interrupted_run_resumes_bitwise(
         stop_at(patch, 3)
         stopped = Trainer(config)
         stopped.run()
-    assert stopped.position == Position(3, 6) and latest(folder) == folders.step_folder(folder, 3)
+    assert consumed(stopped) == (3, 6) and latest(folder) == folders.step_folder(folder, 3)
     assert not (folder / "finished").exists()
     # What a run that was killed after its checkpoint leaves behind.
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "split": "train", "loss": 99.0}\n{"step": 5, "sp')
     folders.incomplete(folders.step_folder(folder, 5)).mkdir()
     resumed = Trainer(config)
-    assert resumed.position == Position(3, 6)
+    assert consumed(resumed) == (3, 6)
     resumed.run()
     assert (folder / "finished").is_file()
     assert losses(folder) == losses(tmp_path / "straight")
@@ -205,7 +211,7 @@ def test_start_from_another_run(base: RunConfig, tmp_path: Path) -> None:
     theirs = parameters(source)
     config = configured(base, checkpoint__dir=tmp_path / "run", checkpoint__init_from=tmp_path / "source")
     trainer = Trainer(config)
-    assert trainer.position == Position()
+    assert consumed(trainer) == (0, 0)
     for name, value in parameters(trainer).items():
         if ".visual." not in name:
             assert torch.equal(value, theirs[name]), name
@@ -240,3 +246,12 @@ def test_settings_are_checked_before_anything_is_trained(base: RunConfig, run_fo
 def test_a_layout_that_does_not_fit_names_the_setting(base: RunConfig) -> None:
     with pytest.raises(ValueError, match=r"parallel\.pipeline is 2.*there are 1"):
         Trainer(configured(base, parallel__pipeline=2))
+
+
+def test_a_position_in_other_data_is_refused(base: RunConfig, one_rank: None, run_folder: Path, tmp_path: Path) -> None:
+    config = configured(base, checkpoint__dir=str(run_folder), training__steps=2)
+    Trainer(config).run()
+    assert consumed(Trainer(config)) == (2, 4)
+    other = write_corpus(tmp_path / "other", num_images=60, num_texts=20, seed=1)
+    with pytest.raises(ValueError, match="counts its position in other data"):
+        Trainer(configured(config, data__path=other))
