@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -31,7 +32,7 @@ class WorkerPool:
 
     When a worker dies (a crash in a library, killed for memory), all that was out is run again, one batch after the
     other in a process apart. A batch that kills it as well is run record by record, and the record that does it is
-    left out as "worker_died".
+    left out as "worker_died". Workers that cannot be started are an OSError.
 
     Args:
         settings: Of the workers.
@@ -113,6 +114,16 @@ class WorkerPool:
             if future is not None and (not future.done() or isinstance(future.exception(), BrokenProcessPool)):
                 entry.future = None
 
+    def _check_start(self, pool: ProcessPoolExecutor) -> None:
+        """Tell a worker that dies of a record from one that cannot even start: no record is at fault then."""
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "worker processes cannot be started, or are ended at once (see the messages above). In a script of "
+                'your own, call build_index under `if __name__ == "__main__":`; workers=0 does without processes'
+            ) from error
+
     def _run_apart(self, work: Work) -> Done:
         done = self._try_apart(work)
         if done is not None:
@@ -130,6 +141,7 @@ class WorkerPool:
         """The result, or None if the process died."""
         if self._apart is None:
             self._apart = self._start(1)
+            self._check_start(self._apart)
         try:
             return self._apart.submit(run_work, work).result()
         except BrokenProcessPool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mars_megatron.indexing.build import _MODES
@@ -93,3 +97,21 @@ def test_a_build_with_a_deadly_record(tmp_path, tokenizers, monkeypatch):
 
 def test_refused_says_both():
     assert str(Refused("too_small", "1 x 1")) == "too_small: 1 x 1"
+
+
+def test_workers_that_cannot_start_are_an_error(tmp_path, text_model):
+    """A script that starts them anew in each of them: it is told so, and not every record is blamed."""
+    (tmp_path / "a.txt").write_text("red\n" * 50)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mars_megatron.indexing.build import build_index\n"
+        "from mars_megatron.indexing.options import BuildOptions\n"
+        f"build_index({str(tmp_path / 'a.txt')!r}, {str(tmp_path / 'index')!r}, {str(text_model)!r},\n"
+        "            options=BuildOptions(workers=1), progress=False)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and "worker processes cannot be started" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("index*"))
