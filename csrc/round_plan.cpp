@@ -153,9 +153,13 @@ Drawn draw_samples(const std::vector<Corpus>& corpora, const std::vector<Stream>
 }
 
 std::vector<std::vector<uint32_t>> group_by_task(const Drawn& drawn, bool by_task) {
-  std::vector<std::vector<uint32_t>> groups(by_task ? kNumTasks : 1);
+  const auto group_of = [&](const Sample& sample) { return by_task ? sample.task & ~kDropped : 0; };
+  std::array<size_t, kNumTasks> sizes{};
+  for (const Sample& sample : drawn.samples) ++sizes[group_of(sample)];
+  std::vector<std::vector<uint32_t>> groups(by_task ? size_t{kNumTasks} : 1);
+  for (size_t group = 0; group < groups.size(); ++group) groups[group].reserve(sizes[group]);
   for (size_t i = 0; i < drawn.samples.size(); ++i) {
-    groups[by_task ? drawn.samples[i].task & ~kDropped : 0].push_back(static_cast<uint32_t>(i));
+    groups[group_of(drawn.samples[i])].push_back(static_cast<uint32_t>(i));
   }
   return groups;
 }
@@ -164,13 +168,15 @@ std::vector<std::vector<uint32_t>> group_by_task(const Drawn& drawn, bool by_tas
 
 RoundPlan plan_round(const std::vector<Corpus>& corpora, const std::vector<Stream>& streams,
                      const RoundSettings& settings) {
-  const Drawn drawn = draw_samples(corpora, streams, settings);
+  Drawn drawn = draw_samples(corpora, streams, settings);
   std::vector<Packs> groups;
   std::vector<int64_t> counts;
-  for (const auto& positions : group_by_task(drawn, settings.pack_by_task)) {
+  for (auto& positions : group_by_task(drawn, settings.pack_by_task)) {
     groups.push_back(pack(drawn.rows.data(), positions, settings.budget, settings.lookahead));
     counts.push_back(static_cast<int64_t>(groups.back().offsets.size()) - 1);
+    positions = {};  // rounds are large: what is no longer needed goes at once
   }
+  drawn.rows = {};
   RoundPlan plan;
   plan.num_too_long = drawn.num_too_long;
   plan.samples.reserve(drawn.samples.size());

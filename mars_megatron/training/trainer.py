@@ -208,4 +208,4 @@ class Interval:
 
 def _losses(result: StepResult) -> dict[str, float | None]:
     values = asdict(result)
-    return {**values, **values.pop("task_losses")}
+    return values | values.pop("task_losses")

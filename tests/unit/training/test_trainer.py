@@ -67,6 +67,7 @@ def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
         logging__interval=2,
         training__steps=5,
         training__eval_interval=4,
+        training__eval_batches=4,
     )
     trainer = Trainer(config)
     result = trainer.run()
@@ -81,6 +82,10 @@ def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
     assert latest(run_folder) == run_folder / "step_00000005"
     assert read_config(run_folder / "step_00000005") == config
     written = lines(run_folder)
+    tasks = {"loss_t2i", "loss_i2t", "loss_text"}
+    assert all(isinstance(value, (int, float, str)) for line in written for value in line.values())
+    assert any(tasks & set(line) for line in written if line["split"] == "train")
+    assert tasks <= set().union(*(line for line in written if line["split"] == "validation")), "text is watched"
     assert [(line["step"], line["split"]) for line in written] == [
         *((2, "train"), (4, "train"), (4, "validation"), (5, "train"), (5, "validation"))
     ]
