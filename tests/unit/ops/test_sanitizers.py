@@ -20,20 +20,22 @@ def run(*command: object) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("core") / "test_core"
+PROGRAMS = {
+    "test_core": ("csrc/plan.cpp", "csrc/permute_rows.cpp"),
+    "test_round_plan": ("csrc/packing.cpp", "csrc/corpus.cpp", "csrc/round_plan.cpp"),
+}
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("test_core", 10_000), ("test_round_plan", 1_000)])
+def test_core(name: str, rounds: int, tmp_path: Path) -> None:
+    program = tmp_path / name
     run(
         *(*COMPILER, "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Wno-sign-compare", "-Werror"),
         *("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"),
-        *("tests/csrc/test_core.cpp", "csrc/plan.cpp", "csrc/permute_rows.cpp", "-o", path),
+        *(f"tests/csrc/{name}.cpp", *PROGRAMS[name], "-o", program),
     )
-    return path
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_core(program: Path, seed: int) -> None:
-    assert "10000 rounds passed" in run(program, seed, 10_000)
+    for seed in (1, 2, 3):
+        assert f"{rounds} rounds passed" in run(program, seed, rounds)
 
 
 @needs_nvcc
