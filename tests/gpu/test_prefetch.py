@@ -12,7 +12,7 @@ from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.data.samples import T2I, make_sample
 from mars_megatron.tokenizers import Vocabulary
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 VOCABULARY = Vocabulary(text_size=1000, codebook_size=512)
 
