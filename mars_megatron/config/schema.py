@@ -184,8 +184,7 @@ class CorpusConfig:
 
     Args:
         path: Prefix of a .bin/.idx index made by tools/index_data.py.
-        weight: Share of the samples, relative to the other corpora. 0: only its validation documents are used, for
-            monitoring.
+        weight: Share of the samples, relative to the other corpora. 0: it is not trained, all of it is validation.
         tasks: Task mixture of this corpus; null takes data.tasks.
     """
 

@@ -2,7 +2,7 @@
 
 from mars_megatron.data.batch import Batch, Sample, collate
 from mars_megatron.data.loader import build_loader, flat_batches
-from mars_megatron.data.micro_batches import MicroBatches, describe, open_micro_batches
+from mars_megatron.data.micro_batches import MicroBatches, open_micro_batches
 from mars_megatron.data.store import Store
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Store",
     "build_loader",
     "collate",
-    "describe",
     "flat_batches",
     "open_micro_batches",
 ]

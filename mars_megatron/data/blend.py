@@ -15,7 +15,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from mars_megatron.config.schema import CorpusConfig, DataConfig, TaskWeights
+from mars_megatron.config.schema import CorpusConfig, DataConfig
 from mars_megatron.data.modes import KINDS
 from mars_megatron.data.planning import Stream, select_documents
 from mars_megatron.data.samples import TASKS, TASKS_OF_KIND, TEXT_ONLY
@@ -79,7 +79,7 @@ class Blend:
         for number, (store, corpus) in enumerate(zip(stores, corpora, strict=True)):
             if corpus.weight > 0:
                 share = Fraction(corpus.weight) / total
-                self.parts += _parts(number, store, corpus.tasks or data.tasks, share, data)
+                self.parts += _parts(number, store, corpus, share, data)
         documents = sum(part.num_documents for part in self.parts)
         if len(self.parts) > 1:
             documents = max(documents, MIN_ROUND_SAMPLES)
@@ -109,13 +109,15 @@ def corpora_of(data: DataConfig) -> tuple[CorpusConfig, ...]:
     return data.blend or (CorpusConfig(path=data.path),)
 
 
-def num_validation(num_documents: int, data: DataConfig) -> int:
-    """Documents held out, the first slots of a corpus' split."""
-    return 0 if data.validation_path else round(data.validation_fraction * num_documents)
+def num_held_out(store: Store, corpus: CorpusConfig, data: DataConfig) -> int:
+    """Documents held out, the first slots of a corpus' split; all of a corpus that is not trained."""
+    if data.validation_path:
+        return 0
+    return round((data.validation_fraction if corpus.weight else 1) * store.num_documents)
 
 
-def _parts(number: int, store: Store, weights: TaskWeights, share: Fraction, data: DataConfig) -> list[Part]:
-    first_slot = num_validation(store.num_documents, data)
+def _parts(number: int, store: Store, corpus: CorpusConfig, share: Fraction, data: DataConfig) -> list[Part]:
+    weights, first_slot = corpus.tasks or data.tasks, num_held_out(store, corpus, data)
     if first_slot == store.num_documents:
         raise ValueError(
             f"data.validation_fraction is {data.validation_fraction}, which leaves no training documents of the "
@@ -164,15 +166,13 @@ def documents_by_kind(store: Store, first_slot: int, end_slot: int) -> dict[int,
 def validation_streams(stores: Sequence[Store], data: DataConfig) -> list[Stream]:
     """Every held-out document once per task that applies to it: the tasks with a weight, and text always (the quality
     of the language is worth watching though it is not trained)."""
+    corpora = (CorpusConfig(data.validation_path, 0.0),) if data.validation_path else corpora_of(data)
     streams = []
-    mixtures = [corpus.tasks or data.tasks for corpus in corpora_of(data)]
-    if data.validation_path:
-        mixtures = [data.tasks]
-    for number, (store, weights) in enumerate(zip(stores, mixtures, strict=True)):
-        end = store.num_documents if data.validation_path else num_validation(store.num_documents, data)
+    for number, (store, corpus) in enumerate(zip(stores, corpora, strict=True)):
+        end = store.num_documents if data.validation_path else num_held_out(store, corpus, data)
         for kind, (documents, slot, size) in documents_by_kind(store, 0, end).items():
             for task in TASKS_OF_KIND[kind]:
-                if task == TEXT_ONLY or getattr(weights, TASKS[task]) > 0:
+                if task == TEXT_ONLY or getattr(corpus.tasks or data.tasks, TASKS[task]) > 0:
                     part = Part(number, kind, documents, slot, size, Fraction(1), ((task, Fraction(1)),))
                     streams.append(part.stream(0, min(size, MAX_ROUND_SAMPLES)))
     return streams

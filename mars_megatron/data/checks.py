@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mars_megatron.config.schema import DataConfig, RunConfig
-from mars_megatron.data.blend import longest_sample, num_validation
+from mars_megatron.data.blend import corpora_of, longest_sample, num_held_out
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
@@ -101,7 +101,7 @@ def nothing_held_out(stores: Sequence[Store], data: DataConfig) -> str:
     """Why there is nothing to validate on."""
     if data.validation_path:
         return f"data.validation_path is {data.validation_path}; none of its documents serves {data.tasks}"
-    total = sum(num_validation(store.num_documents, data) for store in stores)
+    total = sum(num_held_out(store, corpus, data) for store, corpus in zip(stores, corpora_of(data), strict=True))
     if total:
         return f"data.tasks is {data.tasks}; none of the {total} documents held out serves them"
     return (

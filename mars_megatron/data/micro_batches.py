@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mars_megatron.data.blend import Blend, corpora_of, validation_streams
 from mars_megatron.data.checks import check_budget, check_index, check_longest, nothing_held_out
 from mars_megatron.data.modes import KINDS, MODE_PART_IMAGE
 from mars_megatron.data.packing import RESERVED_ROWS
-from mars_megatron.data.planning import DROPPED, RoundSettings, Stream
+from mars_megatron.data.planning import DROPPED, RoundSettings
 from mars_megatron.data.rounds import Rounds
 from mars_megatron.data.samples import (
     IMAGE_BEFORE_TEXT,
@@ -44,6 +44,7 @@ class MicroBatches(Dataset):
         fill: Pad every micro-batch to exactly the budget, as pipeline stages that exchange them need.
         expert_parallel: Expert-parallel size: so many consecutive micro-batches are processed at the same time, and
             the plan of each knows the others' rows.
+        blend: What training samples are drawn from, for `describe`; None for validation.
     """
 
     def __init__(
@@ -56,11 +57,27 @@ class MicroBatches(Dataset):
         row_multiple: int = 1,
         fill: bool = True,
         expert_parallel: int = 1,
+        blend: Blend | None = None,
     ) -> None:
-        self.stores, self.rounds, self.vocabulary = stores, rounds, vocabulary
+        self.stores, self.rounds, self.vocabulary, self.blend = stores, rounds, vocabulary, blend
         self.row_multiple, self.expert_parallel = row_multiple, expert_parallel
         self.total_rows = data.micro_batch_tokens if fill else None
         self.eos_id = stores[0].manifest.text_tokenizer.eos_id
+
+    def describe(self) -> str:
+        """One line on what is trained: the documents, the tasks' shares, and what is left out."""
+        assert self.blend is not None
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in self.blend.shares().items())
+        trained = {(part.corpus, part.kind) for part in self.blend.parts}
+        counts, unused = [0] * len(KINDS), 0
+        for number, store in enumerate(self.stores):
+            for kind, count in enumerate(store.scan.documents):
+                counts[kind] += count
+                unused += 0 if (number, kind) in trained else count
+        documents = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True) if count)
+        note = f"; {unused} of them are only validated (no weight of data.tasks or of the corpus)" if unused else ""
+        corpora = f" of {len(self.stores)} corpora" if len(self.stores) > 1 else ""
+        return f"data: {documents} documents{corpora}{note}; samples: {shares}"
 
     def samples(self, index: int) -> list[Sample]:
         """The laid-out samples of a micro-batch."""
@@ -133,7 +150,11 @@ def open_micro_batches(
     stores = [Store(path) for path in paths]
     for store in stores:
         check_index(store, stores[0], config, vocabulary)
-    streams = _streams(stores, data, train)
+    blend = Blend(stores, data) if train else None
+    held_out = [] if train else validation_streams(stores, data)
+    if not train and not held_out:
+        raise ValueError(nothing_held_out(stores, data))
+    streams = blend.streams if blend else lambda _number: held_out
     for number, store in enumerate(stores):
         check_longest(store, {task for one in streams(0) if one.corpus == number for task in one.tasks}, data)
     settings = RoundSettings(
@@ -154,17 +175,8 @@ def open_micro_batches(
         row_multiple=row_multiple,
         fill=config.parallel.pipeline > 1,
         expert_parallel=config.parallel.expert,
+        blend=blend,
     )
-
-
-def _streams(stores: Sequence[Store], data: DataConfig, train: bool) -> Callable[[int], list[Stream]]:
-    """What each round takes of which stream."""
-    if train:
-        return Blend(stores, data).streams
-    held_out = validation_streams(stores, data)
-    if not held_out:
-        raise ValueError(nothing_held_out(stores, data))
-    return lambda _number: held_out
 
 
 def cache_folder(config: RunConfig) -> Path | None:
@@ -172,23 +184,6 @@ def cache_folder(config: RunConfig) -> Path | None:
     if config.data.cache_dir:
         return Path(config.data.cache_dir)
     return Path(config.checkpoint.dir) / "data_cache" if config.checkpoint.dir else None
-
-
-def describe(config: RunConfig, stores: Sequence[Store]) -> str:
-    """One line on what is trained: the corpora's documents, the tasks' shares, and what is left out."""
-    blend = Blend(stores, config.data)
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in blend.shares().items())
-    counts = [sum(store.scan.documents[kind] for store in stores) for kind in range(len(KINDS))]
-    documents = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True) if count)
-    trained = {(part.corpus, part.kind) for part in blend.parts}
-    unused = sum(
-        count
-        for number, store in enumerate(stores)
-        for kind, count in enumerate(store.scan.documents)
-        if (number, kind) not in trained
-    )
-    note = f"; {unused} of them serve no task with a weight and are only validated" if unused else ""
-    return f"data: {documents} documents of {len(stores)} corpora{note}; samples: {shares}"
 
 
 def _interleaved_rows(store: Store, document: int) -> tuple[int, int, bool]:

@@ -133,7 +133,7 @@ class _Cache:
         if found is not None:
             return found
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Whoever comes first plans; the others wait. Where a file system has no locks, several plan the same.
+        # Whoever comes first plans; the others wait.
         with FileLock(str(self.folder / "lock")):
             found = self._load(number)
             if found is None:

@@ -6,7 +6,7 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import MicroBatches, describe, flat_batches, open_micro_batches
+from mars_megatron.data import MicroBatches, flat_batches, open_micro_batches
 from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.platform.parallel import host_channel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -80,7 +80,7 @@ class Feed:
 
     def describe(self) -> str:
         """One line on the training data; for a rank that reads."""
-        return describe(self.config, self._open("train").stores)
+        return self._open("train").describe()
 
     def _open(self, split: str) -> MicroBatches:
         if split not in self._opened:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, TaskWeights, VocabularyConfig
-from mars_megatron.data import describe, open_micro_batches
+from mars_megatron.data import open_micro_batches
 from mars_megatron.data.blend import Blend, validation_streams
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED
@@ -115,8 +115,10 @@ def test_a_corpus_without_weight_is_only_watched(corpora):
     assert set(first_samples(config, 2000)["corpus"].tolist()) == {0}
     streams = validation_streams([Store(corpus.path) for corpus in entries], config.data)
     assert {(stream.corpus, stream.tasks) for stream in streams} == {(0, (T2I,)), (0, (I2T,)), (1, (TEXT_ONLY,))}
-    told = describe(config, [Store(corpus.path) for corpus in entries])
-    assert "samples: t2i 50.0%, i2t 50.0%" in told and "40 of them serve no task with a weight" in told
+    assert [stream.num_documents for stream in streams] == [50, 50, 40], "all of it"
+    told = open_micro_batches(config, Vocabulary.from_config(config.vocabulary)).describe()
+    assert "data: 40 text, 500 image documents of 2 corpora; 40 of them are only validated" in told
+    assert "samples: t2i 50.0%, i2t 50.0%" in told
 
 
 def test_other_weights_are_relative(corpora):
