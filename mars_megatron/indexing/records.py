@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -63,7 +63,7 @@ class Sample:
     """
 
     where: Where
-    captions: list[tuple[str, float | None]] = field(default_factory=list)
+    captions: Sequence[tuple[str, float | None]] = ()
     image: Raw | None = None
     low: Raw | None = None
     text: str | None = None

@@ -100,7 +100,9 @@ class Worker:
                 batch.skips.append((position, item))
             else:
                 samples.append((position, item))
-        if _is_unicode(chain.from_iterable(_texts(sample) for _, sample in samples)):
+        alone = [sample.text for _, sample in samples]
+        texts = chain.from_iterable(_texts(sample) for _, sample in samples) if None in alone else alone
+        if _is_unicode(texts):
             return samples
         good = []
         for batch.position, sample in samples:

@@ -48,7 +48,11 @@ class Lines:
                 text = line if isinstance(line, str) else decode_utf8(line)
                 if self.json:
                     where = {"file": self.file, "line": number}
-                    found.append(make_sample(parse_json(text), where, options, find_image))
+                    fields = parse_json(text)
+                    if len(fields) == 1 and type(alone := fields.get("text")) is str:  # the most frequent kind by far
+                        found.append(Sample(where, text=alone))
+                    else:
+                        found.append(make_sample(fields, where, options, find_image))
                 else:
                     found.append(Sample({"file": self.file, "line": number}, text=text.rstrip("\r")))
             except Refused as refused:
