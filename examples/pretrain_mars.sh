@@ -17,7 +17,7 @@ set -euo pipefail
 # What is trained, and where from.
 : "${RECIPE:=mars_7b_stage1}"
 : "${CONFIG:=}"          # YAML file of settings, over the recipe
-: "${DATA_PATH:=}"       # prefix of the index made by tools/index_data.py
+: "${DATA_PATH:=}"       # prefix of the index made by tools/index_data.py; empty: CONFIG names the data
 : "${TEXT_TOKENIZER:=}"  # empty: not compared with the index's
 : "${IMAGE_TOKENIZER:=}" # empty: not compared with the index's
 : "${INIT_FROM:=}"       # checkpoint to start from; "random" says that there is none on purpose
@@ -53,10 +53,13 @@ cd "$ROOT"
 
 # Paths.
 need PYTHON "$PYTHON" "run bash examples/setup.sh first"
-[[ -n $DATA_PATH ]] || fail "DATA_PATH is empty; give the prefix of an index made by tools/index_data.py"
-for suffix in bin idx json; do
-    need DATA_PATH "$DATA_PATH.$suffix" "give the prefix of an index made by tools/index_data.py"
-done
+if [[ -n $DATA_PATH ]]; then
+    for suffix in bin idx json; do
+        need DATA_PATH "$DATA_PATH.$suffix" "give the prefix of an index made by tools/index_data.py"
+    done
+elif [[ -z $CONFIG ]]; then
+    fail "DATA_PATH is empty; give the prefix of an index made by tools/index_data.py, or a CONFIG with data.blend"
+fi
 if [[ -n $CONFIG ]]; then need CONFIG "$CONFIG" "give a YAML file or leave it empty"; fi
 if [[ -n $TEXT_TOKENIZER ]]; then need TEXT_TOKENIZER "$TEXT_TOKENIZER" "give the tokenizer or leave it empty"; fi
 if [[ -n $IMAGE_TOKENIZER ]]; then need IMAGE_TOKENIZER "$IMAGE_TOKENIZER" "give the tokenizer or leave it empty"; fi
@@ -98,8 +101,8 @@ fi
 # Settings.
 settings=(--recipe "$RECIPE")
 if [[ -n $CONFIG ]]; then settings+=(--config "$CONFIG"); fi
+if [[ -n $DATA_PATH ]]; then settings+=(--data.path "$DATA_PATH"); fi
 settings+=(
-    --data.path "$DATA_PATH"
     --checkpoint.dir "$OUTPUT"
     --checkpoint.interval "$SAVE_INTERVAL"
     --training.device "$DEVICE"

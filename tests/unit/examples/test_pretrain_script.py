@@ -110,6 +110,13 @@ def test_the_default_is_stage_one_on_gpus(index):
     assert "--recipe mars_7b_stage1" in text and "--training.device cuda" in text and "init_from" not in text
 
 
+def test_a_blend_is_named_by_the_config(tmp_path):
+    config = tmp_path / "blend.yaml"
+    config.write_text("data: {blend: [{path: a, weight: 0.7}, {path: b}]}\n")
+    command = dry(DATA_PATH="", CONFIG=config, DEVICE="cpu", RECIPE="tiny")
+    assert "--data.path" not in command and command[command.index("--config") + 1] == str(config)
+
+
 def test_slurm_starts_one_torchrun_on_each_node(index, slurm):
     command = dry(DATA_PATH=index, INIT_FROM="random", RANKS_PER_NODE=8, **slurm)
     assert command[0] == "srun" and "--kill-on-bad-exit=1" in command
