@@ -48,11 +48,25 @@ In the JSON, ratios[KIND] is the median over the rounds; seconds[KIND] has bytes
 and bytes of peak memory above a fresh interpreter with torch (peak) and with the tool's other code too (peak_of_data).
 """
 
+DATA = """\
+The way of the data, against the bars that it is to meet. text: indexing texts in JSONL, against a plain loop that uses
+the same tokenizer and megatron-core's IndexedDatasetBuilder (both must write the same tokens). image: indexing JPEG
+files in a tar, against the image tokenizer alone on pixels that are in memory (of random weights, aMUSEd's shape made
+narrower; then the quickstart's small one). loader: tokens that one worker delivers, against what the step of the tiny
+recipe consumes. startup: from the imports to the first micro-batch of stage I of 7B, and memory. packing: what stays
+unused of micro-batches of stage I.
+"""
+
+DATA_EPILOG = """\
+In the JSON, ratios has text, image, image_small and loader; seconds[NAME] what was measured, and seconds["figures"] the
+lines of the table with their bars.
+"""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     form: Any = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, **form)
-    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert|data")
 
     dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
     add(dispatch, "--tokens", 8192, "budget of the packed sequence; as many whole samples as fit are taken")
@@ -84,8 +98,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "convert", help="conversion of checkpoints", description=CONVERT, epilog=CONVERT_EPILOG, **form
     )
     add_conversion(convert)
+    data = parts.add_parser("data", help="indexing and loading", description=DATA, epilog=DATA_EPILOG, **form)
+    add_data(data)
     for part, rounds in ((dispatch, 30), (step, 5), (convert, 3)):
         add(part, "--rounds", rounds, "timed calls of each contestant")
+    for part in (dispatch, step, convert, data):
         add(part, "--threads", 0, "threads of torch; 0 leaves its own choice")
         part.add_argument("--json", metavar="FILE", help="write the report there")
         part.add_argument("--no-progress", action="store_true", help="show no progress bars")
@@ -108,6 +125,41 @@ def add_conversion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", metavar="DIR", help="on the disk to be measured (default: that for temporary files)"
     )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Options whose names are those of `DataOptions`, in which the ones that are not given keep their defaults."""
+    from mars_megatron.benchmarks.data_options import PARTS, QUICK, DataOptions
+
+    full = DataOptions()
+
+    def add_option(name: str, text: str, **how: Any) -> None:
+        values = [getattr(options, name) for options in (full, QUICK)]
+        shown = [" ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values]
+        quick = f"; --quick: {shown[1]}" if shown[1] != shown[0] else ""
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, **how, help=f"{text} (default: {shown[0]}{quick})")
+
+    add_option("parts", "what to measure", nargs="+", choices=PARTS, metavar="PART")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, for a look")
+    for name, text in (
+        ("captions", "texts to index"),
+        ("text_vocabulary", "ids of the text tokenizer"),
+        ("workers", "worker processes of indexing"),
+        ("images", "JPEG files to index"),
+        ("resolution", "side that they are brought to"),
+        ("batch_size", "images encoded at once"),
+        ("small_images", "images of 16 pixels to index"),
+        ("micro_batches", "micro-batches that the loader delivers in one timed run"),
+        ("steps", "training steps in one timed run"),
+        ("documents", "documents of the index of the start-up"),
+        ("packed_documents", "documents to pack"),
+        ("rounds", "timed runs of each contestant"),
+    ):
+        add_option(name, text, type=int, metavar="N")
+    add_option("image_size", "width and height of the JPEG files", type=int, nargs=2, metavar="N")
+    add_option("widths", "channels of the image tokenizer at each resolution", type=int, nargs="+", metavar="N")
+    add_option("folder", "where temporary files go", metavar="DIR")
 
 
 def add(parser: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
@@ -135,10 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.threads:
             torch.set_num_threads(options.threads)
         print("\n".join(f"{name}: {value}" for name, value in machine().items()), flush=True)
-        ratios, seconds = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert}[options.part](options)
+        ratios, seconds = _RUN[options.part](options)
         if options.json:
             write_report(options.json, ratios, seconds)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -196,6 +248,21 @@ def run_convert(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
             progress=not options.no_progress,
         )
     )
+
+
+def run_data(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    from dataclasses import fields, replace
+
+    from mars_megatron.benchmarks.data import run
+    from mars_megatron.benchmarks.data_options import QUICK, DataOptions
+
+    names = [field.name for field in fields(DataOptions) if field.name != "progress"]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return run(replace(QUICK if options.quick else DataOptions(), **given, progress=not options.no_progress))
+
+
+_RUN = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert, "data": run_data}
 
 
 if __name__ == "__main__":
