@@ -18,6 +18,9 @@ Permutation split_of(const Corpus& corpus) {
 }
 
 // Walks a stream: the samples start, start + 1, ... of its endless sequence of epochs.
+//
+// The documents lie anywhere in memory, and waiting for one after the other would take most of the time: those of a block
+// are asked for at once.
 class StreamWalk {
  public:
   StreamWalk(const Corpus& corpus, const Stream& stream, const RoundSettings& settings)
@@ -25,14 +28,11 @@ class StreamWalk {
 
   // The next sample; `rows` become those that it has.
   Sample next(int64_t& rows) {
-    const int64_t epoch = position_ / stream_.num_documents, rank = position_ % stream_.num_documents;
-    ++position_;
-    if (epoch != epoch_) begin_epoch(epoch);
-    const uint64_t place = (*order_)(static_cast<uint64_t>(rank));
-    const int64_t document =
-        stream_.documents ? stream_.documents[place] : static_cast<int64_t>(split_(stream_.first_slot + place));
+    if (number_ == block_size_) begin_block();
+    const int64_t document = block_[number_++];
+    const auto rank = static_cast<uint64_t>(position_++ % stream_.num_documents);
     // Multiples of the golden ratio spread evenly: every stretch of samples has the tasks in their shares.
-    const uint64_t point = task_offset_ + static_cast<uint64_t>(rank) * kGamma;
+    const uint64_t point = task_offset_ + rank * kGamma;
     size_t number = 0;
     while (point > stream_.limits[number]) ++number;
     const Task task = stream_.tasks[number];
@@ -46,6 +46,28 @@ class StreamWalk {
   }
 
  private:
+  // A block lies within one epoch.
+  void begin_block() {
+    const int64_t epoch = position_ / stream_.num_documents, rank = position_ % stream_.num_documents;
+    if (epoch != epoch_) begin_epoch(epoch);
+    number_ = 0;
+    block_size_ = std::min<int64_t>(kBlock, stream_.num_documents - rank);
+    for (int64_t i = 0; i < block_size_; ++i) {
+      const uint64_t place = (*order_)(static_cast<uint64_t>(rank + i));
+      block_[i] = static_cast<int64_t>(stream_.documents ? place : split_(stream_.first_slot + place));
+      if (stream_.documents) __builtin_prefetch(stream_.documents + place);
+    }
+    for (int64_t i = 0; i < block_size_; ++i) {
+      if (stream_.documents) block_[i] = stream_.documents[block_[i]];
+      __builtin_prefetch(corpus_.boundaries + block_[i]);
+    }
+    for (int64_t i = 0; i < block_size_; ++i) {
+      __builtin_prefetch(corpus_.lengths + corpus_.begin(block_[i]));
+      if (corpus_.weights) __builtin_prefetch(corpus_.weights + corpus_.begin(block_[i]));
+      if (stream_.kind == kKindInterleaved) __builtin_prefetch(corpus_.modes + corpus_.begin(block_[i]));
+    }
+  }
+
   void begin_epoch(int64_t epoch) {
     const auto key = [&](Purpose purpose) {
       return make_key({purpose, settings_.seed, static_cast<uint64_t>(epoch), static_cast<uint64_t>(stream_.corpus)});
@@ -77,7 +99,11 @@ class StreamWalk {
   const Corpus& corpus_;
   const Stream& stream_;
   const RoundSettings& settings_;
+  static constexpr int64_t kBlock = 64;
+
   int64_t position_, epoch_ = -1;
+  std::array<int64_t, kBlock> block_;  // documents
+  int64_t number_ = 0, block_size_ = 0;
   Permutation split_;
   std::unique_ptr<Permutation> order_;
   uint64_t task_offset_ = 0, caption_key_ = 0, dropout_key_ = 0;
