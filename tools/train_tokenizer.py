@@ -30,7 +30,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="VQ model (diffusers VQModel) from the images of a folder",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    image.add_argument("--input", required=True, metavar="FOLDER", help="folder of images, or with captions.jsonl that names them")
+    image.add_argument(
+        "--input", required=True, metavar="FOLDER", help="folder of images, or with captions.jsonl that names them"
+    )
     image.add_argument("--output", required=True, metavar="FOLDER", help="the model folder to write")
     image.add_argument("--resolution", type=int, required=True, metavar="PIXELS", help="square of the images")
     image.add_argument("--max-images", type=int, default=50000, help="most images read (all are held in memory)")

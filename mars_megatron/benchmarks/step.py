@@ -25,7 +25,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate import RESERVED_ROWS
+from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.data.batch import Batch, collate
 from mars_megatron.data.samples import T2I, make_sample
 from mars_megatron.model import build_model

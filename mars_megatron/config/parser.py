@@ -8,8 +8,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mars_megatron.config.problems import Problems
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.validate import Problems
 from mars_megatron.config.yaml_io import to_dict
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mars_megatron.config.data_schema import CorpusConfig as CorpusConfig
+from mars_megatron.config.data_schema import DataConfig as DataConfig
+from mars_megatron.config.data_schema import TaskWeights as TaskWeights
+
 
 @dataclass(frozen=True)
 class RopeScalingConfig:
@@ -156,86 +160,6 @@ class LossConfig:
 
     vocabulary: Literal["full", "modality"] = "full"
     text_weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class TaskWeights:
-    """Shares of the tasks among the samples of a corpus, relative to each other. Tasks that none of its documents can
-    serve do not count; documents that serve no task with a weight are not trained, only validated.
-
-    Args:
-        t2i: Text-to-image, of documents with an image.
-        i2t: Captioning, of documents with an image.
-        sr: Super-resolution, of documents with an image at two resolutions; plain next-token prediction so far.
-        text: Language modelling, of text documents. Frozen text experts learn nothing from it.
-        interleaved: Documents of several texts and images, all of which is learned.
-    """
-
-    t2i: float = 0.5
-    i2t: float = 0.5
-    sr: float = 0.0
-    text: float = 0.0
-    interleaved: float = 0.0
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """One corpus of a blend.
-
-    Args:
-        path: Prefix of a .bin/.idx index made by tools/index_data.py.
-        weight: Share of the samples, relative to the other corpora. 0: it is not trained, all of it is validation.
-        tasks: Task mixture of this corpus; null takes data.tasks.
-    """
-
-    path: str = ""
-    weight: float = 1.0
-    tasks: TaskWeights | None = None
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read and how it is packed.
-
-    Args:
-        path: Prefix of the .bin/.idx index made by tools/index_data.py.
-        blend: Several corpora by weight, instead of path, such as [{"path": "a", "weight": 0.7}, {"path": "b"}].
-        validation_path: Prefix of a separate validation index; empty means a share of every corpus is held out.
-        validation_fraction: Share of the documents held out when validation_path is empty.
-        text_tokenizer: SentencePiece model file or Hugging Face tokenizer folder.
-        image_tokenizer: Folder of the diffusers VQModel.
-        tasks: Task mixture.
-        caption_dropout: Probability of dropping the caption in text-to-image and super-resolution (for classifier-free
-            guidance).
-        micro_batch_tokens: Most rows of one micro-batch, a packed sequence of whole samples; under pipeline
-            parallelism it is padded to exactly this.
-        too_long: What is done with samples longer than that: error refuses the data before training, skip leaves them
-            out.
-        pack_by_task: Give each task micro-batches of its own, so that those of text-to-image skip the backward of
-            the text stream. False mixes the tasks: fewer, fuller micro-batches, for ranks that talk slowly.
-        num_workers: Loader worker processes of each rank that reads; 0 loads in the training process.
-        prefetch: Micro-batches that are brought to the device ahead of the step, in a thread of the training process;
-            0 brings each when it is wanted.
-        cache_dir: Folder for the packed order of samples, shared by ranks and runs; empty means data_cache in
-            checkpoint.dir, or memory where that is empty too.
-        seed: Seed of order, task, caption and dropout decisions.
-    """
-
-    path: str = ""
-    blend: tuple[CorpusConfig, ...] = ()
-    validation_path: str = ""
-    validation_fraction: float = 0.02
-    text_tokenizer: str = ""
-    image_tokenizer: str = ""
-    tasks: TaskWeights = field(default_factory=TaskWeights)
-    caption_dropout: float = 0.1
-    micro_batch_tokens: int = 1024
-    too_long: Literal["error", "skip"] = "error"
-    pack_by_task: bool = True
-    num_workers: int = 0
-    prefetch: int = 2
-    cache_dir: str = ""
-    seed: int = 1234
 
 
 @dataclass(frozen=True)

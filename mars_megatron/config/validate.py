@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-from mars_megatron.config.schema import CorpusConfig, RopeScalingConfig, RunConfig, TaskWeights
-
-# Rows of data.micro_batch_tokens that packing keeps free for padding each modality to the tensor-parallel size,
-# and the largest size that fits. Always the same amount: the packs, and with them the losses, must not depend on
-# the parallel layout.
-RESERVED_ROWS = 64
-MAX_SEQUENCE_PARALLEL = 32
-MAX_CORPORA = 256  # a packed sample names its corpus in a byte
+from mars_megatron.config.problems import Problems
+from mars_megatron.config.schema import RopeScalingConfig, RunConfig
+from mars_megatron.config.validate_data import MAX_SEQUENCE_PARALLEL, check_data
 
 
 def validate(config: RunConfig, world_size: int | None = None, *, training: bool = False) -> RunConfig:
@@ -33,7 +24,16 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
     problems = Problems(config)
     problems.types()
     if not problems.lines:  # the rest does arithmetic on the values
-        for check in (_model, _rope_scaling, _vocabulary_and_image, _data, _trainable, _parallel, _experts, _recompute):
+        for check in (
+            _model,
+            _rope_scaling,
+            _vocabulary_and_image,
+            check_data,
+            _trainable,
+            _parallel,
+            _experts,
+            _recompute,
+        ):
             check(config, problems)
         for check in (_optimizer, _training, _checkpoint_and_logging, _generation):
             check(config, problems)
@@ -55,82 +55,6 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
 def uses_expert_layers(config: RunConfig) -> bool:
     """Whether any FFN is more than a dense one of its own on every data-parallel rank."""
     return max(config.experts.text, config.experts.visual, config.parallel.expert) > 1
-
-
-class Problems:
-    """Collects the problems of one configuration; values are looked up by their dotted name."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.lines: list[str] = []
-
-    def value(self, setting: str) -> Any:
-        """Value of a dotted setting."""
-        value: Any = self.config
-        for name in setting.split("."):
-            value = value[int(name)] if name.isdigit() else getattr(value, name)
-        return value
-
-    def check(self, fine: bool, setting: str, accepted: str) -> None:
-        """Record a problem of `setting` unless `fine`."""
-        if not fine:
-            self.lines.append(f"{setting} is {self.value(setting)!r}; accepted: {accepted}")
-
-    def at_least(self, minimum: float, *settings: str) -> None:
-        """Each setting must be at least `minimum`."""
-        for setting in settings:
-            self.check(self.value(setting) >= minimum, setting, f"{minimum} or more")
-
-    def above(self, bound: float, *settings: str) -> None:
-        """Each setting must be above `bound`."""
-        for setting in settings:
-            self.check(self.value(setting) > bound, setting, f"a number above {bound}")
-
-    def divides(self, divisor: str, setting: str) -> None:
-        """The value of `divisor` must divide that of `setting`."""
-        number = self.value(divisor)
-        self.check(self.value(setting) % number == 0, setting, f"a multiple of {divisor}, which is {number}")
-
-    def types(self) -> None:
-        """Every leaf must have its declared type; the command line checks it, Python callers may not."""
-        for setting, value, declared in leaves(self.config):
-            if get_origin(declared) is Literal:
-                choices = get_args(declared)
-                self.check(value in choices, setting, ", ".join(map(str, choices)))
-            elif declared is float:
-                number = isinstance(value, (int, float)) and not isinstance(value, bool)
-                self.check(number and math.isfinite(value), setting, "a finite number")
-            elif declared is int:
-                self.check(isinstance(value, int) and not isinstance(value, bool), setting, "an integer")
-            elif declared in (bool, str):
-                self.check(isinstance(value, declared), setting, declared.__name__)
-            elif declared == tuple[CorpusConfig, ...]:
-                corpora = isinstance(value, tuple) and all(isinstance(item, CorpusConfig) for item in value)
-                self.check(corpora, setting, "a tuple of CorpusConfig")
-            else:
-                strings = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-                self.check(strings, setting, "a tuple of strings")
-
-    def raise_if_any(self) -> None:
-        """Raise ValueError with all the lines."""
-        if self.lines:
-            raise ValueError("invalid configuration:\n" + "\n".join(f"  {line}" for line in self.lines))
-
-
-def leaves(node: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(dotted name, value, declared type) of every setting below a configuration dataclass."""
-    found = []
-    hints = get_type_hints(type(node))
-    for field in dataclasses.fields(node):
-        name, value = f"{prefix}{field.name}", getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            found += leaves(value, f"{name}.")
-        elif value is not None or type(None) not in get_args(hints[field.name]):
-            found.append((name, value, hints[field.name]))
-            if isinstance(value, tuple):
-                for number, item in enumerate(value):
-                    found += leaves(item, f"{name}.{number}.") if dataclasses.is_dataclass(item) else []
-    return found
 
 
 def _model(config: RunConfig, problems: Problems) -> None:
@@ -179,61 +103,6 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
     if config.image.downsample >= 1:
         problems.divides("image.downsample", "image.resolution")
         problems.divides("image.downsample", "image.low_resolution")
-
-
-def _data(config: RunConfig, problems: Problems) -> None:
-    data, image = config.data, config.image
-    fraction = data.validation_fraction
-    problems.check(0 <= fraction < 1, "data.validation_fraction", "from 0 up to, but not including, 1")
-    problems.check(0 <= data.caption_dropout <= 1, "data.caption_dropout", "a probability from 0 to 1")
-    problems.at_least(0, "data.num_workers", "data.prefetch", "data.seed")
-    _blend(config, problems)
-    super_resolution = any(tasks.sr > 0 for tasks in task_weights(config))
-    if super_resolution or image.low_resolution != 0:
-        problems.check(
-            0 < image.low_resolution < image.resolution,
-            "image.low_resolution",
-            "above 0 and below image.resolution, for data.tasks.sr"
-            if super_resolution
-            else "0, or below image.resolution",
-        )
-    if image.downsample >= 1 and image.resolution >= 1:
-        # BOI, the codes, EOI, and the shortest caption and its end of sequence.
-        shortest = (image.resolution // image.downsample) ** 2 + 4
-        if super_resolution:
-            shortest += (image.low_resolution // image.downsample) ** 2 + 2
-        least = shortest + RESERVED_ROWS
-        problems.check(
-            data.micro_batch_tokens >= least,
-            "data.micro_batch_tokens",
-            f"{least} or more: one image sample needs {shortest} rows and {RESERVED_ROWS} are kept for padding",
-        )
-
-
-def task_weights(config: RunConfig) -> list[TaskWeights]:
-    """The task mixture of every corpus."""
-    return [corpus.tasks or config.data.tasks for corpus in config.data.blend] or [config.data.tasks]
-
-
-def _blend(config: RunConfig, problems: Problems) -> None:
-    data = config.data
-    names = [field.name for field in dataclasses.fields(TaskWeights)]
-    mixtures = {"data.tasks": data.tasks}
-    for number, corpus in enumerate(data.blend):
-        setting = f"data.blend.{number}"
-        problems.check(corpus.path != "", f"{setting}.path", "the prefix of an index made by tools/index_data.py")
-        problems.at_least(0, f"{setting}.weight")
-        if corpus.tasks is not None:
-            mixtures[f"{setting}.tasks"] = corpus.tasks
-    for setting, tasks in mixtures.items():
-        problems.at_least(0, *(f"{setting}.{name}" for name in names))
-        total = sum(getattr(tasks, name) for name in names)
-        problems.check(total > 0, f"{setting}.t2i", f"a weight above 0 here or in another of {', '.join(names)}")
-    if data.blend:
-        problems.check(data.path == "", "data.path", "empty, because data.blend names the corpora")
-        weights = [corpus.weight for corpus in data.blend]
-        problems.check(any(weight > 0 for weight in weights), "data.blend.0.weight", "above 0 for one corpus or more")
-        problems.check(len(weights) <= MAX_CORPORA, "data.blend", f"at most {MAX_CORPORA} corpora; merge some")
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:

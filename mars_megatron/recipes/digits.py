@@ -22,7 +22,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate import RESERVED_ROWS
+from mars_megatron.config.validate_data import RESERVED_ROWS
 
 TOKENS_PER_SAMPLE = 22
 TEXT_TOKENS_PER_MICRO_BATCH = 512

@@ -27,7 +27,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate import RESERVED_ROWS
+from mars_megatron.config.validate_data import RESERVED_ROWS
 
 DOWNSAMPLE = 16  # f of the paper's VQ-GAN
 IMAGE_MARKS = 2  # BOI and EOI

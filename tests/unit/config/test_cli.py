@@ -10,7 +10,7 @@ import pytest
 
 from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, to_yaml
 from mars_megatron.config.cli import load_config, parse
-from mars_megatron.config.validate import leaves
+from mars_megatron.config.problems import leaves
 from mars_megatron.recipes import get_recipe
 
 DATA = ["--data.path", "corpus"]

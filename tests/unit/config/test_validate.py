@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mars_megatron.config import CorpusConfig, FreezeConfig, RunConfig, TaskWeights, validate
-from mars_megatron.config.validate import Problems, leaves
+from mars_megatron.config.problems import Problems, leaves
 
 
 def changed(**settings):
