@@ -107,7 +107,8 @@ def ffn_elements(runs: list[dict[str, Any]]) -> list[list[int]]:
 
 def host_reads(run: dict[str, Any]) -> list[int]:
     """Forward and backward of a few micro-batches in which no layer may read from the device; their text rows."""
-    trainer = Trainer(tiny_config(run))
+    # Nothing is prefetched: the detector watches all threads, and what reads data reads from the host.
+    trainer = Trainer(tiny_config({**run, "data.prefetch": 0}))
     counts = []
     for _ in range(6):
         batch = next(trainer.train_batches[0])
