@@ -1,5 +1,6 @@
 #include "corpus.h"
 
+#include <cmath>
 #include <limits>
 
 namespace mars {
@@ -25,6 +26,9 @@ const char* check_sequence(const Corpus& corpus, int64_t i, Kind kind, int64_t c
     if (mode != kModePartText && mode != kModePartImage) return "mixes parts of interleaved documents with others";
     if (mode == kModePartImage && length != corpus.num_codes) return "has an image of another size than the manifest says";
     return nullptr;
+  }
+  if (corpus.weights && i < captions_end && !(corpus.weights[i] > 0 && std::isfinite(corpus.weights[i]))) {
+    return "has a caption weight that is not a finite number above 0";
   }
   if (i < captions_end) return mode == kModeText ? nullptr : "is not captions followed by an image";
   // The last sequences: low, image (pair) or image.
@@ -69,8 +73,7 @@ Scan scan(const Corpus& corpus) {
     const int64_t begin = corpus.begin(document), end = corpus.end(document);
     const char* problem = nullptr;
     int64_t longest = 0;
-    const int64_t expected = document == 0 ? 0 : corpus.end(document - 1);
-    if (begin != expected || end <= begin || end > corpus.num_sequences) {
+    if ((document == 0 && begin != 0) || end <= begin || end > corpus.num_sequences) {
       problem = "is empty or lies outside of the index";
     } else {
       const Kind kind = kind_of(corpus, document);

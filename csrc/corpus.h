@@ -1,9 +1,10 @@
 // An index as arrays: which documents it has, and how long their samples are. Format: mars_megatron/data/FORMAT.md;
-// specification: `scan` and `sample_rows` of mars_megatron/data/corpus.py.
+// specification: `scan` and `sample_rows` of mars_megatron/data/reference.py.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 namespace mars {
@@ -14,12 +15,28 @@ enum Kind : int64_t { kKindText, kKindImage, kKindPair, kKindInterleaved, kNumKi
 // data/samples.py
 enum Task : int64_t { kT2i, kI2t, kSr, kTextOnly, kInterleaved, kNumTasks };
 
-// Arrays that somebody else keeps.
+// An array that somebody else keeps. Those of a .idx begin anywhere: its header has 34 bytes.
+template <typename T>
+class Array {
+ public:
+  explicit Array(const void* data) : data_(static_cast<const char*>(data)) {}
+  explicit operator bool() const { return data_ != nullptr; }
+  T operator[](int64_t i) const {
+    T value;
+    std::memcpy(&value, data_ + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
+    return value;
+  }
+  void prefetch(int64_t i) const { __builtin_prefetch(data_ + i * static_cast<int64_t>(sizeof(T))); }
+
+ private:
+  const char* data_;
+};
+
 struct Corpus {
-  const int64_t* boundaries;  // [num_documents + 1]
-  const int32_t* lengths;     // [num_sequences]
-  const int8_t* modes;        // [num_sequences]
-  const float* weights;       // [num_sequences] of captions, or null for equal ones
+  Array<int64_t> boundaries;  // [num_documents + 1]
+  Array<int32_t> lengths;     // [num_sequences]
+  Array<int8_t> modes;        // [num_sequences]
+  Array<float> weights;       // [num_sequences] of captions, or none for equal ones
   int64_t num_documents;
   int64_t num_sequences;
   int64_t num_codes;

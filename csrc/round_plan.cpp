@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <memory>
 #include <numeric>
+#include <queue>
 #include <stdexcept>
 #include <string>
 
@@ -13,14 +15,15 @@
 namespace mars {
 namespace {
 
+// Documents lie anywhere in memory, and waiting for one after the other would take most of the time: those of a block are
+// asked for at once.
+constexpr int64_t kBlock = 64;
+
 Permutation split_of(const Corpus& corpus) {
   return Permutation(make_key({kSplit, 0, 0, 0}), static_cast<uint64_t>(corpus.num_documents));
 }
 
 // Walks a stream: the samples start, start + 1, ... of its endless sequence of epochs.
-//
-// The documents lie anywhere in memory, and waiting for one after the other would take most of the time: those of a block
-// are asked for at once.
 class StreamWalk {
  public:
   StreamWalk(const Corpus& corpus, const Stream& stream, const RoundSettings& settings)
@@ -59,12 +62,13 @@ class StreamWalk {
     }
     for (int64_t i = 0; i < block_size_; ++i) {
       if (stream_.documents) block_[i] = stream_.documents[block_[i]];
-      __builtin_prefetch(corpus_.boundaries + block_[i]);
+      corpus_.boundaries.prefetch(block_[i]);
     }
     for (int64_t i = 0; i < block_size_; ++i) {
-      __builtin_prefetch(corpus_.lengths + corpus_.begin(block_[i]));
-      if (corpus_.weights) __builtin_prefetch(corpus_.weights + corpus_.begin(block_[i]));
-      if (stream_.kind == kKindInterleaved) __builtin_prefetch(corpus_.modes + corpus_.begin(block_[i]));
+      const int64_t first = corpus_.begin(block_[i]);
+      corpus_.lengths.prefetch(first);
+      if (corpus_.weights) corpus_.weights.prefetch(first);
+      if (stream_.kind == kKindInterleaved) corpus_.modes.prefetch(first);
     }
   }
 
@@ -84,23 +88,19 @@ class StreamWalk {
     if (number == 1) return 0;
     const double point = uniform(caption_key_, document);
     if (!corpus_.weights) return static_cast<int64_t>(point * static_cast<double>(number));
-    const float* weights = corpus_.weights + corpus_.begin(document);
-    const double total = std::accumulate(weights, weights + number, 0.0);
-    double sum = 0;
-    int64_t chosen = 0;  // the last with a weight, should rounding leave the point beyond the sum
+    const int64_t first = corpus_.begin(document);
+    double total = 0, sum = 0;
+    for (int64_t i = 0; i < number; ++i) total += corpus_.weights[first + i];
     for (int64_t i = 0; i < number; ++i) {
-      if (weights[i] > 0) chosen = i;
-      sum += weights[i];
-      if (point * total < sum) break;
+      sum += corpus_.weights[first + i];
+      if (point * total < sum) return i;
     }
-    return chosen;
+    return number - 1;  // should rounding leave the point at the very end
   }
 
   const Corpus& corpus_;
   const Stream& stream_;
   const RoundSettings& settings_;
-  static constexpr int64_t kBlock = 64;
-
   int64_t position_, epoch_ = -1;
   std::array<int64_t, kBlock> block_;  // documents
   int64_t number_ = 0, block_size_ = 0;
@@ -109,23 +109,29 @@ class StreamWalk {
   uint64_t task_offset_ = 0, caption_key_ = 0, dropout_key_ = 0;
 };
 
-// Item i of n of a group has its place at (2i + 1) / 2n of the whole; which of two places comes first, exactly.
-bool before(int64_t i, int64_t n, int64_t j, int64_t m) {
-  return static_cast<__int128>(2 * i + 1) * m < static_cast<__int128>(2 * j + 1) * n;
-}
+// The next item of a group: item i of n has its place at (2i + 1) / 2n of the whole.
+struct Place {
+  size_t group;
+  int64_t i, n;
+  // Whether the other one comes first, exactly; ties go to the first group. For a heap whose top is the first place.
+  bool operator<(const Place& other) const {
+    const auto ours = static_cast<__int128>(2 * i + 1) * other.n, theirs = static_cast<__int128>(2 * other.i + 1) * n;
+    return ours != theirs ? ours > theirs : group > other.group;
+  }
+};
 
-// Calls visit(group) so often as the group has items, spread evenly over the whole; ties go to the first group.
+// Calls visit(group) so often as the group has items, spread evenly over the whole.
 template <typename Visit>
 void spread(const std::vector<int64_t>& counts, Visit visit) {
-  std::vector<int64_t> done(counts.size(), 0);
-  for (int64_t left = std::accumulate(counts.begin(), counts.end(), int64_t{0}); left > 0; --left) {
-    size_t best = counts.size();
-    for (size_t group = 0; group < counts.size(); ++group) {
-      if (done[group] == counts[group]) continue;
-      if (best == counts.size() || before(done[group], counts[group], done[best], counts[best])) best = group;
-    }
-    ++done[best];
-    visit(best);
+  std::priority_queue<Place> places;
+  for (size_t group = 0; group < counts.size(); ++group) {
+    if (counts[group] > 0) places.push({group, 0, counts[group]});
+  }
+  while (!places.empty()) {
+    Place place = places.top();
+    places.pop();
+    visit(place.group);
+    if (++place.i < place.n) places.push(place);
   }
 }
 
@@ -159,6 +165,7 @@ Drawn draw_samples(const std::vector<Corpus>& corpora, const std::vector<Stream>
   }
   Drawn drawn;
   const auto total = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  if (total > std::numeric_limits<uint32_t>::max()) throw std::invalid_argument("a round has too many samples");
   drawn.samples.reserve(total);
   drawn.rows.reserve(total);
   spread(counts, [&](size_t stream) {
@@ -225,14 +232,22 @@ RoundPlan plan_round(const std::vector<Corpus>& corpora, const std::vector<Strea
   return plan;
 }
 
-std::vector<uint32_t> select_documents(const Corpus& corpus, Kind kind, int64_t first_slot, int64_t end_slot) {
+std::array<std::vector<uint32_t>, kNumKinds> divide_documents(const Corpus& corpus, int64_t first_slot, int64_t end_slot) {
   const Permutation split = split_of(corpus);
-  std::vector<uint32_t> selected;
-  for (int64_t slot = first_slot; slot < end_slot; ++slot) {
-    const auto document = static_cast<int64_t>(split(slot));
-    if (kind_of(corpus, document) == kind) selected.push_back(static_cast<uint32_t>(document));
+  std::array<std::vector<uint32_t>, kNumKinds> divided;
+  std::array<int64_t, kBlock> block;
+  for (int64_t slot = first_slot; slot < end_slot; slot += kBlock) {
+    const int64_t size = std::min(kBlock, end_slot - slot);
+    for (int64_t i = 0; i < size; ++i) {
+      block[i] = static_cast<int64_t>(split(slot + i));
+      corpus.boundaries.prefetch(block[i]);
+    }
+    for (int64_t i = 0; i < size; ++i) corpus.modes.prefetch(corpus.end(block[i]) - 1);
+    for (int64_t i = 0; i < size; ++i) {
+      divided[kind_of(corpus, block[i])].push_back(static_cast<uint32_t>(block[i]));
+    }
   }
-  return selected;
+  return divided;
 }
 
 }  // namespace mars

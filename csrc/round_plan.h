@@ -3,6 +3,7 @@
 // The specification is mars_megatron/data/reference.py; what a round and a stream are is in data/blend.py.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -50,10 +51,10 @@ struct RoundPlan {
   int64_t num_too_long = 0;      // left out
 };
 
-// Throws std::invalid_argument where a sample is longer than the budget.
+// Throws std::invalid_argument where a sample is longer than the budget, or there are more than 32 bits count.
 RoundPlan plan_round(const std::vector<Corpus>& corpora, const std::vector<Stream>& streams, const RoundSettings& settings);
 
-// Documents of one kind among the slots of a corpus' split from first_slot to end_slot, in the order of the slots.
-std::vector<uint32_t> select_documents(const Corpus& corpus, Kind kind, int64_t first_slot, int64_t end_slot);
+// Of each kind its documents among the slots of a corpus' split from first_slot to end_slot, in the order of the slots.
+std::array<std::vector<uint32_t>, kNumKinds> divide_documents(const Corpus& corpus, int64_t first_slot, int64_t end_slot);
 
 }  // namespace mars

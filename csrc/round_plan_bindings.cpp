@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -18,24 +19,25 @@ namespace mars {
 namespace {
 
 template <typename T>
-using Array = py::array_t<T, py::array::c_style>;  // another type is refused (noconvert below)
+using NumpyArray = py::array_t<T, py::array::c_style>;  // another type is refused (noconvert below)
 
 // The arrays of an index, kept as long as this.
 struct CorpusArrays {
-  Array<int64_t> boundaries;
-  Array<int32_t> lengths;
-  Array<int8_t> modes;
-  std::optional<Array<float>> weights;
+  NumpyArray<int64_t> boundaries;
+  NumpyArray<int32_t> lengths;
+  NumpyArray<int8_t> modes;
+  std::optional<NumpyArray<float>> weights;
   int64_t num_codes, num_low_codes;
 
   Corpus view() const {
-    return {boundaries.data(), lengths.data(), modes.data(), weights ? weights->data() : nullptr,
-            boundaries.size() - 1, lengths.size(), num_codes, num_low_codes};
+    return {Array<int64_t>(boundaries.data()), Array<int32_t>(lengths.data()), Array<int8_t>(modes.data()),
+            Array<float>(weights ? weights->data() : nullptr), boundaries.size() - 1, lengths.size(), num_codes,
+            num_low_codes};
   }
 };
 
-CorpusArrays make_corpus(Array<int64_t> boundaries, Array<int32_t> lengths, Array<int8_t> modes,
-                         std::optional<Array<float>> weights, int64_t num_codes, int64_t num_low_codes) {
+CorpusArrays make_corpus(NumpyArray<int64_t> boundaries, NumpyArray<int32_t> lengths, NumpyArray<int8_t> modes,
+                         std::optional<NumpyArray<float>> weights, int64_t num_codes, int64_t num_low_codes) {
   if (boundaries.size() < 1 || modes.size() != lengths.size() || (weights && weights->size() != lengths.size())) {
     throw std::invalid_argument("the arrays of the index do not fit together");
   }
@@ -62,7 +64,7 @@ py::dict scan_corpus(const CorpusArrays& arrays) {
 }
 
 // (corpus, kind, documents or None, first_slot, num_documents, start, count, tasks, limits)
-using StreamFields = std::tuple<int64_t, int64_t, std::optional<Array<uint32_t>>, int64_t, int64_t, int64_t, int64_t,
+using StreamFields = std::tuple<int64_t, int64_t, std::optional<NumpyArray<uint32_t>>, int64_t, int64_t, int64_t, int64_t,
                                 std::vector<int64_t>, std::vector<uint64_t>>;
 
 Stream make_stream(const StreamFields& fields, const std::vector<Corpus>& corpora) {
@@ -99,14 +101,16 @@ py::tuple plan(const std::vector<const CorpusArrays*>& arrays, const std::vector
                         made.num_too_long);
 }
 
-py::array_t<uint32_t> select(const CorpusArrays& arrays, int64_t kind, int64_t first_slot, int64_t end_slot) {
+py::list divide(const CorpusArrays& arrays, int64_t first_slot, int64_t end_slot) {
   if (first_slot < 0 || end_slot > arrays.boundaries.size() - 1) throw std::invalid_argument("slots out of range");
-  std::vector<uint32_t> selected;
+  std::array<std::vector<uint32_t>, kNumKinds> divided;
   {
     py::gil_scoped_release release;
-    selected = select_documents(arrays.view(), static_cast<Kind>(kind), first_slot, end_slot);
+    divided = divide_documents(arrays.view(), first_slot, end_slot);
   }
-  return as_array(std::move(selected));
+  py::list kinds;
+  for (auto& documents : divided) kinds.append(as_array(std::move(documents)));
+  return kinds;
 }
 
 }  // namespace
@@ -116,7 +120,7 @@ void bind_round_plan(py::module_& module) {
       .def(py::init(&make_corpus), "boundaries"_a.noconvert(), "lengths"_a.noconvert(), "modes"_a.noconvert(),
            "weights"_a.noconvert(), "num_codes"_a, "num_low_codes"_a);
   module.def("scan_corpus", &scan_corpus, "corpus"_a);
-  module.def("select_documents", &select, "corpus"_a, "kind"_a, "first_slot"_a, "end_slot"_a);
+  module.def("divide_documents", &divide, "corpus"_a, "first_slot"_a, "end_slot"_a);
   module.def("plan_round", &plan, "corpora"_a, "streams"_a, "seed"_a, "dropout"_a, "budget"_a, "lookahead"_a,
              "pack_by_task"_a, "tasks_in_turn"_a, "skip_too_long"_a);
 }

@@ -208,9 +208,11 @@ def _training(config: RunConfig, problems: Problems) -> None:
     problems.at_least(0, "training.seed", "training.eval_interval")
     if training.eval_interval > 0:
         problems.check(
-            config.data.validation_path != "" or config.data.validation_fraction > 0,
+            config.data.validation_path != ""
+            or config.data.validation_fraction > 0
+            or any(corpus.weight == 0 for corpus in config.data.blend),
             "training.eval_interval",
-            "0, or set data.validation_path, or data.validation_fraction above 0",
+            "0, or set data.validation_path, data.validation_fraction above 0, or a corpus of weight 0 in data.blend",
         )
     if training.backend == "transformer_engine":
         problems.check(

@@ -68,4 +68,7 @@ def _blend(config: RunConfig, problems: Problems) -> None:
         problems.check(data.path == "", "data.path", "empty, because data.blend names the corpora")
         weights = [corpus.weight for corpus in data.blend]
         problems.check(any(weight > 0 for weight in weights), "data.blend.0.weight", "above 0 for one corpus or more")
+        watched = {corpus.path for corpus in data.blend if corpus.weight == 0}
+        both = [corpus.path for corpus in data.blend if corpus.weight > 0 and corpus.path in watched]
+        problems.check(not both, "data.blend", f"no path both with and without a weight (it is {', '.join(both)})")
         problems.check(len(weights) <= MAX_CORPORA, "data.blend", f"at most {MAX_CORPORA} corpora; merge some")

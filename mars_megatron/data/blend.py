@@ -3,7 +3,7 @@
 A *stream* is the documents of one kind of one corpus, gone through epoch after epoch, each time in another seeded
 order. A sample is at one position of its stream, whatever the layout, so its document, task, caption and dropout can be
 told from the seed and that position alone. A *round* takes from every stream its share, evenly interleaved, and is
-packed by itself. With a single stream a round is an epoch (of more than MAX_ROUND_SAMPLES documents, a part of it).
+packed by itself. With a single stream a round is an epoch (of few documents several, of very many a part of one).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from itertools import accumulate
 
 import numpy as np
 
-from mars_megatron.config.schema import CorpusConfig, DataConfig
+from mars_megatron.config.schema import CorpusConfig, DataConfig, TaskWeights
 from mars_megatron.data.modes import KINDS
-from mars_megatron.data.planning import Stream, select_documents
+from mars_megatron.data.planning import Stream, divide_documents
 from mars_megatron.data.samples import TASKS, TASKS_OF_KIND, TEXT_ONLY
 from mars_megatron.data.store import Store
 
 MAX_ROUND_SAMPLES = 1 << 24  # bounds the memory and time of planning one
-MIN_ROUND_SAMPLES = 1 << 10  # of a blend: small rounds would leave many packs half empty at their ends
+MIN_ROUND_SAMPLES = 1 << 10  # small rounds would leave many packs half empty at their ends
+MAX_VALIDATION_SAMPLES = 1 << 20  # of a stream: far more than anybody waits for
 _SHARE_BITS = 40
 
 
@@ -81,14 +82,18 @@ class Blend:
                 share = Fraction(corpus.weight) / total
                 self.parts += _parts(number, store, corpus, share, data)
         documents = sum(part.num_documents for part in self.parts)
-        if len(self.parts) > 1:
-            documents = max(documents, MIN_ROUND_SAMPLES)
-        self.round_samples = min(documents, MAX_ROUND_SAMPLES)
+        epochs = -(-MIN_ROUND_SAMPLES // documents)
+        self.round_samples = min(documents * epochs, MAX_ROUND_SAMPLES)
 
     def streams(self, number: int) -> list[Stream]:
         """What round `number` takes of each stream."""
         starts, ends = self._positions(number), self._positions(number + 1)
         return [part.stream(start, end - start) for part, start, end in zip(self.parts, starts, ends, strict=True)]
+
+    def fingerprint(self) -> list[object]:
+        """What `streams` depends on, beside the documents."""
+        shares = [(part.corpus, part.kind, self._scaled(part.share)) for part in self.parts]
+        return [self.round_samples, shares, [(s.num_documents, s.tasks, s.limits) for s in self.streams(0)]]
 
     def shares(self) -> dict[str, float]:
         """Share of each task among all samples."""
@@ -101,7 +106,11 @@ class Blend:
     def _positions(self, number: int) -> list[int]:
         """Samples taken from each stream before round `number`: exact integers, the same everywhere."""
         before = number * self.round_samples
-        return [(before * round(part.share * (1 << _SHARE_BITS))) >> _SHARE_BITS for part in self.parts]
+        return [(before * self._scaled(part.share)) >> _SHARE_BITS for part in self.parts]
+
+    @staticmethod
+    def _scaled(share: Fraction) -> int:
+        return round(share * (1 << _SHARE_BITS))
 
 
 def corpora_of(data: DataConfig) -> tuple[CorpusConfig, ...]:
@@ -109,11 +118,23 @@ def corpora_of(data: DataConfig) -> tuple[CorpusConfig, ...]:
     return data.blend or (CorpusConfig(path=data.path),)
 
 
+def validation_corpora(data: DataConfig) -> tuple[CorpusConfig, ...]:
+    """The corpora that are validated on, each with its tasks: data.validation_path, or what every corpus holds out; and
+    those without weight."""
+    corpora = corpora_of(data)
+    if not data.validation_path:
+        return corpora
+    trained = [corpus.tasks or data.tasks for corpus in corpora if corpus.weight]
+    any_of_them = TaskWeights(**{task: max(getattr(tasks, task) for tasks in trained) for task in TASKS})
+    separate = CorpusConfig(data.validation_path, 0.0, any_of_them)
+    return (separate, *(corpus for corpus in corpora if not corpus.weight))
+
+
 def num_held_out(store: Store, corpus: CorpusConfig, data: DataConfig) -> int:
-    """Documents held out, the first slots of a corpus' split; all of a corpus that is not trained."""
-    if data.validation_path:
-        return 0
-    return round((data.validation_fraction if corpus.weight else 1) * store.num_documents)
+    """Documents that are not trained, the first slots of a corpus' split; all of a corpus without weight."""
+    if not corpus.weight:
+        return store.num_documents
+    return 0 if data.validation_path else round(data.validation_fraction * store.num_documents)
 
 
 def _parts(number: int, store: Store, corpus: CorpusConfig, share: Fraction, data: DataConfig) -> list[Part]:
@@ -159,22 +180,21 @@ def documents_by_kind(store: Store, first_slot: int, end_slot: int) -> dict[int,
     kinds = [kind for kind, count in enumerate(store.scan.documents) if count]
     if len(kinds) == 1:
         return {kinds[0]: (None, first_slot, end_slot - first_slot)} if end_slot > first_slot else {}
-    lists = {kind: select_documents(store.arrays, kind, first_slot, end_slot) for kind in kinds}
-    return {kind: (documents, 0, len(documents)) for kind, documents in lists.items() if len(documents)}
+    lists = divide_documents(store.arrays, first_slot, end_slot)
+    return {kind: (documents, 0, len(documents)) for kind, documents in enumerate(lists) if len(documents)}
 
 
 def validation_streams(stores: Sequence[Store], data: DataConfig) -> list[Stream]:
-    """Every held-out document once per task that applies to it: the tasks with a weight, and text always (the quality
-    of the language is worth watching though it is not trained)."""
-    corpora = (CorpusConfig(data.validation_path, 0.0),) if data.validation_path else corpora_of(data)
+    """What is validated of the stores of `validation_corpora`: every held-out document once per task that applies to
+    it. These are the tasks with a weight, and text always: whether the language stays is worth watching."""
     streams = []
-    for number, (store, corpus) in enumerate(zip(stores, corpora, strict=True)):
-        end = store.num_documents if data.validation_path else num_held_out(store, corpus, data)
-        for kind, (documents, slot, size) in documents_by_kind(store, 0, end).items():
+    for number, (store, corpus) in enumerate(zip(stores, validation_corpora(data), strict=True)):
+        held_out = documents_by_kind(store, 0, num_held_out(store, corpus, data))
+        for kind, (documents, slot, size) in held_out.items():
             for task in TASKS_OF_KIND[kind]:
                 if task == TEXT_ONLY or getattr(corpus.tasks or data.tasks, TASKS[task]) > 0:
                     part = Part(number, kind, documents, slot, size, Fraction(1), ((task, Fraction(1)),))
-                    streams.append(part.stream(0, min(size, MAX_ROUND_SAMPLES)))
+                    streams.append(part.stream(0, min(size, MAX_VALIDATION_SAMPLES)))
     return streams
 
 

@@ -5,27 +5,45 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mars_megatron.config.schema import DataConfig, RunConfig
-from mars_megatron.data.blend import corpora_of, longest_sample, num_held_out
+from mars_megatron.data.blend import corpora_of, longest_sample, validation_corpora
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
-def check_index(store: Store, first: Store, config: RunConfig, vocabulary: Vocabulary) -> None:
-    """Refuse an index that is damaged, or was not made for this configuration, or not with the text tokenizer of the
-    first corpus.
+def open_stores(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Store]:
+    """The indices that a run names, by path, all of them fit for it and for each other.
 
     Raises:
-        ValueError: The configured tokenizers are not the index's, or sizes or grids differ, or a document is damaged.
+        ValueError: One is missing or damaged, or was not made for this configuration, or they were made with several
+            tokenizers.
     """
-    _check_text(store, first, config, vocabulary)
-    _check_images(store, config, vocabulary)
-    store.scan  # noqa: B018  looks at every document
+    corpora = (*corpora_of(config.data), *validation_corpora(config.data))
+    stores = {path: Store(path) for path in dict.fromkeys(corpus.path for corpus in corpora)}
+    for store in stores.values():
+        _check_text(store, config, vocabulary)
+        _check_images(store, config, vocabulary)
+        store.scan  # noqa: B018  looks at every document
+    for modality in ("text_tokenizer", "image_tokenizer"):
+        _check_same(modality, list(stores.values()))
+    return stores
 
 
-def _check_text(store: Store, first: Store, config: RunConfig, vocabulary: Vocabulary) -> None:
-    text, others = store.manifest.text_tokenizer, first.manifest.text_tokenizer
+def _check_same(kind: str, stores: Sequence[Store]) -> None:
+    infos = [(store, getattr(store.manifest, kind)) for store in stores]
+    made = [(store, info) for store, info in infos if info is not None]
+    for store, info in made[1:]:
+        first, others = made[0]
+        if info.fingerprint != others.fingerprint:
+            raise ValueError(
+                f"{store.prefix} was made with the {kind.replace('_', ' ')} {info.path}, {first.prefix} with another "
+                f"one ({others.path}); index one of them again"
+            )
+
+
+def _check_text(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None:
+    text = store.manifest.text_tokenizer
     manifest = f"{store.prefix}.json"
     configured = config.data.text_tokenizer
     if configured and text_fingerprint(configured) != text.fingerprint:
@@ -36,11 +54,6 @@ def _check_text(store: Store, first: Store, config: RunConfig, vocabulary: Vocab
     if text.size > vocabulary.text_size:
         raise ValueError(
             f"vocabulary.text_size is {vocabulary.text_size}; the text tokenizer of {store.prefix} has {text.size} ids"
-        )
-    if text.fingerprint != others.fingerprint:
-        raise ValueError(
-            f"data.blend: {store.prefix} was made with the text tokenizer {text.path}, {first.prefix} with another one "
-            f"({others.path}); index again with the same"
         )
 
 
@@ -97,14 +110,12 @@ def check_longest(store: Store, tasks: Collection[int], data: DataConfig) -> Non
         )
 
 
-def nothing_held_out(stores: Sequence[Store], data: DataConfig) -> str:
-    """Why there is nothing to validate on."""
-    if data.validation_path:
-        return f"data.validation_path is {data.validation_path}; none of its documents serves {data.tasks}"
-    total = sum(num_held_out(store, corpus, data) for store, corpus in zip(stores, corpora_of(data), strict=True))
-    if total:
-        return f"data.tasks is {data.tasks}; none of the {total} documents held out serves them"
+def nothing_held_out(data: DataConfig, num_documents: int) -> str:
+    """Why there is nothing to validate on, though so many documents are held out."""
+    where = f"data.validation_path {data.validation_path}" if data.validation_path else "the corpora"
+    if num_documents:
+        return f"data.tasks is {data.tasks}; none of the {num_documents} documents held out of {where} serves them"
     return (
-        f"data.validation_fraction is {data.validation_fraction}, which leaves no validation documents of those in "
-        f"{', '.join(store.prefix for store in stores)}; change it or set data.validation_path"
+        f"data.validation_fraction is {data.validation_fraction}, which leaves no validation documents of {where}; "
+        "change it or set data.validation_path"
     )

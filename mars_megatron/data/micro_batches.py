@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from mars_megatron.config.schema import DataConfig, RunConfig
 from mars_megatron.data.batch import MIXED, Batch, Sample, collate
-from mars_megatron.data.blend import Blend, corpora_of, validation_streams
-from mars_megatron.data.checks import check_budget, check_index, check_longest, nothing_held_out
+from mars_megatron.data.blend import Blend, corpora_of, num_held_out, validation_corpora, validation_streams
+from mars_megatron.data.checks import check_budget, check_longest, nothing_held_out, open_stores
 from mars_megatron.data.modes import KINDS, MODE_PART_IMAGE
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED, RoundSettings
@@ -65,7 +65,7 @@ class MicroBatches(Dataset):
         self.eos_id = stores[0].manifest.text_tokenizer.eos_id
 
     def describe(self) -> str:
-        """One line on what is trained: the documents, the tasks' shares, and what is left out."""
+        """One line on what is trained: the documents, the tasks' shares, and what is left out of the first round."""
         assert self.blend is not None
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.blend.shares().items())
         trained = {(part.corpus, part.kind) for part in self.blend.parts}
@@ -75,9 +75,13 @@ class MicroBatches(Dataset):
                 counts[kind] += count
                 unused += 0 if (number, kind) in trained else count
         documents = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True) if count)
-        note = f"; {unused} of them are only validated (no weight of data.tasks or of the corpus)" if unused else ""
         corpora = f" of {len(self.stores)} corpora" if len(self.stores) > 1 else ""
-        return f"data: {documents} documents{corpora}{note}; samples: {shares}"
+        notes = f"; {unused} of them are not trained: no weight of a task, or of the corpus" if unused else ""
+        first = self.rounds.round(0)
+        if first.num_too_long:
+            total = len(first.samples) + first.num_too_long
+            notes += f"; {first.num_too_long} of the first {total} samples are too long and left out"
+        return f"data: {documents} documents{corpora}{notes}; samples: {shares}"
 
     def samples(self, index: int) -> list[Sample]:
         """The laid-out samples of a micro-batch."""
@@ -128,7 +132,12 @@ class MicroBatches(Dataset):
 
 
 def open_micro_batches(
-    config: RunConfig, vocabulary: Vocabulary, *, split: str = "train", row_multiple: int = 1
+    config: RunConfig,
+    vocabulary: Vocabulary,
+    *,
+    split: str = "train",
+    row_multiple: int = 1,
+    stores: dict[str, Store] | None = None,
 ) -> MicroBatches:
     """The whole sequence of one split.
 
@@ -137,6 +146,7 @@ def open_micro_batches(
         vocabulary: Layout of the joined ids.
         split: "train" or "validation".
         row_multiple: The tensor-parallel size under sequence parallelism, else 1.
+        stores: What `open_stores` opened; None opens it.
 
     Raises:
         ValueError: An index is missing, damaged or not made for this configuration, or nothing in it can be used.
@@ -144,18 +154,16 @@ def open_micro_batches(
     assert split in ("train", "validation"), split
     data, train = config.data, split == "train"
     check_budget(data, row_multiple)
-    paths = [corpus.path for corpus in corpora_of(data)]
-    if not train and data.validation_path:
-        paths = [data.validation_path]
-    stores = [Store(path) for path in paths]
-    for store in stores:
-        check_index(store, stores[0], config, vocabulary)
-    blend = Blend(stores, data) if train else None
-    held_out = [] if train else validation_streams(stores, data)
+    opened = open_stores(config, vocabulary) if stores is None else stores
+    corpora = corpora_of(data) if train else validation_corpora(data)
+    used = [opened[corpus.path] for corpus in corpora]
+    blend = Blend(used, data) if train else None
+    held_out = [] if train else validation_streams(used, data)
     if not train and not held_out:
-        raise ValueError(nothing_held_out(stores, data))
+        pairs = zip(used, corpora, strict=True)
+        raise ValueError(nothing_held_out(data, sum(num_held_out(store, corpus, data) for store, corpus in pairs)))
     streams = blend.streams if blend else lambda _number: held_out
-    for number, store in enumerate(stores):
+    for number, store in enumerate(used):
         check_longest(store, {task for one in streams(0) if one.corpus == number for task in one.tasks}, data)
     settings = RoundSettings(
         seed=data.seed if train else 0,
@@ -166,9 +174,10 @@ def open_micro_batches(
         tasks_in_turn=not train,
         skip_too_long=data.too_long == "skip",
     )
-    rounds = Rounds(stores, settings, streams, endless=train, cache=cache_folder(config))
+    decided_by = blend.fingerprint() if blend else [(s.corpus, s.kind, s.count, s.tasks) for s in held_out]
+    rounds = Rounds(used, settings, streams, decided_by, endless=train, cache=cache_folder(config))
     return MicroBatches(
-        stores,
+        used,
         rounds,
         vocabulary,
         data,

@@ -120,13 +120,11 @@ def scan(corpus: CorpusArrays, impl: Impl = "auto") -> Scan:
     return Scan(**reference.scan(corpus))
 
 
-def select_documents(
-    corpus: CorpusArrays, kind: int, first_slot: int, end_slot: int, impl: Impl = "auto"
-) -> np.ndarray:
-    """uint32: documents of one kind among some slots of the corpus' split (data.hashing.split_slots)."""
+def divide_documents(corpus: CorpusArrays, first_slot: int, end_slot: int, impl: Impl = "auto") -> list[np.ndarray]:
+    """Of each kind uint32: its documents among some slots of the corpus' split (data.hashing.split_slots)."""
     if native.use_native(impl):
-        return native.extension().select_documents(corpus.native, kind, first_slot, end_slot)
-    return reference.select_documents(corpus, kind, first_slot, end_slot)
+        return native.extension().divide_documents(corpus.native, first_slot, end_slot)
+    return reference.divide_documents(corpus, first_slot, end_slot)
 
 
 def plan_round(

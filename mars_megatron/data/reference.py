@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,8 @@ def scan(corpus: CorpusArrays) -> dict[str, Any]:
     documents, longest, longest_document = ([0] * len(KINDS) for _ in range(3))
     for document in range(len(corpus.boundaries) - 1):
         begin, end = corpus.boundaries[document : document + 2].tolist()
-        expected = 0 if document == 0 else int(corpus.boundaries[document])
         problem, length = "is empty or lies outside of the index", 0
-        if begin == expected and begin < end <= len(corpus.lengths):
+        if (document or begin == 0) and begin < end <= len(corpus.lengths):
             kind = kind_of(corpus, document)
             problem, length = _check_document(corpus, document, kind)
             documents[kind] += not problem
@@ -90,6 +90,9 @@ def _check_document(corpus: CorpusArrays, document: int, kind: int) -> tuple[str
     for number, (mode, length) in enumerate(zip(modes, lengths, strict=True)):
         if length < 1:
             return "has an empty sequence", 0
+        weight = 1.0 if corpus.weights is None else float(corpus.weights[begin + number])
+        if number < num_captions and not 0 < weight < math.inf:
+            return "has a caption weight that is not a finite number above 0", 0
         if number < num_captions and mode != MODE_TEXT:
             return "is not captions followed by an image", 0
         if number >= num_captions and length != sizes[mode]:
@@ -110,10 +113,11 @@ def sample_rows(corpus: CorpusArrays, document: int, task: int, text: int) -> in
     }[task]
 
 
-def select_documents(corpus: CorpusArrays, kind: int, first_slot: int, end_slot: int) -> np.ndarray:
-    """uint32: documents of one kind among some slots of the split, in their order."""
+def divide_documents(corpus: CorpusArrays, first_slot: int, end_slot: int) -> list[np.ndarray]:
+    """Of each kind uint32: its documents among some slots of the split, in their order."""
     documents = hashing.split_slots(len(corpus.boundaries) - 1, np.arange(first_slot, end_slot))
-    return np.array([one for one in documents.tolist() if kind_of(corpus, one) == kind], dtype=np.uint32)
+    kinds = np.array([kind_of(corpus, document) for document in documents.tolist()], dtype=np.int64)
+    return [documents[kinds == kind].astype(np.uint32) for kind in range(len(KINDS))]
 
 
 def plan_round(
@@ -187,15 +191,9 @@ def _choose_caption(corpus: CorpusArrays, document: int, kind: int, point: float
     number = end - begin - _NUM_IMAGES[kind]
     if number == 1 or corpus.weights is None:
         return int(point * number)
-    weights = corpus.weights[begin : begin + number].astype(np.float64).tolist()
-    total, chosen, so_far = sum(weights), 0, 0.0
-    for caption, weight in enumerate(weights):
-        if weight > 0:
-            chosen = caption
-        so_far += weight
-        if point * total < so_far:
-            break
-    return chosen
+    ends = np.cumsum(corpus.weights[begin : begin + number].astype(np.float64)).tolist()
+    beyond = [caption for caption, end in enumerate(ends) if point * ends[-1] < end]
+    return beyond[0] if beyond else number - 1  # should rounding leave the point at the very end
 
 
 def _spread(counts: Sequence[int]) -> list[int]:

@@ -7,6 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import uuid
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +18,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mars_megatron.data.planning import SAMPLE, CorpusArrays, RoundSettings, Stream, plan_round
 from mars_megatron.data.store import Store
 
 PLAN_VERSION = 1  # raised with every change of which samples a plan has
-_KEPT_ROUNDS = 2  # this one and the one before, which other ranks may still read
+_OLD_SECONDS = 86400.0  # plans of rounds that are behind are kept so long: a slower run may still read them
+_LOCK_SECONDS = 600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +35,12 @@ class Round:
     Args:
         samples: SAMPLE [n] (data.planning), pack after pack.
         offsets: int64 [packs + 1], where each pack begins in samples.
+        num_too_long: Samples left out because they are longer than a pack.
     """
 
     samples: np.ndarray
     offsets: np.ndarray
+    num_too_long: int = 0
 
     @property
     def num_packs(self) -> int:
@@ -51,7 +57,8 @@ class Rounds:
     Args:
         stores: The corpora.
         settings: How samples are drawn and packed.
-        streams: What each round takes of which stream; a pure function of the round's number.
+        streams: What each round takes of which stream; a pure function of the round's number, and
+        decided_by: of this (JSON).
         endless: Every round is another one; otherwise round 0 repeats.
         cache: Folder to keep plans in; None keeps them in memory alone.
 
@@ -64,12 +71,13 @@ class Rounds:
         stores: Sequence[Store],
         settings: RoundSettings,
         streams: Callable[[int], list[Stream]],
+        decided_by: object,
         *,
         endless: bool,
         cache: Path | None = None,
     ) -> None:
         self.stores, self.settings, self.streams, self.endless = stores, settings, streams, endless
-        self.fingerprint = _fingerprint(stores, settings, streams(0), endless)
+        self.fingerprint = _fingerprint(stores, settings, decided_by, endless)
         self._cache = None if cache is None else _Cache(cache / self.fingerprint)
         self._current: tuple[int, Round] | None = None
         self._starts = [0]  # first pack of every round met so far, and the one after the last
@@ -107,13 +115,13 @@ class Rounds:
 
     def _plan(self, number: int) -> Round:
         corpora: list[CorpusArrays] = [store.arrays for store in self.stores]
-        samples, offsets, _ = plan_round(corpora, self.streams(number), self.settings)
+        samples, offsets, num_too_long = plan_round(corpora, self.streams(number), self.settings)
         if len(offsets) < 2:
             raise ValueError(
                 "data.micro_batch_tokens leaves room for no sample, all are longer; raise it (indices: "
                 f"{', '.join(store.prefix for store in self.stores)})"
             )
-        return Round(samples, offsets)
+        return Round(samples, offsets, num_too_long)
 
 
 class _Cache:
@@ -124,8 +132,8 @@ class _Cache:
 
     def num_packs(self, number: int) -> int | None:
         """Packs of a round that was planned once; its plan may be gone."""
-        path = self._path(number, "json")
-        return json.loads(path.read_text())["packs"] if path.is_file() else None
+        counts = self._counts(number)
+        return None if counts is None else counts["packs"]
 
     def round(self, number: int, plan: Callable[[int], Round]) -> Round:
         """Open a round, planning it first if nobody has."""
@@ -133,43 +141,68 @@ class _Cache:
         if found is not None:
             return found
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Whoever comes first plans; the others wait.
-        with FileLock(str(self.folder / "lock")):
-            found = self._load(number)
-            if found is None:
-                planned = plan(number)
-                self._save(number, planned)
-                found = self._load(number) or planned
+        # Whoever comes first plans; the others wait, but not for a lock that nobody holds any more.
+        lock = FileLock(str(self.folder / "lock"), timeout=_LOCK_SECONDS)
+        try:
+            with lock:
+                found = self._load(number)
+                if found is None:
+                    found = plan(number)
+                    self._save(number, found)
+        except Timeout:
+            warnings.warn(f"{lock.lock_file} has been held for {_LOCK_SECONDS} s; planning without it", stacklevel=2)
+            found = plan(number)
         return found
 
+    def _counts(self, number: int) -> dict[str, int] | None:
+        try:
+            counts = json.loads(self._path(number, "json").read_text())
+            return {name: int(counts[name]) for name in ("packs", "samples", "too_long")}
+        except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is planned again
+            return None
+
     def _load(self, number: int) -> Round | None:
-        if not self._path(number, "json").is_file():
+        counts = self._counts(number)
+        if counts is None:
             return None
         try:
-            samples = np.load(self._path(number, "samples.npy"), mmap_mode="r", allow_pickle=False)
+            samples = np.load(self._path(number, "samples.npy"), mmap_mode="r", allow_pickle=False).view(SAMPLE)
             offsets = np.load(self._path(number, "offsets.npy"), allow_pickle=False)
-        except FileNotFoundError:  # removed by a run that is further on
+        except (OSError, ValueError, EOFError, TypeError):
             return None
-        return Round(samples.view(SAMPLE), offsets)
+        fits = (len(samples), len(offsets), offsets[-1:].tolist()) == (
+            counts["samples"],
+            counts["packs"] + 1,
+            [counts["samples"]],
+        )
+        return Round(samples, offsets, counts["too_long"]) if fits else None
 
     def _save(self, number: int, planned: Round) -> None:
         free = shutil.disk_usage(self.folder).free
         if planned.samples.nbytes + planned.offsets.nbytes > free:
             raise OSError(f"no room for the order of samples in {self.folder}; set data.cache_dir to another folder")
-        counts = {"packs": planned.num_packs, "samples": len(planned.samples)}
+        counts = {"packs": planned.num_packs, "samples": len(planned.samples), "too_long": planned.num_too_long}
         self._write(number, "samples.npy", partial(np.save, arr=planned.samples.view(np.uint64), allow_pickle=False))
         self._write(number, "offsets.npy", partial(np.save, arr=planned.offsets, allow_pickle=False))
         self._write(number, "json", lambda file: file.write(json.dumps(counts).encode()))
-        for path in self.folder.glob("*.npy"):  # the counts stay: they tell where later rounds begin
-            if int(path.name.partition(".")[0]) <= number - _KEPT_ROUNDS:
+        self._remove_old(number)
+
+    def _remove_old(self, number: int) -> None:
+        """Remove plans that are behind, and what killed processes left; not what slower runs may still read."""
+        for path in self.folder.iterdir():
+            behind = path.suffix == ".npy" and int(path.name.partition(".")[0]) < number - 1
+            # The counts stay: they tell where later rounds begin.
+            if (behind or path.suffix == ".tmp") and time.time() - path.stat().st_mtime > _OLD_SECONDS:
                 path.unlink(missing_ok=True)
 
     def _write(self, number: int, ending: str, write: Callable[[BinaryIO], object]) -> None:
         path = self._path(number, ending)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("wb") as file:
                 write(file)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -178,13 +211,14 @@ class _Cache:
         return self.folder / f"{number:06d}.{ending}"
 
 
-def _fingerprint(stores: Sequence[Store], settings: RoundSettings, streams: Sequence[Stream], endless: bool) -> str:
+def _fingerprint(stores: Sequence[Store], settings: RoundSettings, decided_by: object, endless: bool) -> str:
+    endings = ("bin", "idx", "weights.npy")  # not the log of what was left out, which names paths
     contents = {
         "version": PLAN_VERSION,
-        "indices": [sorted(store.manifest.sha256.items()) for store in stores],
+        "indices": [[store.manifest.sha256.get(ending, "") for ending in endings] for store in stores],
         "sizes": [[store.num_documents, len(store.lengths)] for store in stores],
         "settings": asdict(settings),
-        "streams": [[s.corpus, s.kind, s.first_slot, s.num_documents, s.count, s.tasks, s.limits] for s in streams],
+        "streams": decided_by,
         "endless": endless,
     }
     return hashlib.sha256(json.dumps(contents, default=int).encode()).hexdigest()[:32]

@@ -25,6 +25,7 @@ from mars_megatron.data.modes import (
 )
 
 _MAGIC = b"MMIDIDX\x00\x00"
+_INT32 = 4  # megatron-core's number for the type of the tokens
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, document boundaries
 
 
@@ -180,7 +181,9 @@ def _check_index_file(path: Path) -> None:
         header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
         raise ValueError(f"{path} is not an index of megatron-core (or is truncated)")
-    _, _, _, num_sequences, num_boundaries = _HEADER.unpack(header)
+    _, version, dtype, num_sequences, num_boundaries = _HEADER.unpack(header)
+    if (version, dtype) != (1, _INT32):
+        raise ValueError(f"{path} is of version {version} and type {dtype}; this version reads 1 and {_INT32} (int32)")
     # length int32, offset int64 and mode int8 per sequence; int64 per document boundary
     expected = _HEADER.size + num_sequences * (4 + 8 + 1) + num_boundaries * 8
     if size != expected:

@@ -73,10 +73,8 @@ class Trainer:
             apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
         self.feed = Feed(config, self.vocabulary, self.groups)
-        order = self.feed.check_order(self.position.data_order)
-        self.position = replace(self.position, data_order=order)
-        if config.training.eval_interval:
-            self.feed.check("validation")
+        self.position = replace(self.position, data_order=self.feed.check_order(self.position))
+        self.eval_batches = self._eval_batches() if config.training.eval_interval else 0
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
         self.train_batches = self._per_chunk(self._train_feed)
 
@@ -125,7 +123,7 @@ class Trainer:
 
     def evaluate(self) -> StepResult:
         """Losses on the validation split, the same micro-batches every time."""
-        per_rank = max(1, self.config.training.eval_batches // self.groups.dp.size())
+        per_rank = self.eval_batches or self._eval_batches()
         batches = self.feed.batches("validation", num=per_rank)
         result = self.stepper.evaluate(self._per_chunk(batches), per_rank)
         batches.close()
@@ -144,6 +142,14 @@ class Trainer:
         before = self.position
         self.position = replace(before, step=before.step + 1, micro_batches=before.micro_batches + batch)
         return result
+
+    def _eval_batches(self) -> int:
+        """Micro-batches per validation and data-parallel rank: what is asked for, but none twice while there are enough
+        for every rank to have its own."""
+        parallel, replicas = self.config.parallel, self.groups.dp.size()
+        group = replicas * (parallel.pipeline if parallel.virtual_pipeline > 1 else 1)
+        available = max(self.feed.num_packs("validation") // group, 1) * group
+        return min(self.config.training.eval_batches, available) // replicas
 
     def _per_chunk(self, batches: Prefetcher) -> list[Iterator[Batch]]:
         """One iterator per model chunk over the same micro-batches; every stage needs their plans."""

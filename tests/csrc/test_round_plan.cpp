@@ -4,6 +4,7 @@
 //   test_round_plan SEED ROUNDS
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <memory>
 #include <numeric>
@@ -76,6 +77,19 @@ void check_best_sum() {
   require(sum == best, "the best sum");
 }
 
+// A copy that begins at an odd address, as the arrays of a .idx do: its header has 34 bytes.
+template <typename T>
+class Shifted {
+ public:
+  explicit Shifted(const std::vector<T>& values) : bytes_(new char[values.size() * sizeof(T) + 1]) {
+    std::memcpy(bytes_.get() + 1, values.data(), values.size() * sizeof(T));
+  }
+  mars::Array<T> view() const { return mars::Array<T>(bytes_.get() + 1); }
+
+ private:
+  std::unique_ptr<char[]> bytes_;
+};
+
 struct Index {
   std::vector<int64_t> boundaries{0};
   std::vector<int32_t> lengths;
@@ -100,23 +114,22 @@ struct Index {
 void check_plan() {
   Index index;
   for (int64_t i = draw(1, 40); i > 0; --i) index.add(static_cast<mars::Kind>(draw(0, 3)));
-  const auto boundaries = exact(index.boundaries);
-  const auto lengths = exact(index.lengths);
-  const auto modes = exact(index.modes);
+  const Shifted<int64_t> boundaries(index.boundaries);
+  const Shifted<int32_t> lengths(index.lengths);
+  const Shifted<int8_t> modes(index.modes);
   const auto num_documents = static_cast<int64_t>(index.boundaries.size()) - 1;
-  const mars::Corpus corpus{boundaries.get(), lengths.get(), modes.get(), nullptr, num_documents,
+  const mars::Corpus corpus{boundaries.view(), lengths.view(), modes.view(), mars::Array<float>(nullptr), num_documents,
                             static_cast<int64_t>(index.lengths.size()), 16, 4};
   const mars::Scan found = mars::scan(corpus);
   require(found.problem.empty(), "a good corpus: " + found.problem);
   require(std::accumulate(found.documents.begin(), found.documents.end(), int64_t{0}) == num_documents, "documents");
-  std::vector<std::vector<uint32_t>> documents;
   std::vector<mars::Stream> streams;
   int64_t total = 0;
   const std::vector<std::vector<mars::Task>> tasks{
       {mars::kTextOnly}, {mars::kT2i, mars::kI2t}, {mars::kT2i, mars::kI2t, mars::kSr}, {mars::kInterleaved}};
+  const auto documents = mars::divide_documents(corpus, 0, num_documents);
   for (int64_t kind = 0; kind < mars::kNumKinds; ++kind) {
-    documents.push_back(mars::select_documents(corpus, static_cast<mars::Kind>(kind), 0, num_documents));
-    require(static_cast<int64_t>(documents.back().size()) == found.documents[kind], "documents by kind");
+    require(static_cast<int64_t>(documents[kind].size()) == found.documents[kind], "documents by kind");
   }
   std::vector<std::unique_ptr<uint32_t[]>> kept;
   for (int64_t kind = 0; kind < mars::kNumKinds; ++kind) {
@@ -148,10 +161,10 @@ void check_damaged() {
       default: index.modes[draw(0, index.modes.size() - 1)] = static_cast<int8_t>(draw(-128, 127));
     }
   }
-  const auto boundaries = exact(index.boundaries);
-  const auto lengths = exact(index.lengths);
-  const auto modes = exact(index.modes);
-  mars::scan({boundaries.get(), lengths.get(), modes.get(), nullptr, static_cast<int64_t>(index.boundaries.size()) - 1,
+  const Shifted<int64_t> boundaries(index.boundaries);
+  const Shifted<int32_t> lengths(index.lengths);
+  const Shifted<int8_t> modes(index.modes);
+  mars::scan({boundaries.view(), lengths.view(), modes.view(), mars::Array<float>(nullptr), static_cast<int64_t>(index.boundaries.size()) - 1,
               static_cast<int64_t>(index.lengths.size()), 16, 4});
 }
 

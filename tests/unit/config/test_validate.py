@@ -127,6 +127,7 @@ REJECTED = [
     (dict(data__blend=(CorpusConfig(""),)), "data.blend.0.path", "the prefix of an index"),
     (dict(data__blend=(CorpusConfig("a", 1.0), CorpusConfig("b", -1.0))), "data.blend.1.weight", "0 or more"),
     (dict(data__blend=(CorpusConfig("a", 0.0),)), "data.blend.0.weight", "above 0 for one corpus"),
+    (dict(data__blend=(CorpusConfig("a"), CorpusConfig("a", 0.0))), "data.blend", "no path both with and without"),
     (
         dict(data__blend=(CorpusConfig("a", 1.0, TaskWeights(t2i=0.0, i2t=0.0)),)),
         "data.blend.0.tasks.t2i",
@@ -209,6 +210,11 @@ def test_a_contradiction_is_named_with_value_and_remedy(settings, named, accepte
         dict(data__tasks=TaskWeights(t2i=0.0, i2t=0.0, text=1.0)),
         SUPER_RESOLUTION,
         dict(data__blend=(CorpusConfig("a", 0.0), CorpusConfig("b", 2.0, TaskWeights(interleaved=1.0)))),
+        dict(
+            data__blend=(CorpusConfig("a", 0.0), CorpusConfig("b")),
+            data__validation_fraction=0.0,
+            training__eval_interval=5,
+        ),
         dict(model__head_dim=32, model__hidden_size=130),
         dict(recompute__granularity="full", recompute__num_layers=2, parallel__pipeline=2),
         dict(recompute__num_layers=9),

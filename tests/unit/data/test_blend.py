@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_a_corpus_without_weight_is_only_watched(corpora):
     assert {(stream.corpus, stream.tasks) for stream in streams} == {(0, (T2I,)), (0, (I2T,)), (1, (TEXT_ONLY,))}
     assert [stream.num_documents for stream in streams] == [50, 50, 40], "all of it"
     told = open_micro_batches(config, Vocabulary.from_config(config.vocabulary)).describe()
-    assert "data: 40 text, 500 image documents of 2 corpora; 40 of them are only validated" in told
+    assert "data: 40 text, 500 image documents of 2 corpora; 40 of them are not trained" in told
     assert "samples: t2i 50.0%, i2t 50.0%" in told
 
 
@@ -132,13 +133,33 @@ def test_nothing_to_train_on_is_said(corpora):
         open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
 
 
-def test_corpora_of_several_tokenizers_are_refused(corpora, tmp_path):
-    other = write_synthetic(tmp_path / "other", ["text"] * 20)
+@pytest.mark.parametrize("kind", ["text tokenizer", "image tokenizer"])
+@pytest.mark.parametrize("place", ["blend", "validation"])
+def test_corpora_of_several_tokenizers_are_refused(corpora, tmp_path, kind, place):
+    other = write_synthetic(tmp_path / "other", ["image"] * 20)
     manifest = tmp_path / "other.json"
-    manifest.write_text(manifest.read_text().replace('"fingerprint": ""', '"fingerprint": "abc"', 1))
+    values = json.loads(manifest.read_text())
+    values[kind.replace(" ", "_")]["fingerprint"] = "abc"
+    manifest.write_text(json.dumps(values))
     config = run(blend=(CorpusConfig(corpora["images"]), CorpusConfig(other)))
-    with pytest.raises(ValueError, match=r"data\.blend: .*other was made with the text tokenizer"):
+    if place == "validation":
+        config = run(path=corpora["images"], validation_path=other)
+    with pytest.raises(ValueError, match=rf"other was made with the {kind} .*images with another one"):
         open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+
+
+def test_a_separate_validation_index_and_corpora_without_weight_are_both_validated(corpora, tmp_path):
+    held_out = write_synthetic(tmp_path / "held_out", ["image"] * 20)
+    super_resolution = TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)
+    entries = (CorpusConfig(corpora["mixed"], 1.0, super_resolution), CorpusConfig(corpora["text"], 0.0))
+    config = run(blend=entries, validation_path=corpora["mixed"])
+    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary), split="validation")
+    samples = batches.rounds.round(0).samples
+    found = {(corpus, task) for corpus, task in zip(samples["corpus"].tolist(), samples["task"].tolist(), strict=True)}
+    assert found == {(0, SR), (0, TEXT_ONLY), (1, TEXT_ONLY)}, "the tasks that are trained, and text"
+    config = run(path=corpora["images"], validation_path=held_out)
+    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary), split="validation")
+    assert sorted(set(batches.rounds.round(0).samples["document"].tolist())) == list(range(20))
 
 
 def test_tiny_shares_get_their_samples_in_the_end(corpora):

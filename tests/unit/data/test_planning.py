@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mars_megatron.data import planning
 from mars_megatron.data.blend import Part
 from mars_megatron.data.modes import KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
-from mars_megatron.data.planning import DROPPED, CorpusArrays, RoundSettings, plan_round, scan, select_documents
+from mars_megatron.data.planning import DROPPED, CorpusArrays, RoundSettings, divide_documents, plan_round, scan
 from mars_megatron.data.samples import T2I, TASKS_OF_KIND, TEXT_ONLY
 from tests.synthetic_index import random_document
 
@@ -28,7 +28,7 @@ def corpus_of(kinds: list[str], seed: int = 0, weights: bool = False) -> CorpusA
     boundaries = np.cumsum([0, *(len(document) for document in documents)])
     modes = np.array([mode for mode, _ in sequences], dtype=np.int8)
     lengths = np.array([length for _, length in sequences], dtype=np.int32)
-    drawn = rng.integers(0, 4, len(modes)).astype(np.float32) if weights else None
+    drawn = rng.integers(1, 5, len(modes)).astype(np.float32) if weights else None
     return CorpusArrays(boundaries, lengths, modes, drawn, CODES, LOW)
 
 
@@ -36,8 +36,9 @@ def streams_of(corpora: list[CorpusArrays], rng: np.random.Generator) -> list[pl
     streams = []
     for number, corpus in enumerate(corpora):
         num_documents = len(corpus.boundaries) - 1
-        for kind in range(len(KINDS)):
-            documents = select_documents(corpus, kind, 0, num_documents, impl="reference")
+        divided = [divide_documents(corpus, 0, num_documents, impl=impl) for impl in ("reference", "native")]
+        for kind, (documents, native) in enumerate(zip(*divided, strict=True)):
+            assert documents.dtype == native.dtype and documents.tolist() == native.tolist()
             if not len(documents):
                 continue
             tasks = [task for task in TASKS_OF_KIND[kind] if rng.random() < 0.8] or [TASKS_OF_KIND[kind][0]]
@@ -90,9 +91,10 @@ def test_native_scan_is_that_of_the_reference(document_kinds: list[str], seed: i
     assert scan(corpus, impl="native") == scan(corpus, impl="reference")
     assert not scan(corpus).problem
     rng = np.random.default_rng(damage)
-    name = ("boundaries", "lengths", "modes")[damage % 3]
+    corpus = replace(corpus, weights=np.ones(len(corpus.lengths), dtype=np.float32))
+    name = ("boundaries", "lengths", "modes", "weights")[damage % 4]
     array = getattr(corpus, name).copy()
-    array[rng.integers(len(array))] = rng.integers(-2, 20)
+    array[rng.integers(len(array))] = rng.choice([np.nan, np.inf, 0, 1]) if name == "weights" else rng.integers(-2, 20)
     broken = replace(corpus, **{name: array})
     assert scan(broken, impl="native") == scan(broken, impl="reference")
 
@@ -159,7 +161,7 @@ def test_caption_weights_decide_how_often_a_caption_is_chosen() -> None:
         np.array([0, 4]),
         np.array([1, 2, 3, CODES], dtype=np.int32),
         np.array([MODE_TEXT, MODE_TEXT, MODE_TEXT, MODE_IMAGE], dtype=np.int8),
-        np.array([3, 0, 1, 1], dtype=np.float32),
+        np.array([3, 1e-6, 1, 1], dtype=np.float32),
         CODES,
         LOW,
     )

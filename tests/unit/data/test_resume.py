@@ -11,13 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, TaskWeights, VocabularyConfig
-from mars_megatron.data import flat_batches, open_micro_batches
+from mars_megatron.data import blend, flat_batches, open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.tokenizers import Vocabulary
 from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 GLOBAL_BATCH = 4
 TASKS = TaskWeights(t2i=0.4, i2t=0.2, sr=0.1, text=0.1, interleaved=0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_rounds():
+    """A round of a single stream is one epoch, however few documents there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blend, "MIN_ROUND_SAMPLES", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +94,11 @@ def test_a_fate_does_not_depend_on_the_others(runs):
     config = runs["epochs"]
     alone = open_micro_batches(config, Vocabulary.from_config(config.vocabulary)).rounds.round(0).samples
     mixed = runs["blend"].data.blend[1]
-    blend = replace(
+    blended = replace(
         config,
         data=replace(config.data, path="", blend=(CorpusConfig(config.data.path, 1.0), replace(mixed, weight=0.5))),
     )
-    both = open_micro_batches(blend, Vocabulary.from_config(blend.vocabulary)).rounds.round(0).samples
+    both = open_micro_batches(blended, Vocabulary.from_config(blended.vocabulary)).rounds.round(0).samples
     epoch = {sample[0]: sample for sample in alone.tolist()}
     of_first = both[both["corpus"] == 0]
     seen: dict[int, tuple] = {}

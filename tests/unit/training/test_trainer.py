@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.checkpoint import folders, latest, read_config
+from mars_megatron.checkpoint import Position, folders, latest, read_config
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.training import Trainer
@@ -260,3 +260,20 @@ def test_a_position_in_other_data_is_refused(base: RunConfig, one_rank: None, ru
     other = write_corpus(tmp_path / "other", num_images=60, num_texts=20, seed=1)
     with pytest.raises(ValueError, match="counts its position in other data"):
         Trainer(configured(config, data__path=other))
+
+
+def test_a_position_of_an_unknown_order_is_refused(base: RunConfig, one_rank: None) -> None:
+    feed = Trainer(base).feed
+    order = feed.check_order(Position())
+    assert order == feed.check_order(Position(3, 6, order)) != ""
+    with pytest.raises(ValueError, match="or in the order of an earlier version"):
+        feed.check_order(Position(3, 6))
+
+
+def test_no_micro_batch_is_validated_twice(base: RunConfig, one_rank: None) -> None:
+    few = configured(base, training__eval_interval=1, training__eval_batches=500)
+    trainer = Trainer(few)
+    available = trainer.feed.num_packs("validation")
+    assert trainer.eval_batches == available < 500
+    assert configured(base, training__eval_interval=1, training__eval_batches=2).training.eval_batches == 2
+    assert trainer.evaluate().num_targets > 0
