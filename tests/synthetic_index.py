@@ -61,7 +61,7 @@ def write_synthetic(
     ).astype(np.int32)
     writer = IndexWriter(prefix)
     try:
-        drawn = rng.integers(0, 5, len(modes)).astype(np.float32) if weights else None
+        drawn = rng.integers(1, 6, len(modes)).astype(np.float32) if weights else None
         writer.add(tokens, lengths, modes, np.array([len(document) for document in documents]), drawn)
         has_images, has_pairs = bool((~is_text).any()), "pair" in kinds
         image = ImageTokenizerInfo("", "", CODEBOOK_SIZE, GRID, 16)
