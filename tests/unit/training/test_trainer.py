@@ -85,7 +85,9 @@ def test_what_a_run_writes(base: RunConfig, run_folder: Path) -> None:
     tasks = {"loss_t2i", "loss_i2t", "loss_text"}
     assert all(isinstance(value, (int, float, str)) for line in written for value in line.values())
     assert any(tasks & set(line) for line in written if line["split"] == "train")
-    assert tasks <= set().union(*(line for line in written if line["split"] == "validation")), "text is watched"
+    validated = [line for line in written if line["split"] == "validation"]
+    assert all(tasks <= set(line) for line in validated), "text is watched"
+    assert len({line["loss_text"] for line in validated}) == 1 < len({line["loss_t2i"] for line in validated}), "frozen"
     assert [(line["step"], line["split"]) for line in written] == [
         *((2, "train"), (4, "train"), (4, "validation"), (5, "train"), (5, "validation"))
     ]
