@@ -50,9 +50,9 @@ phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
 # One process at a time here: it may have all cores.
 phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$(nproc)" python tools/train_tokenizer.py image \
     --input "$data/train" --output "$image_tokenizer" --resolution 16
-phase index_text "$index/text.json" python tools/index_data.py \
+phase index_text "$index/text.json" python tools/index_data.py build \
     --input "$data/text" --output "$index/text" --text-tokenizer "$text_tokenizer"
-phase index_images "$index/images.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py \
+phase index_images "$index/images.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py build \
     --input "$data/train" --output "$index/images" --resolution 16 \
     --text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer"
 
