@@ -25,8 +25,8 @@ def open_stores(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Store]:
         _check_text(store, config, vocabulary)
         _check_images(store, config, vocabulary)
         store.scan  # noqa: B018  looks at every document
-    for modality in ("text_tokenizer", "image_tokenizer"):
-        _check_same(modality, list(stores.values()))
+    for kind in ("text_tokenizer", "image_tokenizer"):
+        _check_same(kind, list(stores.values()))
     return stores
 
 
