@@ -110,7 +110,7 @@ class MarsProcessor(ProcessorMixin):
         Raises:
             ValueError: The tokenizer knows more ids than the model has text rows.
         """
-        ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        ids = [self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts]
         largest = max((max(sample) for sample in ids if sample), default=0)
         if largest >= self.text_vocab_size:
             raise ValueError(f"the tokenizer gives id {largest}; accepted by this model: below {self.text_vocab_size}")

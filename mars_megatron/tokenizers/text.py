@@ -20,7 +20,7 @@ class TextTokenizer(Protocol):
     bos_id: int | None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone, without begin or end tokens."""
+        """Ids of the text alone, without begin or end tokens. What reads like a special token is text."""
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The same of many texts, faster than one by one; on one thread where the library allows that."""
@@ -83,15 +83,16 @@ class HuggingFaceTokenizer:
         self.bos_id: int | None = self._tokenizer.bos_token_id
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         if not texts:  # which transformers takes for an error
             return []
         # verbose: what is longer than the language model's context is no concern here
         encoded = self._tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-        )
+            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False,
+            return_token_type_ids=False, verbose=False,
+        )  # fmt: skip
         return encoded["input_ids"]
 
     def decode(self, ids: list[int]) -> str:

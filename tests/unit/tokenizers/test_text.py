@@ -101,6 +101,24 @@ def test_a_batch_is_encoded_as_one_by_one(hugging_face, corpus, tmp_path):
         assert tokenizer.encode_batch([]) == [] and tokenizer.encode_batch(["a"]) == [tokenizer.encode("a")]
 
 
+def test_special_tokens_in_a_text_are_text(tmp_path):
+    """Of whole bytes, so that every text can be written without them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({"<|end|>": 0} | {letter: i + 1 for i, letter in enumerate(alphabet)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(tmp_path)
+    tokenizer = load_text_tokenizer(tmp_path)
+    for text in ("a<|end|>b", "<|end|>", "a <|end|> ."):
+        ids = tokenizer.encode(text)
+        assert tokenizer.eos_id not in ids and len(ids) == len(text)
+        assert tokenizer.encode_batch([text, "a"])[0] == ids
+        assert tokenizer.decode([*ids, tokenizer.eos_id]) == text
+
+
 def test_fingerprint_of_a_folder_ignores_model_weights(hugging_face, tmp_path):
     import shutil
 
