@@ -16,7 +16,7 @@ from mars_megatron.indexing.output import Output, Recipe
 from mars_megatron.indexing.pool import WorkerPool
 from mars_megatron.indexing.records import Work
 from mars_megatron.indexing.restart import agree_on_inputs, is_finished
-from mars_megatron.indexing.sources.inputs import InputShard, find_inputs
+from mars_megatron.indexing.sources.inputs import InputShard, check_columns, find_inputs
 from mars_megatron.indexing.worker import ModeNumbers, WorkerSettings
 from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
@@ -32,6 +32,7 @@ def build_index(
     image_tokenizer: ImageTokenizer | str | Path | None = None,
     *,
     options: BuildOptions,
+    device: str = "cpu",
     progress: bool = True,
     say: Say = lambda message: None,
 ) -> Manifest | None:
@@ -48,6 +49,7 @@ def build_index(
         text_tokenizer: For captions and texts, or its path. The workers load it from its path.
         image_tokenizer: For images, or its path; not needed for text alone.
         options: How.
+        device: Where images are encoded, if `image_tokenizer` is a path.
         progress: Show progress bars.
         say: Takes messages about what is done.
 
@@ -59,10 +61,13 @@ def build_index(
             not fit it, nothing could be used, an index of something else is there, or another process writes it.
         OSError: Something cannot be read or written; the message names it.
     """
-    text = load_text_tokenizer(text_tokenizer) if isinstance(text_tokenizer, (str, Path)) else text_tokenizer
-    image = load_image_tokenizer(image_tokenizer) if isinstance(image_tokenizer, (str, Path)) else image_tokenizer
-    recipe = Recipe(options, text, image)
     shards = find_inputs([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
+    check_columns(shards, options)
+    text = load_text_tokenizer(text_tokenizer) if isinstance(text_tokenizer, (str, Path)) else text_tokenizer
+    image = image_tokenizer
+    if isinstance(image, (str, Path)):
+        image = load_image_tokenizer(image, device)
+    recipe = Recipe(options, text, image)
     if len(shards) == 1 and options.shard is None:
         return _build_one(shards[0], str(output), recipe, progress, say)
     return _build_many(shards, output, recipe, progress, say)
@@ -115,7 +120,7 @@ def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool
     num_codes = info.grid[0] * info.grid[1] if info else 0
     num_low_codes = info.low_grid[0] * info.low_grid[1] if info and info.low_grid else 0
     settings = WorkerSettings(options, recipe.text_tokenizer.path, _MODES, num_codes, num_low_codes)
-    pool = WorkerPool(settings, recipe.text_tokenizer, options.workers)
+    pool = WorkerPool(settings, recipe.text_tokenizer, options.workers, say)
     total = sum(shard.num_bytes for _, shard in todo)
     try:
         with tqdm(total=total, desc="index", unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar:

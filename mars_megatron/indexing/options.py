@@ -6,6 +6,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+DEFAULT_CAPTIONS = ("captions", "caption")
+# Weights of captions, and their products, that float32 holds with all of its digits.
+WEIGHTS = (1e-30, 1e30)
 FITS = ("crop", "stretch", "centre")
 # How an index is made, not what is in it.
 _NOT_IN_SETTINGS = ("batch_size", "workers", "shard", "strict", "overwrite")
@@ -47,7 +50,7 @@ class BuildOptions:
     resolution: int = 0
     low_resolution: int = 0
     fit: str = "crop"
-    captions: tuple[tuple[str, float | None], ...] = (("captions", None), ("caption", None))
+    captions: tuple[tuple[str, float | None], ...] = tuple((name, None) for name in DEFAULT_CAPTIONS)
     image_column: str = "image"
     low_column: str = "low"
     text_column: str = "text"
@@ -80,8 +83,11 @@ class BuildOptions:
         if not all(names) or len(set(names)) < len(names):
             raise ValueError(f"captions are {names}; they must be names, each once")
         for name, weight in self.captions:
-            if weight is not None and not 0 < weight < float("inf"):
-                raise ValueError(f"captions: the weight of {name} is {weight}; it must be a number above 0")
+            if weight is not None and not WEIGHTS[0] <= weight <= WEIGHTS[1]:
+                raise ValueError(
+                    f"captions: the weight of {name} is {weight}; it must be a number above 0, from {WEIGHTS[0]} to "
+                    f"{WEIGHTS[1]}"
+                )
         if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
             raise ValueError(f"shard is {self.shard[0]}/{self.shard[1]}; it must be I/N with 0 <= I < N")
 

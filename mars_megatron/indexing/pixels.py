@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import threading
 import warnings
@@ -38,13 +39,14 @@ class ImageLimits:
 
 
 def read_pixels(raw: Raw | Path, sizes: list[int], fit: str, limits: ImageLimits) -> list[np.ndarray]:
-    """Decode an image, turn it upright, convert it to RGB, and bring it to each of the sizes.
+    """Decode an image, turn it upright, convert it to RGB, and bring it to a size, and that to the other sizes.
 
     Transparent parts become white. 16-bit, 32-bit and float greyscale is scaled to 8 bits.
 
     Args:
         raw: Bytes, or the path of a file.
-        sizes: Heights and widths wanted, in pixels.
+        sizes: Heights and widths wanted, in pixels. Those behind the first are made by scaling the first, so that all
+            of them show the same part of the image.
         fit: One of options.FITS.
         limits: Which images are taken.
 
@@ -58,11 +60,14 @@ def read_pixels(raw: Raw | Path, sizes: list[int], fit: str, limits: ImageLimits
         num_bytes = len(raw)
     else:
         try:
-            num_bytes = os.stat(raw).st_size
+            status = os.stat(raw)
         except (FileNotFoundError, NotADirectoryError):
             raise Refused("missing_image", f"{raw} does not exist") from None
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise Refused("missing_image", f"{raw!r} cannot be read: {error}") from error
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            raise Refused("unreadable_image", f"{raw}: not a regular file")
+        num_bytes = status.st_size
     if num_bytes > limits.max_bytes:
         raise Refused("too_large", f"{_name(raw)}{num_bytes} bytes, more than {limits.max_bytes}")
     try:
@@ -75,7 +80,8 @@ def read_pixels(raw: Raw | Path, sizes: list[int], fit: str, limits: ImageLimits
         raise Refused(refused.reason, f"{_name(raw)}{refused.detail}") from None
     except UNREADABLE as error:
         raise Refused("unreadable_image", f"{_name(raw)}{type(error).__name__}: {error}") from error
-    return [np.asarray(resize(image, size, fit)) for size in sizes]
+    first = resize(image, sizes[0], fit)
+    return [np.asarray(first), *(np.asarray(resize(first, size, "stretch")) for size in sizes[1:])]
 
 
 def to_rgb(image: Image.Image, file_format: str | None = None) -> Image.Image:

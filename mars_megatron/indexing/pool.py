@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mars_megatron.indexing.options import DEFAULT_CAPTIONS
 from mars_megatron.indexing.records import Done, Skip, Work
 from mars_megatron.indexing.worker import Worker, WorkerSettings, empty, join, run_work, start_worker
 from mars_megatron.tokenizers.text import TextTokenizer
 
+# Seconds that workers have to end by themselves, and then to be ended.
+_GRACE = (1.0, 3.0)
 Tag = TypeVar("Tag")
 
 
@@ -38,10 +42,19 @@ class WorkerPool:
         settings: Of the workers.
         tokenizer: Used without processes.
         workers: Number of processes; 0 for none.
+        say: Takes messages about what is not used.
     """
 
-    def __init__(self, settings: WorkerSettings, tokenizer: TextTokenizer, workers: int) -> None:
-        self._settings, self._workers = settings, workers
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        tokenizer: TextTokenizer,
+        workers: int,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._settings, self._workers, self._say = settings, workers, say
+        self._caption_fields: set[str] = set()  # that were there
+        self._low_unused = False
         self._here = Worker(settings, tokenizer) if workers == 0 else None
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([run_work.__module__])
@@ -57,6 +70,19 @@ class WorkerPool:
         Yields:
             (the same, the batch, its result), in order.
         """
+        for tag, work, done in self._map(works):
+            if done is not None:
+                self._caption_fields |= done.caption_fields
+                if done.low_unused and not self._low_unused:
+                    self._low_unused = True
+                    self._say("there are low-resolution images, which are not used without --low-resolution")
+            yield tag, work, done
+        names = [name for name, _ in self._settings.options.captions]
+        missing = [name for name in names if name not in self._caption_fields]
+        if self._caption_fields and missing and tuple(names) != DEFAULT_CAPTIONS:
+            self._say(f"no image has a caption in {', '.join(map(repr, missing))}; is --captions as it was meant?")
+
+    def _map(self, works: Iterable[tuple[Tag, Work | None]]) -> Iterator[tuple[Tag, Work | None, Done | None]]:
         if self._here is not None:
             for tag, work in works:
                 yield tag, work, None if work is None else self._here(work)
@@ -78,11 +104,11 @@ class WorkerPool:
                 yield entry.tag, entry.work, None if entry.work is None else self._result(entry, out)
 
     def close(self) -> None:
-        """End the workers; what they are at is finished, not what waits."""
-        for pool in (self._pool, self._apart):
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
+        """End the workers. What they are at after an error is of no use; one that hangs is killed."""
+        pools = [pool for pool in (self._pool, self._apart) if pool is not None]
         self._pool = self._apart = None
+        for pool in pools:
+            _end(pool)
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(workers, self._context, start_worker, (self._settings,))
@@ -148,3 +174,17 @@ class WorkerPool:
             self._apart.shutdown(wait=True)
             self._apart = None
             return None
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Stop a pool, idle or not, within a few seconds; also one that an interruption caught while it started."""
+    # shutdown(wait=True) would wait for a worker that never ends, and fails where a thread was not started yet.
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for grace, end in zip((*_GRACE, None), ("terminate", "kill", ""), strict=True):
+        deadline = None if grace is None else time.monotonic() + grace
+        for process in processes:
+            process.join(None if deadline is None else max(deadline - time.monotonic(), 0))
+        processes = [process for process in processes if process.is_alive()]
+        for process in processes:
+            getattr(process, end)()

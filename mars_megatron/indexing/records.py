@@ -60,6 +60,8 @@ class Sample:
         low: Its low-resolution version, where one is given.
         text: The text of a text document.
         parts: (is an image, text or image) of an interleaved document.
+        caption_fields: Names of the fields that its captions are from.
+        low_unused: Whether it has a low-resolution image that nobody asked for.
     """
 
     where: Where
@@ -68,6 +70,8 @@ class Sample:
     low: Raw | None = None
     text: str | None = None
     parts: list[tuple[bool, Raw]] | None = None
+    caption_fields: Sequence[str] = ()
+    low_unused: bool = False
 
 
 class Work(Protocol):
@@ -117,6 +121,8 @@ class Done:
         images: uint8 [I, resolution, resolution, 3], of the sequences of images, in order.
         lows: uint8 [L, low resolution, low resolution, 3], of those of low-resolution images.
         skips: What was left out.
+        caption_fields: Names of all fields that captions were in.
+        low_unused: Whether some record has a low-resolution image that nobody asked for.
     """
 
     text_tokens: np.ndarray
@@ -127,3 +133,5 @@ class Done:
     images: np.ndarray
     lows: np.ndarray
     skips: list[Skip]
+    caption_fields: frozenset[str] = frozenset()
+    low_unused: bool = False

@@ -20,6 +20,9 @@ from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Where, Work
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
+# Texts of more bytes than this for each token that they may have are not tokenised to find that they are too long.
+BYTES_PER_TOKEN = 64
+
 
 class ModeNumbers(NamedTuple):
     """The numbers of data.modes, which a worker need not import with all that surrounds it."""
@@ -74,7 +77,10 @@ class Worker:
         if all(sample.text is not None for _, sample in samples):
             self._add_texts(samples, batch)
             return batch.done()
-        texts = [_texts(sample) for _, sample in samples]
+        for _, sample in samples:
+            batch.caption_fields.update(sample.caption_fields)
+            batch.low_unused |= sample.low_unused
+        texts = [self._short_texts(sample) for _, sample in samples]
         ids = iter(self._tokenizer.encode_batch([text for group in texts for text in group]))
         for (position, sample), group in zip(samples, texts, strict=True):
             encoded = [next(ids) for _ in group]
@@ -115,7 +121,11 @@ class Worker:
     def _add_texts(self, samples: list[tuple[int, Sample]], batch: _Batch) -> None:
         """Text documents alone, of which there can be very many."""
         texts = [str(sample.text) for _, sample in samples]
-        encoded = self._tokenizer.encode_batch(texts)
+        limit = self._options.max_text_tokens
+        short = texts
+        if texts and _exceeds(max(texts, key=len), limit):
+            short = ["" if _exceeds(text, limit) else text for text in texts]
+        encoded = self._tokenizer.encode_batch(short)
         kept = []
         for (position, sample), text, ids in zip(samples, texts, encoded, strict=True):
             try:
@@ -129,29 +139,44 @@ class Worker:
         batch.modes = [self._settings.modes.text] * len(kept)
         batch.sequences = [1] * len(kept)
 
+    def _short_texts(self, sample: Sample) -> list[str]:
+        """Its texts for the tokenizer, without those that are too long by far."""
+        options = self._options
+        limit = options.max_caption_tokens if sample.image is not None else options.max_text_tokens
+        return ["" if _exceeds(text, limit) else text for text in _texts(sample)]
+
     def _check_text(self, text: str, ids: list[int]) -> None:
+        limit = self._options.max_text_tokens
+        if _exceeds(text, limit):
+            raise Refused("long_text", f"{len(text)} characters, too many for {limit} tokens")
         if not ids or text.isspace():
             raise Refused("empty_text", "no text that is not empty")
-        if len(ids) > self._options.max_text_tokens:
-            raise Refused("long_text", f"{len(ids)} tokens, more than {self._options.max_text_tokens}")
+        if len(ids) > limit:
+            raise Refused("long_text", f"{len(ids)} tokens, more than {limit}")
 
     def _add_image(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
         self._need_tokenizer(sample)
         limit = self._options.max_caption_tokens
         not_empty = [
-            (ids, weight)
+            (text, ids, weight)
             for (text, weight), ids in zip(sample.captions, encoded, strict=True)
-            if ids and not text.isspace()
+            if (ids or _exceeds(text, limit)) and not text.isspace()
         ]
-        kept = [(ids, weight) for ids, weight in not_empty if len(ids) <= limit]
+        kept = [(ids, weight) for text, ids, weight in not_empty if len(ids) <= limit and not _exceeds(text, limit)]
         if not not_empty:
             raise Refused("empty_caption", "no caption that is not empty")
         if not kept:
-            raise Refused("long_caption", f"{min(len(ids) for ids, _ in not_empty)} tokens, more than {limit}")
+            shortest, ids, _ = min(not_empty, key=lambda caption: len(caption[0]))
+            length = f"{len(ids)} tokens" if ids else f"{len(shortest)} characters"
+            raise Refused("long_caption", f"{length}, more than {limit}" + (" tokens" if not ids else ""))
         assert sample.image is not None
-        (high,), lows = self._pixels(sample.image, [self._options.resolution]), []
-        if self._options.low_resolution:
-            lows = self._pixels(sample.image if sample.low is None else sample.low, [self._options.low_resolution])
+        resolution, low_resolution = self._options.resolution, self._options.low_resolution
+        if not low_resolution or sample.low is not None:
+            high, *lows = self._pixels(sample.image, [resolution])
+        else:
+            high, *lows = self._pixels(sample.image, [resolution, low_resolution])
+        if low_resolution and sample.low is not None:
+            lows = self._pixels(sample.low, [low_resolution])
         dropped = (("empty_caption_dropped", len(sample.captions), len(not_empty)),
                    ("long_caption_dropped", len(not_empty), len(kept)))  # fmt: skip
         for reason, before, after in dropped:
@@ -179,8 +204,9 @@ class Worker:
                 found.extend(self._pixels(part, [self._options.resolution]))
                 continue
             tokens = next(ids)
-            if tokens and not str(part).isspace():
-                self._check_text(str(part), tokens)
+            text = str(part)
+            if (tokens or _exceeds(text, self._options.max_text_tokens)) and not text.isspace():
+                self._check_text(text, tokens)
                 found.append(tokens)
         if not found:
             raise Refused("empty_text", "no part that is not empty")
@@ -215,6 +241,8 @@ class _Batch:
         self.images: list[np.ndarray] = []
         self.lows: list[np.ndarray] = []
         self.position = 0  # of the record that is being added
+        self.caption_fields: set[str] = set()
+        self.low_unused = False
         self.skips: list[tuple[int, Skip]] = []  # with the positions of their records
 
     def skip(self, where: Where, reason: str, detail: str) -> None:
@@ -244,6 +272,8 @@ class _Batch:
             _stack(self.images),
             _stack(self.lows),
             [skip for _, skip in sorted(self.skips, key=itemgetter(0))],
+            frozenset(self.caption_fields),
+            self.low_unused,
         )
 
 
@@ -259,7 +289,13 @@ def join(parts: Sequence[Done]) -> Done:
     images = _stack([image for part in parts for image in part.images])
     lows = _stack([low for part in parts for low in part.lows])
     return Done(
-        **arrays, weights=weights, images=images, lows=lows, skips=[skip for part in parts for skip in part.skips]
+        **arrays,
+        weights=weights,
+        images=images,
+        lows=lows,
+        skips=[skip for part in parts for skip in part.skips],
+        caption_fields=frozenset().union(*(part.caption_fields for part in parts)),
+        low_unused=any(part.low_unused for part in parts),
     )
 
 
@@ -285,6 +321,12 @@ def _texts(sample: Sample) -> list[str]:
     if sample.parts is not None:
         return [str(part) for is_image, part in sample.parts if not is_image]
     return [text for text, _ in sample.captions]
+
+
+def _exceeds(text: str, limit: int) -> bool:
+    """Whether a text is too long for a number of tokens by far."""
+    bound = BYTES_PER_TOKEN * limit
+    return 4 * len(text) > bound and len(text.encode()) > bound
 
 
 def _is_unicode(texts: object) -> bool:

@@ -3,7 +3,7 @@
 Images and text documents:
     image               the image; how it is named is up to the source
     captions, caption   (or what --captions names) a string, {"text": ..., "weight": ...}, or a list of these
-    low                 its low-resolution version, if it is not to be made from the image
+    low                 its low-resolution version, if it is not to be made from the image; only for pairs
     text                without an image: a text document
     parts               an interleaved document: a list of strings, {"text": ...} and {"image": ...}
 Other fields are left to other readers.
@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.options import WEIGHTS, BuildOptions
 from mars_megatron.indexing.records import Raw, Refused, Sample, Where
 
 # json.loads without its search for white space, which takes half of its time
@@ -91,8 +91,11 @@ def make_sample(
     captions = read_captions(captions_of, options)
     if not captions:
         raise Refused("no_caption", f"no {' or '.join(name for name, _ in options.captions)}")
-    low = fields.get("low") if options.low_resolution else None
-    return Sample(where, captions, find_image(image), None if low is None else find_image(low))
+    names = tuple(name for name, _ in options.captions if captions_of.get(name) is not None)
+    low = fields.get("low")
+    if low is None or not options.low_resolution:
+        return Sample(where, captions, find_image(image), caption_fields=names, low_unused=low is not None)
+    return Sample(where, captions, find_image(image), find_image(low), caption_fields=names)
 
 
 def read_captions(fields: Mapping[str, Any], options: BuildOptions) -> list[tuple[str, float | None]]:
@@ -113,14 +116,19 @@ def read_captions(fields: Mapping[str, Any], options: BuildOptions) -> list[tupl
             if not isinstance(caption, dict) or not isinstance(caption.get("text"), str):
                 raise Refused("bad_record", f'"{name}" has {_short(caption)}, not a string or an object with "text"')
             own = caption.get("weight")
-            captions.append((caption["text"], weight if own is None else _weight(own, name) * (weight or 1.0)))
+            captions.append((caption["text"], weight if own is None else _weight(own, name, weight)))
     return captions
 
 
-def _weight(value: Any, name: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 1e-30 <= value <= 1e30:
-        return float(value)
-    raise Refused("bad_record", f'"{name}" has the weight {_short(value)}, not a number above 0')
+def _weight(value: Any, name: str, field: float | None) -> float:
+    """The weight of a caption times that of its field."""
+    low, high = WEIGHTS
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise Refused("bad_record", f'"{name}" has the weight {_short(value)}, not a number from {low} to {high}')
+    weight = float(value) * (1.0 if field is None else field)
+    if not low <= weight <= high:
+        raise Refused("bad_record", f'"{name}" has the weight {value:g} x {field:g}, which is not from {low} to {high}')
+    return weight
 
 
 def _parts(value: Any, find_image: FindImage) -> list[tuple[bool, Raw]]:

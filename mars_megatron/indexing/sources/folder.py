@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,38 +65,72 @@ class ImageFiles:
             fields = parse_json(contents["json"])
         if not any(fields.get(name) is not None for name, _ in options.captions) and "txt" in contents:
             fields[options.captions[0][0]] = contents["txt"].removeprefix("\ufeff").rstrip("\r\n")
-        for name in ("parts", "low"):
-            fields.pop(name, None)
+        for name in ("parts", "low") if options.low_resolution else ("parts",):
+            if fields.get(name) is not None:
+                detail = f'"{name}" in the .json beside an image is not read; name such images in a {CAPTIONS_FILE}'
+                raise Refused("bad_record", detail)
         fields["image"] = image.name
         return make_sample(fields, where, options, lambda name: os.path.join(self.folder, name))
 
     def _read(self, name: str, options: BuildOptions) -> str:
         path = Path(self.folder, name)
         try:
-            size = path.stat().st_size
-            if size > options.max_bytes:
-                raise Refused("too_large", f"{name} has {size} bytes, more than {options.max_bytes}")
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+                raise Refused("no_caption", f"{name} is not a regular file")
+            if status.st_size > options.max_bytes:
+                raise Refused("too_large", f"{name} has {status.st_size} bytes, more than {options.max_bytes}")
             return decode_utf8(path.read_bytes(), f"{name}: ")
         except OSError as error:
             raise Refused("no_caption", f"{name} cannot be read: {error}") from error
 
 
 def list_images(folder: str | Path) -> list[ImageFile]:
-    """The images in a folder and the folders below it, by name."""
+    """The images in a folder and the folders below it, by name.
+
+    Links to folders are followed; a folder that is reached in several ways counts once.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     files: dict[str, int] = {}
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                path = os.path.join(root, name)
-                files[os.path.relpath(path, folder)] = os.path.getsize(path) if os.path.exists(path) else 0
+    beside: dict[tuple[str, str], str] = {}  # (path without ending, ending in lower case) -> name
+    for name in sorted(_walk(folder)):
+        files[name] = file_status(os.path.join(folder, name)).st_size
+        stem, _, ending = name.rpartition(".")
+        beside[stem, ending.lower()] = name  # a.txt comes behind a.TXT, and is the one that counts
     images = []
-    for name in sorted(files):
+    for name in files:
         if _extension(name) in EXTENSIONS:
             stem = name[: -len(_extension(name)) - 1]
-            beside = tuple(f"{stem}.{ending}" for ending in ("json", "txt") if f"{stem}.{ending}" in files)
-            images.append(ImageFile(name, beside, sum(files[other] for other in (name, *beside))))
+            captions = tuple(beside[stem, ending] for ending in ("json", "txt") if (stem, ending) in beside)
+            images.append(ImageFile(name, captions, sum(files[other] for other in (name, *captions))))
     return images
+
+
+def file_status(path: str) -> os.stat_result:
+    """Of the file, or where a link leads nowhere of the link itself."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return os.lstat(path)
+
+
+def _walk(folder: str | Path) -> Iterator[str]:
+    """Names of all files that are not hidden, relative to the folder."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    seen: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=fail):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that was there before
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.relpath(os.path.join(root, name), folder) for name in names if not name.startswith("."))
 
 
 def read_images(folder: str | Path, batch_size: int) -> Iterator[Work]:
@@ -110,10 +145,11 @@ def folder_sha256(folder: str | Path) -> str:
     """sha256 (hex) of the names and sizes of a folder's images and the contents of the captions beside them."""
     digest = hashlib.sha256()
     for image in list_images(folder):
-        size = Path(folder, image.name).stat().st_size
+        size = file_status(os.path.join(folder, image.name)).st_size
         digest.update(json.dumps([image.name, size], ensure_ascii=True).encode())
         for name in image.captions:
-            digest.update(hashlib.sha256(Path(folder, name).read_bytes()).digest())
+            path = Path(folder, name)  # a pipe, or a link that leads nowhere, has no contents
+            digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
     return digest.hexdigest()
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Work
-from mars_megatron.indexing.sources.folder import CAPTIONS_FILE, folder_sha256, list_images, read_images
+from mars_megatron.indexing.sources.folder import CAPTIONS_FILE, file_status, folder_sha256, list_images, read_images
 from mars_megatron.indexing.sources.lines import read_lines
-from mars_megatron.indexing.sources.parquet import read_parquet
+from mars_megatron.indexing.sources.parquet import check_files, read_parquet
 from mars_megatron.indexing.sources.reading import HashedFile
 from mars_megatron.indexing.sources.tar import read_tar
 
@@ -38,14 +39,25 @@ class InputShard:
 
     @classmethod
     def of(cls, path: str | Path, kind: str) -> InputShard:
-        """Look at a file or folder."""
+        """Look at a file or folder.
+
+        Raises:
+            ValueError: It is a pipe, a device or the like, or its name is no text.
+            OSError: It cannot be looked at.
+        """
         path = os.path.abspath(path)
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"input {path!r} has a name that is not UTF-8; rename it") from None
         if kind != "folder":
             status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"input {path} is not a regular file; write its contents to a file first")
             return cls(path, kind, status.st_size, status.st_mtime_ns)
         images = list_images(path)
         names = [name for image in images for name in (image.name, *image.captions)]
-        times = [os.stat(os.path.join(path, name)).st_mtime_ns for name in names]
+        times = [file_status(os.path.join(path, name)).st_mtime_ns for name in names]
         return cls(path, kind, sum(image.num_bytes for image in images), max(times, default=0))
 
     def open(self, options: BuildOptions) -> OpenShard:
@@ -108,12 +120,23 @@ def find_inputs(inputs: list[str | Path]) -> list[InputShard]:
     for given in inputs:
         for path, kind in _expand(str(given)):
             shard = InputShard.of(path, kind)
-            if shard.path in shards:
-                raise ValueError(f"input {shard.path} is given twice")
-            shards[shard.path] = shard
+            real = os.path.realpath(shard.path)
+            if real in shards:
+                other = "" if shards[real].path == shard.path else f", as {shards[real].path} and through a link"
+                raise ValueError(f"input {shard.path} is given twice{other}")
+            shards[real] = shard
     if not shards:
         raise ValueError("no input was given")
     return list(shards.values())
+
+
+def check_columns(shards: Sequence[InputShard], options: BuildOptions) -> None:
+    """Look at the columns of all parquet files before any of them is read.
+
+    Raises:
+        ValueError: A file has nothing to index, or lacks a column that the options name; see `parquet.check_files`.
+    """
+    check_files([shard.path for shard in shards if shard.kind == "parquet"], options)
 
 
 def _expand(given: str) -> list[tuple[str, str]]:
@@ -132,11 +155,16 @@ def _expand(given: str) -> list[tuple[str, str]]:
 
 def _expand_folder(folder: str) -> list[tuple[str, str]]:
     captions = os.path.join(folder, CAPTIONS_FILE)
-    if os.path.isfile(captions):
-        return [(captions, "jsonl")]
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     files = [(os.path.join(folder, name), _find_kind(name)) for name in names]
-    shards = [(path, kind) for path, kind in files if kind not in (None, "txt") and os.path.isfile(path)]
+    shards = [(path, kind) for path, kind in files if kind not in (None, "txt") and not os.path.isdir(path)]
+    if os.path.isfile(captions):
+        others = [path for path, _ in shards if path != captions]
+        if others:
+            raise ValueError(
+                f"input {folder} has {CAPTIONS_FILE} and files such as {others[0]}; name those that are meant"
+            )
+        return [(captions, "jsonl")]
     has_images = bool(list_images(folder))
     if shards and has_images:
         raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.options import DEFAULT_CAPTIONS, BuildOptions
 from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import make_sample
 
@@ -24,12 +24,14 @@ class Rows:
         first: Number of the first row, from 0.
         data: Arrow's stream format.
         num_bytes: Share of the file's size.
+        low_unused: Whether there is a column of low-resolution images that nobody asked for.
     """
 
     file: str
     first: int
     data: bytes
     num_bytes: int
+    low_unused: bool = False
 
     def samples(self, options: BuildOptions) -> list[Sample | Skip]:
         names = {
@@ -57,7 +59,9 @@ class Rows:
                         captions_of[name] = value
                     if name in names:
                         fields[names[name]] = value
-                found.append(make_sample(fields, where, options, _find_image, captions_of))
+                sample = make_sample(fields, where, options, _find_image, captions_of)
+                sample.low_unused = self.low_unused and sample.image is not None
+                found.append(sample)
             except Refused as refused:
                 found.append(Skip(where, refused.reason, refused.detail))
         return found
@@ -79,8 +83,7 @@ class Rows:
 def read_parquet(path: str | Path, options: BuildOptions) -> Iterator[Work]:
     """Read the rows of a file, row group by row group, a few at a time.
 
-    Raises:
-        ValueError: The file has neither images, texts nor parts under the names of the options.
+    What is damaged is passed on as a problem of the file; for columns that lack see `check_files`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,14 +93,16 @@ def read_parquet(path: str | Path, options: BuildOptions) -> Iterator[Work]:
     try:
         # pre_buffer would hold whole row groups
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            columns = _columns(str(path), file.schema_arrow.names, options)
+            columns = _columns(file.schema_arrow.names, options)
             images = {options.image_column, options.parts_column} & set(columns)
+            # known from its name alone: the column is not read
+            low_unused = not options.low_resolution and options.low_column in file.schema_arrow.names
             rows = options.batch_size if images else TEXT_ROWS
             num_rows = max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
                 for part in _cut(batch):
                     share = size * (row + part.num_rows) // num_rows - size * row // num_rows
-                    yield Rows(str(path), row, _serialize(part), share)
+                    yield Rows(str(path), row, _serialize(part), share, low_unused)
                     row += part.num_rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -106,16 +111,64 @@ def read_parquet(path: str | Path, options: BuildOptions) -> Iterator[Work]:
         yield Problems((Skip({"file": str(path), "row": row}, "unreadable_file", detail),), 0)
 
 
-def _columns(path: str, names: list[str], options: BuildOptions) -> list[str]:
-    content = {
-        "--image-column": options.image_column,
-        "--text-column": options.text_column,
-        "--parts-column": options.parts_column,
-    }
+def check_files(paths: Sequence[str], options: BuildOptions) -> None:
+    """Compare the columns of files, of which only the ends are read, with the names in the options.
+
+    Files that are damaged are left to `read_parquet`.
+
+    Raises:
+        ValueError: A file has neither images, texts nor parts; or lacks a column that was named, not by default; or
+            has images, but no captions; or no file has a caption column that was named. The message has the columns.
+    """
+    caption_names = [name for name, _ in options.captions]
+    named_captions = tuple(caption_names) != DEFAULT_CAPTIONS
+    found: set[str] = set()
+    for path in paths:
+        names = _schema_names(path)
+        if names is None:
+            continue
+        found |= set(names)
+        _check_names(path, names, options)
+        if named_captions and options.image_column in names and not set(caption_names) & set(names):
+            raise ValueError(
+                f"{path} has the columns {', '.join(names)}; wanted is one of --captions {' '.join(caption_names)}"
+            )
+    lacking = [name for name in caption_names if name not in found]
+    if named_captions and lacking and options.image_column in found:
+        raise ValueError(
+            f"--captions names {', '.join(lacking)}, which none of the parquet files has; their columns are "
+            f"{', '.join(sorted(found))}"
+        )
+
+
+def _schema_names(path: str) -> list[str] | None:
+    """Names of the columns; None where the file is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return None
+
+
+def _check_names(path: str, names: list[str], options: BuildOptions) -> None:
+    content = {f"--{name}-column": getattr(options, f"{name}_column") for name in ("image", "text", "parts")}
     if not set(content.values()) & set(names):
         wanted = ", ".join(f"{name} ({flag})" for flag, name in content.items())
         raise ValueError(f"{path} has the columns {', '.join(names)}; wanted is one of {wanted}")
-    used = {*content.values(), *(name for name, _ in options.captions)}
+    if options.low_resolution:
+        content["--low-column"] = options.low_column
+    for flag, name in content.items():
+        if name not in names and name != flag[2:].removesuffix("-column"):
+            raise ValueError(f"{path} has the columns {', '.join(names)}; {flag} is {name}, which is not among them")
+
+
+def _columns(names: list[str], options: BuildOptions) -> list[str]:
+    """Those that are read."""
+    used = {options.image_column, options.text_column, options.parts_column, *(name for name, _ in options.captions)}
     if options.low_resolution:
         used.add(options.low_column)
     return [name for name in names if name in used]

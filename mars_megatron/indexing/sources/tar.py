@@ -117,6 +117,8 @@ def _read_groups(file: HashedFile, max_bytes: int, skips: list[Skip]) -> Iterato
         yield group
     if reader.damage:
         skips.append(Skip({"file": file.path}, "truncated_tar", reader.damage))
+    elif reader.trailing:
+        skips.append(Skip({"file": file.path}, "trailing_data", reader.trailing))
 
 
 class _Members:
@@ -124,6 +126,7 @@ class _Members:
 
     def __init__(self, file: HashedFile) -> None:
         self.damage: str | None = None
+        self.trailing: str | None = None
         self._last = "the start"
         self._gzip = _Gunzip(file) if file.starts_with(b"\x1f\x8b") else None
         try:
@@ -145,12 +148,27 @@ class _Members:
             if member is None:
                 if (damage := getattr(self._tar, "damage", None)) is not None:
                     self.damage = f"ends behind {self._last} without its end mark: {damage}"
-                elif self._gzip is not None and (damage := self._gzip.check_end()) is not None:
+                    return
+                self._read_rest()
+                if self.damage is None and self._gzip is not None and (damage := self._gzip.check_end()) is not None:
                     self.damage = f"damaged behind {self._last}: {damage}"
                 return
             self._last = member.name
             if not member.isdir():
                 yield member
+
+    def _read_rest(self) -> None:
+        """See whether there is more behind the end mark, such as another archive."""
+        try:
+            while block := self._tar.fileobj.read(1 << 16):
+                if block.strip(b"\0"):
+                    self.trailing = (
+                        f"there is more behind the end mark that follows {self._last}, which is not read; archives "
+                        "that were joined must be given one by one"
+                    )
+                    return
+        except _DAMAGE as error:
+            self.damage = f"damaged behind {self._last}: {error}"
 
     def content(self, member: tarfile.TarInfo) -> bytes | None:
         """Its bytes; None (and `damage`) where the file ends before them."""

@@ -214,6 +214,49 @@ def test_truncated_tar(tmp_path, tokenizers, compressed):
             build(path, tmp_path / "index", tokenizers, overwrite=True)
 
 
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_archives_joined_to_one_file(tmp_path, tokenizers, mode):
+    whole = [
+        write_tar(tmp_path / f"{number}.tar", {f"{number}.png": picture(number), f"{number}.txt": b"red"}, mode)
+        for number in range(2)
+    ]
+    source = tmp_path / "x.tar"
+    source.write_bytes(b"".join(path.read_bytes() for path in whole))
+    manifest = build(source, tmp_path / "index", tokenizers)
+    assert manifest.skipped == {"trailing_data": 1} and manifest.num_documents == 1
+    assert "end mark that follows 0.txt" in log(tmp_path / "index")[0]["detail"]
+    for compression in ("gz", "bz2", "xz"):
+        write_tar(source, {"0.png": picture(), "0.txt": b"red"}, f"w:{compression}")
+        assert not build(source, tmp_path / "index", tokenizers, overwrite=True).skipped
+    if mode == "w":  # zeros are but the rest of a block
+        source.write_bytes(whole[0].read_bytes() + bytes(100_000))
+        assert not build(source, tmp_path / "other", tokenizers).skipped
+
+
+def test_texts_that_are_too_long_by_far_are_not_tokenised(tmp_path, tokenizers, monkeypatch):
+    longest = 0
+    encode_batch = type(tokenizers[0]).encode_batch
+
+    def encode(self, texts):
+        nonlocal longest
+        longest = max([longest, *map(len, texts)])
+        return encode_batch(self, texts)
+
+    monkeypatch.setattr(type(tokenizers[0]), "encode_batch", encode)
+    long = "red " * 1000
+    alone = write_lines(tmp_path / "alone.jsonl", [{"text": "red"}, {"text": long}, {"text": " " * 4000}])
+    lines = [{"text": long}, {"image": "a.png", "captions": ["red", long]}, {"image": "a.png", "caption": long},
+             {"parts": ["red", long]}, {"parts": ["red", " " * 4000]}]  # fmt: skip
+    mixed = write_lines(tmp_path / "mixed.jsonl", lines, {"a.png": picture()})
+    limits = {"max_text_tokens": 10, "max_caption_tokens": 9}
+    assert build(alone, tmp_path / "a", (tokenizers[0], None), **limits).skipped == {"long_text": 2}
+    manifest = build(mixed, tmp_path / "m", tokenizers, **limits)
+    assert manifest.skipped == {
+        "long_text": 2, "long_caption": 1, "long_caption_dropped": 1, "empty_part_dropped": 1
+    }  # fmt: skip
+    assert longest == 3
+
+
 def test_damaged_parquet(tmp_path, tokenizers):
     path = tmp_path / "x.parquet"
     rows = {"text": [f"the colour red {'square ' * (i % 9)}" for i in range(5000)]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -49,8 +50,9 @@ def test_fit():
     pixels = np.asarray(Image.open(io.BytesIO(noise)))
     assert (read(noise, 8, "centre") == pixels[6:14, 12:20]).all()
     assert (read(noise, 24, "centre") == read(noise, 24, "crop")).all()
-    low, high = read_pixels(noise, [4, 8], "crop", ImageLimits())
-    assert (low == read(noise, 4)).all() and (high == read(noise, 8)).all()
+    for fit in ("crop", "centre", "stretch"):  # the low one shows what the high one shows
+        high, low = read_pixels(noise, [8, 4], fit, ImageLimits())
+        assert (high == read(noise, 8, fit)).all() and (low == read(image_bytes(Image.fromarray(high)), 4)).all()
     assert read(picture(0, (2, 4000))).shape == (8, 8, 3)
 
 
@@ -114,6 +116,13 @@ def test_limits():
         with pytest.raises(Refused, match=reason):
             read(data, **limits)
     read(data, max_pixels=200, max_bytes=len(data), min_side=10)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", tmp_path):
+        with pytest.raises(Refused, match="unreadable_image: .*not a regular file"):
+            read(path)
 
 
 def test_larger_than_pillow_allows(monkeypatch):

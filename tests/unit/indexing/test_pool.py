@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -53,6 +54,29 @@ def test_a_worker_that_dies_by_itself_costs_nothing(pool, tmp_path):
 def test_errors_are_passed_on(pool):
     with pytest.raises(RuntimeError, match="of a library"):
         run(pool, [Deadly(("red",)), Deadly(("error",)), Deadly(("red",))])
+
+
+def test_a_worker_that_hangs_does_not_keep_an_error_waiting(pool):
+    with pytest.raises(RuntimeError, match="of a library"):
+        run(pool, [Deadly(("red",)), Deadly(("error",)), Deadly(("hang",)), Deadly(("hang",))])
+    time.sleep(0.5)
+    processes = list(pool._pool._processes.values())
+    assert len(processes) == 2 and any(process.is_alive() for process in processes)
+    began = time.monotonic()
+    pool.close()
+    assert time.monotonic() - began < 10 and not any(process.is_alive() for process in processes)
+
+
+def test_an_interruption_while_it_starts(pool, monkeypatch):
+    """Threads that were not started yet cannot be joined."""
+
+    def interrupt(thread):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("concurrent.futures.process._ExecutorManagerThread.start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(pool, [Deadly(("red",))])
+    pool.close()
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_an_error(tmp_path, tokenizers):

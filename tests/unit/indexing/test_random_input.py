@@ -103,7 +103,7 @@ def check(source: Path, tokenizers, records: int | None = None) -> None:
 def test_images(name, damage):
     for fit in ("crop", "centre", "stretch"):
         try:
-            low, high = read_pixels(damage(IMAGES[name]), [4, 8], fit, ImageLimits(max_pixels=1_000_000))
+            high, low = read_pixels(damage(IMAGES[name]), [8, 4], fit, ImageLimits(max_pixels=1_000_000))
         except Refused as refused:
             assert refused.reason in ("unreadable_image", "animated_image", "too_large", "too_small")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -137,6 +138,63 @@ def test_folder_of_images(tmp_path, tokenizers):
         build(raw, tmp_path / "index", tokenizers)
 
 
+def test_links_pipes_and_upper_case_in_a_folder_of_images(tmp_path, tokenizers):
+    raw, other = tmp_path / "raw", tmp_path / "other"
+    raw.mkdir()
+    other.mkdir()
+    (raw / "A.PNG").write_bytes(A)
+    (raw / "A.TXT").write_bytes(b"a red square")
+    (other / "b.png").write_bytes(B)
+    (other / "b.txt").write_bytes(b"a blue circle")
+    for name, target in (("lost.png", "nowhere"), ("x", other), ("y", other), ("loop", raw), ("z.txt", "nowhere")):
+        (raw / name).symlink_to(target)
+    for name in ("pipe.png", "p.txt"):
+        os.mkfifo(raw / name)
+    for name in ("lost.txt", "pipe.txt"):
+        (raw / name).write_bytes(b"red")
+    for name in ("p.png", "z.png"):
+        (raw / name).write_bytes(A)
+    for workers in (0, 1):
+        manifest = build(raw, tmp_path / "index", tokenizers, workers=workers, overwrite=True)
+        assert [document[1] for document in documents(tmp_path / "index", tokenizers[0])] == [
+            ["a red square"],
+            ["a blue circle"],
+        ]
+        reasons = {os.path.basename(entry["file"]): entry["reason"] for entry in log(tmp_path / "index")}
+        assert reasons == {"lost.png": "missing_image", "pipe.png": "unreadable_image", "p.png": "no_caption",
+                           "z.png": "no_caption"}  # fmt: skip
+        assert len(manifest.sources[0].sha256) == 64
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, tokenizers, monkeypatch):
+    scan = os.scandir
+
+    def deny(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    (tmp_path / "raw" / "closed").mkdir(parents=True)
+    (tmp_path / "raw" / "a.png").write_bytes(A)
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(PermissionError, match="closed"):
+        build(tmp_path / "raw", tmp_path / "index", tokenizers)
+
+
+def test_json_beside_an_image_holds_captions_alone(tmp_path, tokenizers):
+    for name, fields in {"a": {"caption": "red", "low": "b.png"}, "b": {"parts": ["red"], "caption": "red"}}.items():
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        (tmp_path / "raw" / f"{name}.png").write_bytes(A)
+        (tmp_path / "raw" / f"{name}.json").write_text(json.dumps(fields))
+    said: list[str] = []
+    assert build(tmp_path / "raw", tmp_path / "index", tokenizers, said.append).skipped == {"bad_record": 1}
+    assert [text for text in said if "low-resolution" in text] == [
+        "there are low-resolution images, which are not used without --low-resolution"
+    ]
+    with pytest.raises(ValueError, match="skipped {'bad_record': 2}"):
+        build(tmp_path / "raw", tmp_path / "pairs", tokenizers, low_resolution=LOW)
+
+
 def test_plain_text(tmp_path, tokenizers):
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffthe colour red\r\n\n  \na square\nblue red\nof the colour".encode())
@@ -168,7 +226,9 @@ def test_pairs(tmp_path, tokenizers):
         manifest = build(source, tmp_path / "index", tokenizers, low_resolution=LOW, overwrite=True)
         assert documents(tmp_path / "index", tokenizers[0]) == wanted
         assert manifest.image_tokenizer.low_grid == (1, 1) and manifest.image_tokenizer.low_resolution == LOW
-        manifest = build(source, tmp_path / "plain", tokenizers, overwrite=True)
+        said: list[str] = []
+        manifest = build(source, tmp_path / "plain", tokenizers, said.append, overwrite=True)
+        assert sum("low-resolution images, which are not used" in text for text in said) == 1
         assert manifest.documents == {"image": 2} and manifest.image_tokenizer.low_grid is None
 
 
@@ -190,6 +250,28 @@ def test_caption_weights(tmp_path, tokenizers):
     assert Store(tmp_path / "plain").weights is None and "weights.npy" not in index_bytes(tmp_path / "plain")
 
 
+def test_weights_that_float32_does_not_hold(tmp_path, tokenizers):
+    for weight in (1e39, 1e-60, float("nan"), -1, 0):
+        with pytest.raises(ValueError, match="the weight of caption is .*from 1e-30 to 1e[+]30"):
+            build(tmp_path, tmp_path / "index", tokenizers, captions=(("caption", weight),))
+    lines = [{"image": "a.png", "caption": {"text": "red", "weight": weight}} for weight in (1e20, 1.0, 1e-20)]
+    source = write_lines(tmp_path / "x.jsonl", lines, {"a.png": A})
+    manifest = build(source, tmp_path / "index", tokenizers, captions=(("caption", 1e15),))
+    assert manifest.skipped == {"bad_record": 1} and manifest.num_documents == 2
+    assert (
+        log(tmp_path / "index")[0]["detail"]
+        == '"caption" has the weight 1e+20 x 1e+15, which is not from 1e-30 to 1e+30'
+    )
+    assert np.isfinite(Store(tmp_path / "index").weights).all() and (Store(tmp_path / "index").weights > 0).all()
+
+
+def test_a_misspelt_caption_field_is_told(tmp_path, tokenizers):
+    source = write_lines(tmp_path / "x.jsonl", [{"image": "a.png", "short": "red"}], {"a.png": A})
+    said: list[str] = []
+    build(source, tmp_path / "index", tokenizers, said.append, captions=(("short", None), ("dnese", 2)))
+    assert "no image has a caption in 'dnese'; is --captions as it was meant?" in said
+
+
 def test_columns_by_name(tmp_path, tokenizers):
     pq.write_table(
         pa.table({"picture": [A, None], "text": ["a red square", None], "article": [None, "the colour red"]}),
@@ -203,6 +285,17 @@ def test_columns_by_name(tmp_path, tokenizers):
     ]
     with pytest.raises(ValueError, match=r"x.parquet has the columns picture, .*--image-column"):
         build(tmp_path / "x.parquet", tmp_path / "other", tokenizers, text_column="none")
+    (tmp_path / "a.txt").write_text("red")
+    inputs = [tmp_path / "a.txt", tmp_path / "x.parquet"]
+    for changes, message in (
+        ({"text_column": "none"}, "picture, text, article; --text-column is none, which is not among them"),
+        ({"low_resolution": LOW, "low_column": "small"}, "--low-column is small, which is not among them"),
+        ({"captions": (("dense", None),)}, "picture, text, article; wanted is one of --captions dense"),
+        ({"captions": (("text", None), ("dnese", 2))}, "--captions names dnese, which none of the parquet files has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(inputs, tmp_path / "other", tokenizers, **options | changes)
+        assert not list(tmp_path.glob("other*")), "nothing was done before it was noticed"
 
 
 def test_the_same_bytes_as_megatron_core(tmp_path, tokenizers, index):
@@ -246,14 +339,24 @@ def test_inputs_that_are_none(tmp_path, tokenizers):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").write_text("a,b")
     (tmp_path / "a.txt").write_text("the colour")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / os.fsdecode(b"\xe9.txt")).write_text("the colour")
+    (tmp_path / "both").mkdir()
+    for name in ("captions.jsonl", "more.tar"):
+        (tmp_path / "both" / name).touch()
     for given, message in (
         ("nowhere", "nowhere does not exist"),
         ("*.tar", r"\*.tar matches no file"),
         ("empty", "empty has no captions.jsonl, no images, and no .tar"),
         ("a.csv", "a.csv is of no known kind; known are folders and .jsonl"),
-        (["a.txt", "a.*t"], "a.txt is given twice"),
+        (["a.txt", "a.*t"], "a.txt is given twice$"),
+        (["a.txt", "link.txt"], "link.txt is given twice, as .*a.txt and through a link"),
+        ("pipe.txt", "pipe.txt is not a regular file"),
+        (b"\xe9.txt", r"xe9|udce9.* has a name that is not UTF-8"),
+        ("both", "both has captions.jsonl and files such as .*more.tar"),
     ):
-        inputs = [tmp_path / name for name in ([given] if isinstance(given, str) else given)]
+        inputs = [tmp_path / os.fsdecode(name) for name in (given if isinstance(given, list) else [given])]
         with pytest.raises(ValueError, match=message):
             build(inputs, tmp_path / "out" / "index", (tokenizers[0], None))
     with pytest.raises(ValueError, match="no input was given"):
