@@ -109,9 +109,17 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write to a temporary name, then rename."""
+        os.replace(self.write_temporary(path), path)
+
+    def write_temporary(self, path: Path) -> Path:
+        """Write to PATH.tmp, on the disk when this returns, and return that name; the caller renames it to `path`."""
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        with temporary.open("wb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

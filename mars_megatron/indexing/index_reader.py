@@ -23,7 +23,7 @@ BLOCK_SEQUENCES = 1 << 20  # looked at at once
 
 @dataclass(frozen=True)
 class IndexArrays:
-    """The arrays of a .idx, memory-mapped.
+    """The arrays of a .idx, memory-mapped: while any of them or a view of one lives, so does an open file.
 
     Args:
         lengths: int32 [S], tokens of each sequence.

@@ -8,6 +8,7 @@ documents come in batches of arrays. A test holds that both write the same bytes
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -39,9 +40,15 @@ TOKEN_DTYPE = np.int32
 MAGIC, VERSION, INT32_CODE = b"MMIDIDX\x00\x00", 1, 4
 HEADER = struct.Struct("<9sQBQQ")
 ENDINGS = ("bin", "idx", "weights.npy", "skipped.jsonl")  # the manifest follows when these are in place
+# The log of a build in which nothing could be used; PREFIX.skipped.jsonl stays that of the index that is there.
+NOTHING_INDEXED = "nothing_indexed.jsonl"
 _BLOCK = 1 << 20  # sequences
 Buffer: TypeAlias = bytes | bytearray | memoryview
 VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
+
+
+class BeingWrittenError(ValueError):
+    """Another process is writing an index."""
 
 
 class IndexWriter:
@@ -51,7 +58,7 @@ class IndexWriter:
         prefix: Where it goes; its folder is made. What is there stays until `commit`.
 
     Raises:
-        ValueError: Another process is writing this index.
+        BeingWrittenError: Another process is writing this index.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -61,13 +68,20 @@ class IndexWriter:
         try:
             self._lock.acquire()
         except Timeout:
-            raise ValueError(f"another process is writing {self.prefix}; wait for it, or give another output") from None
+            raise BeingWrittenError(
+                f"another process is writing {self.prefix}; wait for it, or give another output"
+            ) from None
         self.skipped: dict[str, int] = {}
         self._lengths, self._modes, self._counts, self._weights = _Blocks(), _Blocks(), _Blocks(), _Blocks()
         self._has_weights = False
         self._digest = hashlib.sha256()
-        self._tokens = self._open("bin")
-        self._log = self._open("skipped.jsonl")
+        try:
+            self._remove_temporaries()  # of a process that was killed
+            self._tokens = self._open("bin")
+            self._log = self._open("skipped.jsonl")
+        except OSError:
+            self._release()
+            raise
 
     def add(
         self,
@@ -103,12 +117,13 @@ class IndexWriter:
 
         Args:
             blocks: The bytes of its .bin; together they must be what the lengths describe.
-            lengths: int32 [S], tokens of each sequence; kept until `commit`, memory-mapped or not.
-            modes: int8 [S], kept likewise.
+            lengths: int32 [S], tokens of each sequence; copied, so that no file is held open by its mapping.
+            modes: int8 [S].
             boundaries: int64 [D + 1], the first sequence of each document, and S.
             weights: float32 [S], as for `add`.
         """
-        self._add_arrays(lengths, modes, np.diff(boundaries), weights)
+        weights = None if weights is None else np.array(weights)
+        self._add_arrays(np.array(lengths), np.array(modes), np.diff(boundaries), weights)
         for block in blocks:
             self._write(block)
 
@@ -148,7 +163,9 @@ class IndexWriter:
         return self._counts.size
 
     def commit(self, manifest: Callable[[Contents], Manifest]) -> Manifest:
-        """Put the files in place, the manifest last.
+        """Put the files in place, the manifest last. All of it is on the disk when this returns.
+
+        Whatever can fail comes first, while an older index under this prefix is still whole.
 
         Args:
             manifest: Makes the manifest from the counts; `skipped`, `sha256` and so on are up to it.
@@ -164,38 +181,64 @@ class IndexWriter:
         if self._has_weights:
             with self._open("weights.npy") as file:
                 np.save(file, self._weights.join(np.float32))
+                _close(file)
         for ending in ENDINGS[1:]:
             if self._is_kept(ending):
                 sha256[ending] = file_sha256(self._temporary(ending))
         contents = Contents(lengths, modes, boundaries, self._has_weights, dict(self.skipped), sha256)
         made = manifest(contents)
-        # An older index under this prefix is no longer complete from here on.
+        made.write_temporary(self._final("json"))
+        # An older index under this prefix is no longer complete from here on, on the disk too.
         self._final("json").unlink(missing_ok=True)
+        self._sync_folder()
         for ending in ENDINGS:
             if self._is_kept(ending):
                 os.replace(self._temporary(ending), self._final(ending))
             else:
                 self._final(ending).unlink(missing_ok=True)
-        made.write(self._final("json"))
+        self._final(NOTHING_INDEXED).unlink(missing_ok=True)
+        self._sync_folder()
+        os.replace(self._temporary("json"), self._final("json"))
+        self._sync_folder()
         return made
 
-    def keep_log(self) -> None:
-        """Put the log of what was left out in place, for an index that comes to nothing."""
+    def keep_log(self) -> Path:
+        """Keep the log of what was left out, for an index that comes to nothing; returns where it is."""
         _close(self._log)
-        os.replace(self._temporary("skipped.jsonl"), self._final("skipped.jsonl"))
+        os.replace(self._temporary("skipped.jsonl"), self._final(NOTHING_INDEXED))
+        return self._final(NOTHING_INDEXED)
 
     def discard(self) -> None:
         """Remove every temporary file and let others write. Must be called in the end, also after `commit`."""
         for file in (self._tokens, self._log):
             with contextlib.suppress(OSError):  # on a full disk closing writes what is left, and fails again
                 file.close()
+        try:
+            self._remove_temporaries()
+        finally:
+            self._release()
+
+    def _remove_temporaries(self) -> None:
         for ending in (*ENDINGS, "json"):
             self._temporary(ending).unlink(missing_ok=True)
+
+    def _release(self) -> None:
         self._final("lock").unlink(missing_ok=True)
         self._lock.release()
 
     def _is_kept(self, ending: str) -> bool:
-        return self._temporary(ending).exists() and (ending != "skipped.jsonl" or bool(self.skipped))
+        return {"weights.npy": self._has_weights, "skipped.jsonl": bool(self.skipped)}.get(ending, True)
+
+    def _sync_folder(self) -> None:
+        """Renames and removals so far are on the disk when this returns."""
+        folder = os.open(Path(self.prefix).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+                raise
+        finally:
+            os.close(folder)
 
     def _open(self, ending: str) -> BinaryIO:
         return self._temporary(ending).open("wb", buffering=1 << 20)
@@ -269,7 +312,9 @@ class _Blocks:
         self.size += len(values)
 
     def join(self, dtype: Any) -> np.ndarray:
-        return np.concatenate(self._parts) if self._parts else np.zeros(0, dtype=dtype)
+        """All of them; collecting ends."""
+        parts, self._parts = self._parts, []
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
 
 def write_index(file: BinaryIO, lengths: np.ndarray, modes: np.ndarray, boundaries: np.ndarray) -> None:

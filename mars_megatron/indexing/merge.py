@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,34 @@ from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest
 from mars_megatron.indexing.index_reader import BLOCK_BYTES, OpenedIndex, index_path, open_index
 from mars_megatron.indexing.index_writer import Contents, IndexWriter, file_sha256
 
-_MAKE_AGAIN = "make it again with tools/index_data.py"
+_MAKE_AGAIN = "remove it and make it again with tools/index_data.py"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part that was checked; its files are opened when they are used, as there may be more than open files may be.
+
+    Args:
+        prefix: Its path without ending.
+        manifest: PREFIX.json.
+    """
+
+    prefix: str
+    manifest: Manifest
+
+    def path(self, ending: str) -> Path:
+        return index_path(self.prefix, ending)
+
+    def open(self) -> OpenedIndex:
+        """Open it again.
+
+        Raises:
+            ValueError: It is not the index that was checked.
+        """
+        opened = open_index(self.prefix)
+        if opened.manifest != self.manifest:
+            raise ValueError(f"{self.prefix} was made again while it was merged; merge again")
+        return opened
 
 
 def merge_indices(
@@ -59,8 +86,7 @@ def merge_indices(
     try:
         _copy(parts, writer, progress)
         for part in parts:
-            if Manifest.read(part.path("json")) != part.manifest:
-                raise ValueError(f"{part.prefix} was made again while it was merged; merge again")
+            part.open()  # still what was copied
         return writer.commit(lambda contents: _manifest(parts, contents))
     finally:
         writer.discard()
@@ -117,23 +143,22 @@ def remove_shards(output: str | Path) -> None:
         shutil.rmtree(removed)
 
 
-def _open_parts(prefixes: Sequence[str | Path], output: str | Path) -> list[OpenedIndex]:
-    """Open the parts and check the files that are small; the .bin files are checked when they are copied."""
+def _open_parts(prefixes: Sequence[str | Path], output: str | Path) -> list[_Part]:
+    """Check the files of the parts that are small, part by part; the .bin files are checked when they are copied."""
     if not prefixes:
         raise ValueError(f"nothing to merge into {output}: no part was given")
-    resolved = [Path(prefix).resolve() for prefix in prefixes]
-    for prefix, path in zip(prefixes, resolved, strict=True):
+    resolved: set[Path] = set()
+    for prefix in prefixes:
+        path = Path(prefix).resolve()
         if path == Path(output).resolve():
             raise ValueError(f"{prefix} is a part and the output; give another output")
-        if resolved.count(path) > 1:
+        if path in resolved:
             raise ValueError(f"{prefix} is given twice as a part; its documents would be in the output twice")
-    parts = [open_index(prefix) for prefix in prefixes]
-    for part in parts:
-        _check_part(part)
-    return parts
+        resolved.add(path)
+    return [_check_part(open_index(prefix)) for prefix in prefixes]
 
 
-def _check_part(part: OpenedIndex) -> None:
+def _check_part(part: OpenedIndex) -> _Part:
     manifest = part.manifest
     for ending in ("idx", "weights.npy", "skipped.jsonl"):
         path = part.path(ending)
@@ -149,6 +174,7 @@ def _check_part(part: OpenedIndex) -> None:
     ):
         if found != said:
             raise ValueError(f"{part.path('idx')} has {name} {found}, its manifest says {said}; {_MAKE_AGAIN}")
+    return _Part(part.prefix, manifest)
 
 
 def _same_checksum(path: Path, ending: str, found: str, manifest: Manifest) -> None:
@@ -159,11 +185,11 @@ def _same_checksum(path: Path, ending: str, found: str, manifest: Manifest) -> N
         )
 
 
-def _check_alike(parts: list[OpenedIndex]) -> None:
+def _check_alike(parts: list[_Part]) -> None:
     """Refuse parts whose documents do not belong into one index, naming two of them and what differs."""
-    image_part: OpenedIndex | None = None
-    low_part: OpenedIndex | None = None
-    sources: dict[tuple[str, str], OpenedIndex] = {}
+    image_part: _Part | None = None
+    low_part: _Part | None = None
+    sources: dict[tuple[str, str], _Part] = {}
     for part in parts:
         manifest = part.manifest
         _same_fields(parts[0], part, "text_tokenizer", ("fingerprint", "size", "eos_id", "bos_id"))
@@ -186,13 +212,13 @@ def _check_alike(parts: list[OpenedIndex]) -> None:
                 )
 
 
-def _same_fields(first: OpenedIndex, part: OpenedIndex, tokenizer: str, names: tuple[str, ...]) -> None:
+def _same_fields(first: _Part, part: _Part, tokenizer: str, names: tuple[str, ...]) -> None:
     infos = [getattr(opened.manifest, tokenizer) for opened in (first, part)]
     for name in names:
         _same(first, part, f"{tokenizer}.{name}", *(getattr(info, name) for info in infos))
 
 
-def _same(first: OpenedIndex, part: OpenedIndex, name: str, value: Any, other: Any) -> None:
+def _same(first: _Part, part: _Part, name: str, value: Any, other: Any) -> None:
     if value != other:
         raise ValueError(
             f"{first.path('json')} and {part.path('json')} cannot be merged: {name} is {value!r} in the one, {other!r} "
@@ -200,21 +226,21 @@ def _same(first: OpenedIndex, part: OpenedIndex, name: str, value: Any, other: A
         )
 
 
-def _copy(parts: list[OpenedIndex], writer: IndexWriter, progress: bool) -> None:
+def _copy(parts: list[_Part], writer: IndexWriter, progress: bool) -> None:
     size = sum(part.path("bin").stat().st_size for part in parts)
     with (
         tqdm(total=size, desc="merge", unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar,
         ThreadPoolExecutor(1) as pool,
     ):
         for part in parts:
-            arrays = part.arrays
-            blocks = _blocks(part, pool, bar)
-            writer.append(blocks, arrays.lengths, arrays.modes, np.asarray(arrays.boundaries), part.weights)
+            opened = part.open()
+            arrays, blocks = opened.arrays, _blocks(part, pool, bar)
+            writer.append(blocks, arrays.lengths, arrays.modes, np.asarray(arrays.boundaries), opened.weights)
             if part.path("skipped.jsonl").exists():
                 writer.append_log(part.path("skipped.jsonl"), part.manifest.skipped)
 
 
-def _blocks(part: OpenedIndex, pool: ThreadPoolExecutor, bar: tqdm) -> Iterator[memoryview]:
+def _blocks(part: _Part, pool: ThreadPoolExecutor, bar: tqdm) -> Iterator[memoryview]:
     """The bytes of a part's .bin, each block valid until the next; raises where they are not those of its manifest."""
     digest = hashlib.sha256()
     view = memoryview(bytearray(BLOCK_BYTES))
@@ -228,7 +254,7 @@ def _blocks(part: OpenedIndex, pool: ThreadPoolExecutor, bar: tqdm) -> Iterator[
     _same_checksum(part.path("bin"), "bin", digest.hexdigest(), part.manifest)
 
 
-def _manifest(parts: list[OpenedIndex], contents: Contents) -> Manifest:
+def _manifest(parts: list[_Part], contents: Contents) -> Manifest:
     return replace(
         _combined(parts),
         documents=contents.documents(),
@@ -239,7 +265,7 @@ def _manifest(parts: list[OpenedIndex], contents: Contents) -> Manifest:
     )
 
 
-def _combined(parts: list[OpenedIndex]) -> Manifest:
+def _combined(parts: list[_Part]) -> Manifest:
     """The manifest of the merge, by the parts' manifests, without checksums."""
     manifests = [part.manifest for part in parts]
     images = [manifest.image_tokenizer for manifest in manifests if manifest.image_tokenizer is not None]
@@ -267,7 +293,7 @@ def _combined(parts: list[OpenedIndex]) -> Manifest:
     )
 
 
-def _is_merge(parts: list[OpenedIndex], output: str | Path, progress: bool) -> bool:
+def _is_merge(parts: list[_Part], output: str | Path, progress: bool) -> bool:
     """Whether the index at `output` has the manifest, arrays and weights of the merge, and the sha256 of its tokens."""
     try:
         found = open_index(output)
@@ -276,7 +302,7 @@ def _is_merge(parts: list[OpenedIndex], output: str | Path, progress: bool) -> b
     if replace(found.manifest, sha256={}) != _combined(parts):
         return False
     sequences = documents = 0
-    for part in parts:
+    for part in (closed.open() for closed in parts):
         size, count = part.arrays.num_sequences, part.arrays.num_documents
         here = slice(sequences, sequences + size)
         boundaries = found.arrays.boundaries[documents : documents + count + 1]
@@ -301,7 +327,7 @@ def _weights(part: OpenedIndex) -> np.ndarray:
     return np.ones(part.arrays.num_sequences, np.float32) if part.weights is None else part.weights
 
 
-def _joint_sha256(parts: list[OpenedIndex], ending: str, progress: bool) -> str | None:
+def _joint_sha256(parts: list[_Part], ending: str, progress: bool) -> str | None:
     """sha256 of the parts' files one after the other; None where none has one."""
     paths = [part.path(ending) for part in parts if part.path(ending).exists()]
     digest = hashlib.sha256()

@@ -13,7 +13,7 @@ import torch
 
 from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, SourceInfo, TextTokenizerInfo
 from mars_megatron.data.modes import MODE_LOW, MODE_PART_TEXT, MODE_TEXT
-from mars_megatron.indexing.index_writer import Contents, IndexWriter
+from mars_megatron.indexing.index_writer import ENDINGS, NOTHING_INDEXED, Contents, IndexWriter
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import KEPT, Done
 from mars_megatron.indexing.sources.inputs import InputShard
@@ -50,7 +50,7 @@ class Recipe:
 
     def text_info(self) -> TextTokenizerInfo:
         text = self.text_tokenizer
-        return TextTokenizerInfo(text.path, text.fingerprint, text.size, text.eos_id, text.bos_id)
+        return TextTokenizerInfo(_absolute(text.path), text.fingerprint, text.size, text.eos_id, text.bos_id)
 
     def image_info(self) -> ImageTokenizerInfo | None:
         image, options = self.image_tokenizer, self.options
@@ -58,8 +58,8 @@ class Recipe:
             return None
         low = image.grid(options.low_resolution) if options.low_resolution else None
         return ImageTokenizerInfo(
-            image.path, image.fingerprint, image.codebook_size, image.grid(options.resolution), options.resolution,
-            low, options.low_resolution,
+            _absolute(image.path), image.fingerprint, image.codebook_size,
+            image.grid(options.resolution), options.resolution, low, options.low_resolution,
         )  # fmt: skip
 
 
@@ -111,7 +111,7 @@ class Output:
         recipe: With what it is made.
 
     Raises:
-        ValueError: Another process is writing this index.
+        BeingWrittenError: Another process is writing this index.
     """
 
     def __init__(self, prefix: str, shard: InputShard, recipe: Recipe) -> None:
@@ -165,12 +165,9 @@ class Output:
         self.shard.check_unchanged()
         if not self._writer.num_documents and not allow_empty:
             skipped = self._writer.skipped
-            if skipped:
-                self._writer.keep_log()
-            raise ValueError(
-                f"nothing was indexed from {self.shard.path}: "
-                + (f"skipped {skipped}, see {self.prefix}.skipped.jsonl" if skipped else "it has no samples")
-            )
+            with self._naming_file():
+                why = f"skipped {skipped}, see {self._writer.keep_log()}" if skipped else "it has no samples"
+            raise ValueError(f"nothing was indexed from {self.shard.path}: {why}")
         with self._naming_file():
             return self._writer.commit(self._manifest)
 
@@ -235,6 +232,11 @@ def _interleave(done: Done, images: np.ndarray, lows: np.ndarray) -> np.ndarray:
 
 def remove_index(prefix: str) -> None:
     """Remove an index, its manifest first."""
-    for ending in ("json", "bin", "idx", "weights.npy", "skipped.jsonl"):
+    for ending in ("json", *ENDINGS, NOTHING_INDEXED):
         if os.path.exists(path := f"{prefix}.{ending}"):
             os.unlink(path)
+
+
+def _absolute(path: str) -> str:
+    """The manifest is read from other folders too; a name that is no path stays."""
+    return os.path.abspath(path) if os.path.exists(path) else path

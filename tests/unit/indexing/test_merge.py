@@ -263,3 +263,38 @@ def test_offsets_are_written_in_blocks(tmp_path, monkeypatch, block):
     monkeypatch.setattr("mars_megatron.indexing.index_writer._BLOCK", block)
     assert write_index(tmp_path / "b", MIXED).tokens == {"text": 11, "visual": 17}
     assert read(tmp_path / "a", "idx") == read(tmp_path / "b", "idx")
+
+
+def test_more_parts_than_open_files(tmp_path):
+    count = 150
+    for number in range(count):
+        weights = [1.0 + number] if number % 2 else None
+        write_index(tmp_path / f"{number}", [[(0, [number % TEXT.size])]], weights=weights)
+    script = """
+        import resource, sys
+        from mars_megatron.indexing.merge import already_merged, merge_indices
+        parts = [f"{sys.argv[1]}/{number}" for number in range(int(sys.argv[2]))]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        merge_indices(parts, f"{sys.argv[1]}/out", progress=False)
+        assert already_merged(parts, f"{sys.argv[1]}/out", progress=False)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), str(count)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert Store(tmp_path / "out").num_documents == count
+
+
+def test_what_a_killed_writer_left_is_not_used(tmp_path):
+    for ending in ("weights.npy", "bin", "skipped.jsonl", "json"):
+        (tmp_path / f"a.{ending}.tmp").write_bytes(b"old")
+    manifest = write_index(tmp_path / "a", MIXED)
+    assert not manifest.caption_weights and set(manifest.sha256) == {"bin", "idx"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "a.idx", "a.json"]
+
+
+def test_an_index_stays_where_the_manifest_of_the_next_cannot_be_written(tmp_path):
+    write_index(tmp_path / "a", MIXED, skipped=["bad_line"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UnicodeEncodeError):
+        write_index(tmp_path / "a", MIXED[:1], sources=(SourceInfo("caf\udce9.jsonl", 1, 1, "", 1),))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
