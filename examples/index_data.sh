@@ -12,7 +12,8 @@
 #   sbatch --dependency "afterok:$job" --wrap ".venv/bin/python tools/index_data.py merge --output $OUTPUT"
 #
 # Submit from the repository, after `bash examples/setup.sh`. What is finished is kept when a task is submitted again
-# (for some tasks alone: TASKS=8 sbatch --array 3,5 ...).
+# (for some tasks alone say of how many they are: TASKS=8 sbatch --array 3,5 ...). An array builds shards, one of a
+# single task too, and never merges.
 # Arguments are passed on to `tools/index_data.py build`. Outside of Slurm one task does everything and merges.
 set -euo pipefail
 
@@ -24,6 +25,7 @@ set -euo pipefail
 : "${DEVICE:=}"         # empty: cuda where there is a GPU, else cpu
 : "${TASK:=${SLURM_ARRAY_TASK_ID:-0}}"
 : "${TASKS:=${SLURM_ARRAY_TASK_COUNT:-1}}"
+ARRAY_END=${SLURM_ARRAY_TASK_MAX:-$TASK} # its highest task
 : "${DRY_RUN:=0}"
 # Slurm runs a copy of this file from its spool folder, so the repository is where the job was submitted.
 : "${ROOT:=${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}}"
@@ -42,6 +44,12 @@ for name in INPUT OUTPUT TEXT_TOKENIZER; do
 done
 [[ $TASK =~ ^[0-9]+$ && $TASKS =~ ^[1-9][0-9]*$ && $TASK -lt $TASKS ]] ||
     fail "TASK is '$TASK' of TASKS '$TASKS'; accepted: from 0 to TASKS - 1 (sbatch --array 0-7)"
+[[ $ARRAY_END -lt $TASKS ]] ||
+    fail "TASKS is '$TASKS', but the array goes up to task $ARRAY_END; for some tasks alone give the number of all of them\
+ (TASKS=8 sbatch --array 3,5)"
+[[ -n $IMAGE_TOKENIZER || -z $RESOLUTION ]] || fail "RESOLUTION is '$RESOLUTION', but IMAGE_TOKENIZER is empty"
+[[ -z $IMAGE_TOKENIZER || $RESOLUTION =~ ^[1-9][0-9]*$ ]] ||
+    fail "RESOLUTION is '$RESOLUTION'; with IMAGE_TOKENIZER it must be a number of pixels"
 if [[ -z $DEVICE ]]; then
     DEVICE=cpu
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; then DEVICE=cuda; fi
@@ -52,7 +60,7 @@ if [[ -n $IMAGE_TOKENIZER ]]; then
     command+=(--image-tokenizer "$IMAGE_TOKENIZER" --resolution "$RESOLUTION" --device "$DEVICE")
 fi
 if [[ -n ${SLURM_CPUS_ON_NODE:-} ]]; then command+=(--workers "$SLURM_CPUS_ON_NODE"); fi
-if [[ $TASKS -gt 1 ]]; then command+=(--shard "$TASK/$TASKS"); fi
+if [[ $TASKS -gt 1 || -n ${SLURM_ARRAY_TASK_ID:-} ]]; then command+=(--shard "$TASK/$TASKS"); fi
 command+=("$@")
 
 if [[ $DRY_RUN == 1 ]]; then

@@ -8,14 +8,15 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 BUILD_EPILOG = """\
 An input is one of these, or a glob in quotes; each file becomes an index of its own, and these are merged:
 
-  FOLDER            images and captions.jsonl; or images with a .txt (one caption) or .json of the same name;
-                    or .tar, .parquet and .jsonl files
+  FOLDER            images and captions.jsonl; or images with a .txt (one caption) or .json (captions) of the same
+                    name; or .tar, .parquet and .jsonl files
   FILE.jsonl        one sample per line, image files named relative to it:
                       {"image": "a.png", "captions": ["a red square", {"text": "一个红色方块", "weight": 2}]}
                       {"image": "b.png", "caption": "a blue circle", "low": "b_small.png"}
@@ -84,14 +85,12 @@ def run_build(options: argparse.Namespace) -> int:
         options.parser.error("--image-tokenizer and --resolution go together")
     if options.low_resolution is not None and options.resolution is None:
         options.parser.error("--low-resolution needs --resolution")
-    # after the arguments: --help and a wrong option should not wait for torch
+    if options.device != "cpu" and options.image_tokenizer is None:
+        options.parser.error("--device needs --image-tokenizer")
+    _check_output(options.output)
     from mars_megatron.indexing.build import build_index
     from mars_megatron.indexing.options import BuildOptions, parse_captions, parse_shard
-    from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 
-    image_tokenizer = None
-    if options.image_tokenizer is not None:
-        image_tokenizer = load_image_tokenizer(options.image_tokenizer, options.device)
     names = ("fit", "image_column", "low_column", "text_column", "parts_column", "batch_size", "workers", "strict",
              "overwrite", "max_caption_tokens", "max_text_tokens", "max_pixels", "max_bytes", "min_side",
              "allow_outside")  # fmt: skip
@@ -102,13 +101,15 @@ def run_build(options: argparse.Namespace) -> int:
         shard=parse_shard(options.shard),
         **{name: getattr(options, name) for name in names},
     )
+    _check_device(options.device)
     began = time.monotonic()
     manifest = build_index(
         options.input,
         options.output,
-        load_text_tokenizer(options.text_tokenizer),
-        image_tokenizer,
+        options.text_tokenizer,
+        options.image_tokenizer,
         options=build_options,
+        device=options.device,
         progress=not options.no_progress,
         say=print,
     )
@@ -116,6 +117,23 @@ def run_build(options: argparse.Namespace) -> int:
         print(describe(options.output, manifest))
     print(f"{time.monotonic() - began:.1f} s")
     return 0
+
+
+def _check_output(prefix: str) -> None:
+    """Raise ValueError where an index cannot be: below a file, or without a name of its own."""
+    if prefix.endswith("/") or not Path(prefix).name:
+        raise ValueError(f"output is {prefix!r}; it must be the path of an index without ending, such as corpus/train")
+    for parent in Path(prefix).parents:
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(f"output is {prefix}, but {parent} is a file, not a folder; give another path")
+
+
+def _check_device(device: str | None) -> None:
+    """Raise ValueError where torch has no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no GPU; give --device cpu, or a torch with CUDA")
 
 
 def describe(prefix: str, manifest: Any) -> str:
@@ -151,6 +169,7 @@ def run_merge(options: argparse.Namespace) -> int:
     """Join indices and say what is in the result."""
     if options.remove_shards and options.inputs:
         options.parser.error("--remove-shards goes with the shards of a build, not with --inputs")
+    _check_output(options.output)
     from mars_megatron.data.manifest import Manifest
     from mars_megatron.indexing.merge import already_merged, merge_indices, remove_shards, shard_prefixes, shards_folder
 
@@ -223,6 +242,7 @@ def _decode(options: argparse.Namespace) -> None:
     """Write the documents that were asked for, and a sheet of the first of them."""
     from mars_megatron.indexing.decoded_samples import choose_documents, decode_documents, write_folder
 
+    _check_device(options.device)
     numbers = options.document
     if numbers is None:
         numbers = choose_documents(options.prefix, options.samples, options.seed or 0)
@@ -307,10 +327,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
+    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
     try:
+        # Each imports what it needs: --help and a wrong option should not wait for torch.
         return options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
+            raise
+        hint = "a smaller --batch-size, or --device cpu" if hasattr(options, "batch_size") else "--device cpu"
+        print(f"error: the GPU has too little memory free; give {hint} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)

@@ -65,13 +65,16 @@ def choose_documents(prefix: str | Path, count: int, seed: int = 0) -> list[int]
     """Numbers of `count` documents, or of all if there are fewer, drawn without replacement, in ascending order.
 
     Raises:
-        ValueError: The count is not positive, the seed negative, or the index is not complete, or damaged.
+        ValueError: The count is not positive, the seed negative, or the index has no documents, is not complete, or
+            damaged.
     """
     if count < 1:
         raise ValueError(f"number of samples is {count}; it must be at least 1")
     if seed < 0:
         raise ValueError(f"seed is {seed}; it must be at least 0")
     total = open_index(prefix).arrays.num_documents
+    if not total:
+        raise ValueError(f"{prefix} has no documents to decode")
     return sorted(np.random.default_rng(seed).choice(total, min(count, total), replace=False).tolist())
 
 
@@ -100,7 +103,8 @@ def decode_documents(
     total = index.arrays.num_documents
     for document in documents:
         if not 0 <= document < total:
-            raise ValueError(f"document is {document}; {prefix} has the documents 0 to {total - 1}")
+            numbers = f"the documents 0 to {total - 1}" if total else "no documents"
+            raise ValueError(f"document is {document}; {prefix} has {numbers}")
     text = _open_text_tokenizer(index, text_tokenizer)
     image: ImageTokenizer | None = None
     for begin in range(0, len(documents), _CHUNK):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Generic, TypeVar
 
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
@@ -111,6 +113,12 @@ class WorkerPool:
             _end(pool)
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
+        # The server that workers are forked from must not die of Ctrl-C while it starts; it inherits what is blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return ProcessPoolExecutor(workers, self._context, start_worker, (self._settings,))
 
     def _submit(self, work: Work) -> Future[Done] | None:

@@ -49,8 +49,13 @@ def test_a_task_of_an_array_takes_its_share():
     slurm["SLURM_SUBMIT_DIR"] = ROOT
     command = dry(**slurm)
     assert command[command.index("--shard") + 1] == "3/8" and command[command.index("--workers") + 1] == "12"
-    again = dry(**slurm | {"SLURM_ARRAY_TASK_COUNT": 1}, TASKS=8)
+    slurm["SLURM_ARRAY_TASK_MAX"] = 7
+    assert dry(**slurm) == command
+    again = dry(**slurm | {"SLURM_ARRAY_TASK_COUNT": 2, "SLURM_ARRAY_TASK_MAX": 5}, TASKS=8)
     assert again[again.index("--shard") + 1] == "3/8"
+    alone = {"SLURM_ARRAY_TASK_ID": 0, "SLURM_ARRAY_TASK_COUNT": 1, "SLURM_ARRAY_TASK_MAX": 0, "SLURM_SUBMIT_DIR": ROOT}
+    command = dry(**alone)  # a merge of shards follows
+    assert command[command.index("--shard") + 1] == "0/1"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +64,17 @@ def test_a_task_of_an_array_takes_its_share():
         ({"INPUT": ""}, "INPUT is empty"),
         ({"OUTPUT": ""}, "OUTPUT is empty"),
         ({"TASK": 8, "TASKS": 8}, "TASK is '8' of TASKS '8'; accepted: from 0 to TASKS - 1"),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": 0,
+                "SLURM_ARRAY_TASK_COUNT": 2,
+                "SLURM_ARRAY_TASK_MAX": 5,
+                "SLURM_SUBMIT_DIR": ROOT,
+            },
+            "TASKS is '2', but the array goes up to task 5; for some tasks alone give the number of all",
+        ),
+        ({"IMAGE_TOKENIZER": "vq"}, "RESOLUTION is ''; with IMAGE_TOKENIZER it must be a number of pixels"),
+        ({"RESOLUTION": "64"}, "RESOLUTION is '64', but IMAGE_TOKENIZER is empty"),
         ({"PYTHON": "nowhere"}, "run bash examples/setup.sh first"),
         ({"ROOT": "/"}, "ROOT is '/', which is not the repository"),
     ],

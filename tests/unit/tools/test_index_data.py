@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,8 +67,10 @@ def test_indexes_a_folder(main, made, tmp_path, capsys):
 def test_every_option_arrives(main, made, tmp_path, capsys):
     """In the settings of the manifest, which say what the index was made with."""
     lines = [{"image": "a.png", "dense": "a red square"}, {"image": "b.png", "short": ["a blue square"] * 2}]
-    (made / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    code = main("build", "--input", made / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes((made / name).read_bytes())
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code = main("build", "--input", tmp_path / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
                 made / "text.model", "--image-tokenizer", made / "vq", "--resolution", 8, "--low-resolution", 4,
                 "--fit", "stretch", "--captions", "dense=3", "short", "--image-column", "i", "--low-column", "l",
                 "--text-column", "t", "--parts-column", "p", "--batch-size", 1, "--workers", 1, "--no-progress",
@@ -80,7 +84,7 @@ def test_every_option_arrives(main, made, tmp_path, capsys):
         "image_column": "i", "low_column": "l", "text_column": "t", "parts_column": "p", "max_caption_tokens": 20,
         "max_text_tokens": 30, "max_pixels": 999, "max_bytes": 9999, "min_side": 3, "allow_outside": True,
     }  # fmt: skip
-    assert main("build", "--input", made / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
+    assert main("build", "--input", tmp_path / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
                 made / "text.model", "--image-tokenizer", made / "vq", "--resolution", 8) == 1  # fmt: skip
     assert "was made with allow_outside True, not False; give another output, or --overwrite" in capsys.readouterr().err
 
@@ -114,6 +118,9 @@ def test_shards(main, made, tmp_path, capsys):
         ({"--captions": "a=-1"}, "the weight of a is -1.0"),
         ({"--shard": "2/2"}, "shard is 2/2; it must be I/N with 0 <= I < N"),
         ({"--shard": "2"}, "shard is '2'"),
+        ({"--captions": "a=1e39"}, "the weight of a is 1e+39"),
+        ({"--output": TOOL / "x"}, "index_data.py is a file, not a folder; give another path"),
+        ({"--output": "corpus/"}, "output is 'corpus/'; it must be the path of an index without ending"),
     ],
 )
 def test_errors_are_one_clear_line_and_a_non_zero_code(main, made, tmp_path, capsys, changes, message):
@@ -122,6 +129,80 @@ def test_errors_are_one_clear_line_and_a_non_zero_code(main, made, tmp_path, cap
     assert main(*(part for option in options.items() for part in option)) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for torch without a GPU")
+def test_a_device_that_is_not_there(main, made, tmp_path, capsys):
+    tokenizers = ("--text-tokenizer", made / "text.model", "--image-tokenizer", made / "vq")
+    assert main("--input", made, "--output", tmp_path / "x", *tokenizers, "--resolution", 8, "--device", "cuda") == 1
+    assert "device is cuda, but torch sees no GPU; give --device cpu" in capsys.readouterr().err
+    assert main("--input", made, "--output", tmp_path / "x", *tokenizers, "--resolution", 8, "--workers", 0) == 0
+    assert main("inspect", tmp_path / "x", "--samples", 1, "--output", tmp_path / "o", "--device", "cuda") == 1
+    assert "device is cuda" in capsys.readouterr().err
+
+
+def test_a_gpu_without_memory_and_a_stale_extension(main, made, tmp_path, capsys, monkeypatch):
+    from mars_megatron.tokenizers.image import ImageTokenizer
+
+    command = ("--input", made, "--output", tmp_path / "x", "--text-tokenizer", made / "text.model",
+               "--image-tokenizer", made / "vq", "--resolution", 8, "--workers", 0, "--no-progress")  # fmt: skip
+    for error, message in (
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
+            "give a smaller --batch-size, or --device cpu (CUDA",
+        ),
+        (ImportError("mars_megatron._C was built from other sources"), "error: mars_megatron._C was built from other"),
+    ):
+
+        def fail(self, *arguments, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(ImageTokenizer, "encode", fail)
+        assert main(*command) == 1
+        err = capsys.readouterr().err
+        assert message in err and len(err.splitlines()) == 1
+    monkeypatch.setattr(ImageTokenizer, "encode", lambda *arguments, **options: 1 + "a")
+    with pytest.raises(TypeError):  # faults of the program are not dressed up
+        main(*command)
+
+
+def test_an_index_without_documents_has_none_to_show(main, made, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("red\n")
+    (tmp_path / "b.txt").write_text("\n")
+    options = ("--text-tokenizer", made / "text.model", "--workers", 0, "--no-progress")
+    assert main("--input", tmp_path / "*.txt", "--output", tmp_path / "x", *options) == 0
+    for what, message in ((("--samples", 3), "has no documents to decode"), (("--document", 0), "has no documents")):
+        assert main("inspect", tmp_path / "x.shards" / "000001", *what, "--output", tmp_path / "o") == 1
+        assert message in capsys.readouterr().err
+
+
+def run_tool(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+                            start_new_session=True)  # fmt: skip
+
+
+def test_it_is_quiet(made, tmp_path):
+    (tmp_path / "a.txt").write_text("red\n")
+    options = ("--text-tokenizer", made / "text.model", "--workers", 0, "--no-progress")
+    process = run_tool("--input", tmp_path / "a.txt", "--output", tmp_path / "x", *options)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and not err
+
+
+@pytest.mark.parametrize("seconds", [0.15, 1, 5])
+def test_an_interruption_ends_it_at_any_time(made, tmp_path, seconds):
+    """Ctrl-C reaches all of its processes; pipes and workers do not hold it up."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.txt").write_text("red is a colour\n" * 3_000_000)
+    options = ("--text-tokenizer", made / "text.model", "--workers", 2, "--no-progress")
+    process = run_tool("build", "--input", tmp_path / "raw" / "a.txt", "--output", tmp_path / "o" / "x", *options)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err == "interrupted; run it again to go on\n"
+    assert not (tmp_path / "o").exists() or not [path for path in (tmp_path / "o").iterdir() if "lock" not in path.name]
 
 
 def test_help_and_wrong_options():
