@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from mars_megatron.data.manifest import Manifest
 from mars_megatron.data.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
-from mars_megatron.indexing.merge import already_merged, merge_indices, shards_folder
+from mars_megatron.indexing.index_writer import BeingWrittenError
+from mars_megatron.indexing.merge import merge_indices, shards_folder
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.output import Output, Recipe
 from mars_megatron.indexing.pool import WorkerPool
@@ -58,7 +59,8 @@ def build_index(
 
     Raises:
         ValueError: An input does not exist or is unknown, there are images but no image tokenizer, a resolution does
-            not fit it, nothing could be used, an index of something else is there, or another process writes it.
+            not fit it, nothing could be used, an index of something else is there, or another process writes it (the
+            other inputs are done first).
         OSError: Something cannot be read or written; the message names it.
     """
     shards = find_inputs([inputs] if isinstance(inputs, (str, Path)) else list(inputs))
@@ -74,7 +76,7 @@ def build_index(
 
 
 def _build_one(shard: InputShard, prefix: str, recipe: Recipe, progress: bool, say: Say) -> Manifest:
-    if is_finished(prefix, shard, recipe):
+    if is_finished(prefix, [shard], recipe, say):
         say(f"{prefix} is finished")
     else:
         _build([(prefix, shard)], recipe, False, progress, say)
@@ -85,23 +87,21 @@ def _build_many(
     shards: list[InputShard], output: str | Path, recipe: Recipe, progress: bool, say: Say
 ) -> Manifest | None:
     folder, options = shards_folder(output), recipe.options
+    if is_finished(str(output), shards, recipe, say):
+        say(f"{output} is finished")
+        return Manifest.read(Path(f"{output}.json")) if options.shard is None else None
+    replace = options.overwrite or Path(f"{output}.json").exists()  # a damaged one: another index was refused
     agree_on_inputs(folder, shards, recipe)
     prefixes = [str(folder / f"{number:06d}") for number in range(len(shards))]
     mine = list(zip(prefixes, shards, strict=True))
     if options.shard is not None:
         mine = mine[options.shard[0] :: options.shard[1]]
-    todo = [(prefix, shard) for prefix, shard in mine if not is_finished(prefix, shard, recipe)]
+    todo = [(prefix, shard) for prefix, shard in mine if not is_finished(prefix, [shard], recipe, say)]
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} inputs are finished")
-    if options.shard is None and not options.overwrite and Path(f"{output}.json").exists():
-        if todo or not already_merged(prefixes, output, progress=progress):
-            raise ValueError(
-                f"{output} is there, but is not the index of these inputs; give another output, or --overwrite to "
-                "replace it"
-            )
     _build(todo, recipe, True, progress, say)
     if options.shard is None:
-        return merge_indices(prefixes, output, progress=progress, overwrite=options.overwrite)
+        return merge_indices(prefixes, output, progress=progress, overwrite=replace)
     say(
         f"{len(mine)} of {len(shards)} inputs are in {folder}; when all are, merge them: "
         f"tools/index_data.py merge --output {output}"
@@ -113,6 +113,7 @@ def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool
     """Build an index of each input. Batches of the next input are read while those of the last are under way."""
     if not todo:
         return
+    busy: list[tuple[str, InputShard]] = []
     began, samples, skipped = time.monotonic(), 0, 0
     opened: list[Output] = []
     options = recipe.options
@@ -124,7 +125,7 @@ def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool
     total = sum(shard.num_bytes for _, shard in todo)
     try:
         with tqdm(total=total, desc="index", unit="B", unit_scale=True, disable=not progress, mininterval=0.5) as bar:
-            for output, work, done in pool.map(_read(todo, recipe, opened)):
+            for output, work, done in pool.map(_read(todo, recipe, opened, busy)):
                 if work is None:
                     output.finish(allow_empty)
                     samples, skipped = samples + output.num_documents, skipped + output.num_left_out
@@ -148,14 +149,31 @@ def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool
                 output.discard()
     seconds = time.monotonic() - began
     say(f"{samples} samples in {seconds:.1f} s, {samples / seconds:.1f} samples/s; {skipped} left out")
+    busy = [(prefix, shard) for prefix, shard in busy if not is_finished(prefix, [shard], recipe, say)]
+    if busy:
+        raise BeingWrittenError(
+            f"another process is writing {', '.join(prefix for prefix, _ in busy)}; wait for it and build again"
+            + (" (the other inputs are done)" if len(todo) > len(busy) else ", or give another output")
+        )
 
 
 def _read(
-    todo: list[tuple[str, InputShard]], recipe: Recipe, opened: list[Output]
+    todo: list[tuple[str, InputShard]], recipe: Recipe, opened: list[Output], busy: list[tuple[str, InputShard]]
 ) -> Iterator[tuple[Output, Work | None]]:
-    """The batches of all inputs in order, each with the index that it goes to; None behind the last of an input."""
+    """The batches of all inputs in order, each with the index that it goes to; None behind the last of an input.
+
+    Args:
+        todo: (prefix, input).
+        recipe: With what they are indexed.
+        opened: Takes the indices under construction.
+        busy: Takes those of `todo` that another process is writing; they are passed over.
+    """
     for prefix, shard in todo:
-        output = Output(prefix, shard, recipe)
+        try:
+            output = Output(prefix, shard, recipe)
+        except BeingWrittenError:
+            busy.append((prefix, shard))
+            continue
         opened.append(output)
         reader = shard.open(recipe.options)
         try:

@@ -6,28 +6,33 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.data.manifest import Manifest
+from mars_megatron.data.manifest import Manifest, SourceInfo
+from mars_megatron.indexing.index_reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
 from mars_megatron.indexing.sources.inputs import InputShard
 
 _REPLACE = "give another output, or --overwrite to replace it"
 
 
-def is_finished(prefix: str, shard: InputShard, recipe: Recipe) -> bool:
-    """Whether the index of an input is there, made from the same input in the same way.
+def is_finished(prefix: str, shards: list[InputShard], recipe: Recipe, say: Callable[[str], None]) -> bool:
+    """Whether the index of these inputs is there and whole, made from the same inputs in the same way.
+
+    A damaged one counts as not there, so that it is made again; `say` takes the message about it. Sizes are compared,
+    checksums are not: those are for merging and validation.
 
     Raises:
         ValueError: It is there, but was made from something else or in another way; the message says what differs.
-            With options.overwrite it counts as not there.
+            With options.overwrite it counts as not there. Or something was left out, and options.strict forbids it.
     """
     if not os.path.exists(f"{prefix}.json"):
         return False
     try:
         manifest = Manifest.read(Path(f"{prefix}.json"))
-        difference = _difference(manifest, shard, recipe)
+        difference = _difference(manifest, shards, recipe)
     except ValueError as error:
         if recipe.options.overwrite:
             return False
@@ -36,12 +41,35 @@ def is_finished(prefix: str, shard: InputShard, recipe: Recipe) -> bool:
         if recipe.options.overwrite:
             return False
         raise ValueError(f"{prefix} is there, but {difference}; {_REPLACE}")
-    endings = ["bin", "idx", *(["weights.npy"] if manifest.caption_weights else [])]
-    return all(os.path.exists(f"{prefix}.{ending}") for ending in endings)
+    damage = _damage(prefix, manifest)
+    if damage is not None:
+        say(f"{prefix} is made again: {damage}")
+        return False
+    _check_strict(prefix, manifest, recipe)
+    return True
 
 
-def _difference(manifest: Manifest, shard: InputShard, recipe: Recipe) -> str | None:
-    """What keeps an index from being that of this input, in words."""
+def _damage(prefix: str, manifest: Manifest) -> str | None:
+    """What is missing or truncated of an index, in words."""
+    missing = [ending for ending in manifest.sha256 if not os.path.isfile(f"{prefix}.{ending}")]
+    if missing:
+        return f"{prefix}.{missing[0]} is missing"
+    try:
+        open_index(prefix)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _check_strict(prefix: str, manifest: Manifest, recipe: Recipe) -> None:
+    if recipe.options.strict and manifest.skipped:
+        raise ValueError(
+            f"{prefix} is there, but {manifest.skipped} was left out of it, see {prefix}.skipped.jsonl (--strict)"
+        )
+
+
+def _difference(manifest: Manifest, shards: list[InputShard], recipe: Recipe) -> str | None:
+    """What keeps an index from being that of these inputs, in words."""
     made, wanted = manifest.settings, recipe.options.settings()
     for name in sorted({*made, *wanted}):
         if made.get(name) != wanted.get(name):
@@ -53,13 +81,21 @@ def _difference(manifest: Manifest, shard: InputShard, recipe: Recipe) -> str | 
         image is None or manifest.image_tokenizer.fingerprint != image.fingerprint
     ):
         return f"was made with another image tokenizer ({manifest.image_tokenizer.path})"
-    if len(manifest.sources) != 1:
-        return f"was made from {len(manifest.sources)} inputs, not from {shard.path} alone"
-    source = manifest.sources[0]
-    if (source.path, source.num_bytes, source.modified_ns) == (shard.path, shard.num_bytes, shard.modified_ns):
-        return None
-    if source.num_bytes == shard.num_bytes and source.sha256 == shard.sha256():
-        return None
+    if len(manifest.sources) != len(shards):
+        given = f"{shards[0].path} alone" if len(shards) == 1 else str(len(shards))
+        return f"was made from {len(manifest.sources)} inputs, not from {given}"
+    differences = (_source_difference(*pair) for pair in zip(manifest.sources, shards, strict=True))
+    return next((difference for difference in differences if difference is not None), None)
+
+
+def _source_difference(source: SourceInfo, shard: InputShard) -> str | None:
+    same_time = source.modified_ns == shard.modified_ns
+    if source.num_bytes == shard.num_bytes:
+        if source.path == shard.path and same_time:
+            return None
+        # The checksum of a folder covers the names and sizes of its images, not what is in them.
+        if (same_time or shard.kind != "folder") and source.sha256 == shard.sha256():
+            return None
     if source.path == shard.path:
         return f"{shard.path} has changed since"
     return f"was made from {source.path}, not from {shard.path}"
@@ -144,8 +180,14 @@ def _temporary(path: Path, value: dict[str, Any]) -> str:
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix="inputs.", suffix=".tmp", delete=False
     ) as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-    os.chmod(file.name, 0o644)
+        try:
+            json.dump(value, file, ensure_ascii=False, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
     return file.name
 
 

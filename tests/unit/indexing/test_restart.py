@@ -20,7 +20,7 @@ import pytest
 from mars_megatron.data.manifest import Manifest
 from mars_megatron.data.store import Store
 from mars_megatron.indexing.index_writer import IndexWriter
-from mars_megatron.indexing.merge import merge_indices, shard_prefixes
+from mars_megatron.indexing.merge import merge_indices, remove_shards, shard_prefixes
 from tests.unit.indexing.raw import build, contents, documents, index_bytes, many_lines, picture, write_lines, write_tar
 
 ROOT = Path(__file__).parents[3]
@@ -85,7 +85,10 @@ def test_finished_shards_are_kept(tmp_path, inputs, tokenizers, monkeypatch):
     made = times(shards)
     said: list[str] = []
     build(inputs, tmp_path / "index", tokenizers, say=said.append)
-    assert contents(tmp_path) == before and times(shards) == made and "4 of 4 inputs are finished" in said[0]
+    assert contents(tmp_path) == before and times(shards) == made and said == [f"{tmp_path / 'index'} is finished"]
+    (tmp_path / "index.json").unlink()
+    build(inputs, tmp_path / "index", tokenizers, say=said.append)
+    assert contents(tmp_path) == before and times(shards) == made and "4 of 4 inputs are finished" in said[1]
     # By their checksum, after a copy that changed the times.
     for path in inputs:
         os.utime(path, ns=(0, 0))
@@ -162,9 +165,10 @@ def test_another_list_of_inputs_is_not_replaced(tmp_path, inputs, tokenizers):
         "000000.json", "000001.json", "inputs.json"
     ]  # fmt: skip
     assert Store(tmp_path / "index").num_documents == 15
-    with pytest.raises(ValueError, match="index is there, but is not the index of these inputs"):
+    with pytest.raises(ValueError, match="index is there, but was made from 2 inputs, not from 4"):
         shutil.rmtree(tmp_path / "index.shards")
         build(inputs, tmp_path / "index", tokenizers)
+    assert not (tmp_path / "index.shards").exists()
 
 
 def test_an_input_that_changes_meanwhile(tmp_path, inputs, tokenizers, monkeypatch):
@@ -211,6 +215,111 @@ def test_two_processes_on_one_output(tmp_path, inputs, tokenizers):
     finally:
         writer.discard()
     build(inputs[0], tmp_path / "index", tokenizers)
+
+
+def test_an_input_that_another_process_writes_is_passed_over(tmp_path, inputs, tokenizers):
+    (tmp_path / "index.shards").mkdir()
+    writer = IndexWriter(tmp_path / "index.shards" / "000001")
+    try:
+        with pytest.raises(ValueError, match=r"another process is writing .*/000001; .*the other inputs are done"):
+            build(inputs, tmp_path / "index", tokenizers)
+    finally:
+        writer.discard()
+    made = sorted(path.stem for path in (tmp_path / "index.shards").glob("0*.json"))
+    assert made == ["000000", "000002", "000003"]
+    build(inputs, tmp_path / "index", tokenizers)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "ending"),
+    [
+        *((cut, ending) for ending in ("bin", "idx", "weights.npy")),  # of a cut log only its checksum tells
+        *((Path.unlink, ending) for ending in ("bin", "idx", "weights.npy", "skipped.jsonl")),
+    ],
+)
+@pytest.mark.parametrize("several", [False, True])
+def test_a_damaged_index_is_made_again(tmp_path, tokenizers, damage, ending, several):
+    images, said = {"0.png": picture()}, []
+    lines = [{"image": name, "caption": "a red square"} for name in ("0.png", "none.png")]
+    given = [write_lines(tmp_path / "raw" / f"{number}.jsonl", lines, images) for number in range(1 + several)]
+    options = {"captions": (("caption", 2.0),), "say": said.append}
+    build(given, tmp_path / "index", tokenizers, **options)
+    before = contents(tmp_path)
+    assert f"index.{ending}" in before
+    damage(tmp_path / f"index.{ending}")
+    if several:
+        damage(tmp_path / "index.shards" / f"000001.{ending}")
+    said.clear()
+    build(given, tmp_path / "index", tokenizers, **options)
+    assert contents(tmp_path) == before
+    assert said[0].startswith(f"{tmp_path}/index is made again: {tmp_path}/index.{ending}")
+    assert not several or "000001 is made again" in said[1]
+
+
+def test_after_the_shards_were_removed(tmp_path, inputs, tokenizers):
+    first = build(inputs, tmp_path / "index", tokenizers)
+    remove_shards(tmp_path / "index")
+    before, said = contents(tmp_path), []
+    assert build(inputs, tmp_path / "index", tokenizers, say=said.append) == first
+    assert build(inputs, tmp_path / "index", tokenizers, say=said.append, shard=(1, 2)) is None
+    assert contents(tmp_path) == before and said == [f"{tmp_path / 'index'} is finished"] * 2
+    with pytest.raises(ValueError, match="index is there, but was made with resolution 8, not 16"):
+        build(inputs, tmp_path / "index", tokenizers, resolution=16)
+    assert contents(tmp_path) == before
+
+
+def test_strict_where_the_index_is_finished(tmp_path, inputs, tokenizers):
+    lines = [b'{"text": "a red square"}', b"no JSON"]
+    source = write_lines(tmp_path / "x.jsonl", lines)
+    build(source, tmp_path / "single", tokenizers)
+    with pytest.raises(ValueError, match=r"'bad_record': 1.* was left out of it, see .*single\.skipped\.jsonl"):
+        build(source, tmp_path / "single", tokenizers, strict=True)
+    build(inputs, tmp_path / "index", tokenizers)
+    for name in ("index.json", "index.shards/000002.json"):
+        with pytest.raises(ValueError, match=f"see .*{name[:-5]}.skipped.jsonl"):
+            build(inputs, tmp_path / "index", tokenizers, strict=True)
+        (tmp_path / "index.json").unlink(missing_ok=True)
+    build(inputs[:1], tmp_path / "good", tokenizers)
+    build(inputs[:1], tmp_path / "good", tokenizers, strict=True)
+
+
+def test_an_edited_image_of_a_folder_is_noticed(tmp_path, tokenizers):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for seed in range(2):
+        (raw / f"{seed}.bmp").write_bytes(picture(seed, ending="bmp"))
+        (raw / f"{seed}.txt").write_text("a red square")
+    build(raw, tmp_path / "index", tokenizers)
+    build(raw, tmp_path / "index", tokenizers)
+    raw.rename(tmp_path / "moved")
+    build(tmp_path / "moved", tmp_path / "index", tokenizers)
+    (tmp_path / "moved").rename(raw)
+    (raw / "0.bmp").write_bytes(picture(7, ending="bmp"))
+    with pytest.raises(ValueError, match="raw has changed since"):
+        build(raw, tmp_path / "index", tokenizers)
+
+
+def test_a_failed_replacement_leaves_the_index(tmp_path, inputs, tokenizers):
+    lines = write_lines(tmp_path / "x.jsonl", [b'{"text": "a red square"}', b"no JSON"])
+    build(lines, tmp_path / "out" / "index", tokenizers)
+    before = contents(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"nothing was indexed .*index\.nothing_indexed\.jsonl"):
+        build(inputs[2], tmp_path / "out" / "index", tokenizers, overwrite=True)
+    log = (tmp_path / "out" / "index.nothing_indexed.jsonl").read_bytes()
+    assert contents(tmp_path / "out") == before | {"index.nothing_indexed.jsonl": log} and b"missing_image" in log
+    build(inputs[1], tmp_path / "out" / "index", tokenizers, overwrite=True)
+    assert set(contents(tmp_path / "out")) == {"index.bin", "index.idx", "index.json"}
+
+
+def test_paths_of_tokenizers_are_absolute(tmp_path, text_model, image_model, monkeypatch):
+    source = write_lines(tmp_path / "x.jsonl", [{"image": "0.png", "caption": "a"}], {"0.png": picture()})
+    monkeypatch.chdir(text_model.parent)
+    manifest = build(source, tmp_path / "index", (text_model.name, os.path.relpath(image_model)))
+    assert (manifest.text_tokenizer.path, manifest.image_tokenizer.path) == (str(text_model), str(image_model))
 
 
 def command(*arguments: object) -> list[str]:
