@@ -74,17 +74,17 @@ def damages(draw):
     return damage
 
 
-def check(source: Path, tokenizers, records: int | None = None) -> None:
+def check(source: Path, tokenizers, records: int | None = None, workers: int = 0) -> None:
     """Build strictly and not; the second gives a valid index whose counts add up, or says that nothing is left."""
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder) / "index"
         try:
-            build(source, Path(folder) / "strict", tokenizers, strict=True, low_resolution=4)
+            build(source, Path(folder) / "strict", tokenizers, strict=True, low_resolution=4, workers=workers)
         except (ValueError, OSError) as error:
             assert str(error)
             assert not list(Path(folder).iterdir())
         try:
-            manifest = build(source, prefix, tokenizers, low_resolution=4)
+            manifest = build(source, prefix, tokenizers, low_resolution=4, workers=workers)
         except ValueError as error:
             assert "nothing was indexed" in str(error) or "has the columns" in str(error)
             assert not prefix.with_suffix(".json").exists()
@@ -96,6 +96,10 @@ def check(source: Path, tokenizers, records: int | None = None) -> None:
         if records is not None:
             assert manifest.num_documents + left_out == records
         assert not validate_index(prefix, sources=True, progress=False).problems
+
+
+# A share of the inputs goes through worker processes.
+WORKERS = st.sampled_from([0] * 4 + [2])
 
 
 @MANY
@@ -111,18 +115,18 @@ def test_images(name, damage):
 
 
 @MANY
-@given(damage=damages())
-def test_jsonl(damage, tokenizers, tmp_path):
+@given(damage=damages(), workers=WORKERS)
+def test_jsonl(damage, workers, tokenizers, tmp_path):
     source = write_lines(tmp_path / "x.jsonl", LINES, {"a.png": IMAGES["png"], "b.jpg": IMAGES["jpg"]})
     source.write_bytes(damage(source.read_bytes()))
     lines = source.read_bytes().split(b"\n")
     # A byte order mark alone is no line.
-    check(source, tokenizers, sum(bool(line.strip(b" \t\n\r\x0b\f")) for line in lines))
+    check(source, tokenizers, sum(bool(line.strip(b" \t\n\r\x0b\f")) for line in lines), workers)
 
 
 @MANY
-@given(damage=damages(), inside=st.booleans(), compressed=st.booleans())
-def test_tar(damage, inside, compressed, tokenizers, tmp_path):
+@given(damage=damages(), inside=st.booleans(), compressed=st.booleans(), workers=WORKERS)
+def test_tar(damage, inside, compressed, workers, tokenizers, tmp_path):
     members = {
         "1.png": IMAGES["png"], "1.json": json.dumps({"captions": LINES[0]["captions"]}).encode(),
         "2.jpg": IMAGES["jpg"], "2.low.png": IMAGES["png"], "2.txt": b"a blue circle",
@@ -134,13 +138,13 @@ def test_tar(damage, inside, compressed, tokenizers, tmp_path):
     source = write_tar(tmp_path / ("x.tgz" if compressed else "x.tar"), members, "w:gz" if compressed else "w")
     if not inside:
         source.write_bytes(damage(source.read_bytes()))
-    check(source, tokenizers, 4 if inside else None)
+    check(source, tokenizers, 4 if inside else None, workers)
     source.unlink()
 
 
 @MANY
-@given(damage=damages(), inside=st.booleans())
-def test_parquet(damage, inside, tokenizers, tmp_path):
+@given(damage=damages(), inside=st.booleans(), workers=WORKERS)
+def test_parquet(damage, inside, workers, tokenizers, tmp_path):
     images = [IMAGES["png"], IMAGES["jpg"], None]
     rows = {
         "image": [damage(data) if inside and data else data for data in images],
@@ -151,7 +155,7 @@ def test_parquet(damage, inside, tokenizers, tmp_path):
     if not inside:
         data = (tmp_path / "x.parquet").read_bytes()
         (tmp_path / "x.parquet").write_bytes(damage(data))
-    check(tmp_path / "x.parquet", tokenizers, 3 if inside else None)
+    check(tmp_path / "x.parquet", tokenizers, 3 if inside else None, workers)
 
 
 @pytest.mark.parametrize("name", sorted(IMAGES))
