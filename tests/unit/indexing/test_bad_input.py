@@ -311,7 +311,7 @@ def test_nothing_indexed(tmp_path, tokenizers):
     source = write_lines(tmp_path / "x.jsonl", [{"image": "none.png", "caption": "a"}])
     with pytest.raises(ValueError, match="nothing was indexed from .*x.jsonl: skipped {'missing_image': 1}, see"):
         build(source, tmp_path / "out" / "index", tokenizers)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.skipped.jsonl"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.nothing_indexed.jsonl"]
     source.write_bytes(b"\n \n")
     with pytest.raises(ValueError, match="it has no samples"):
         build(source, tmp_path / "other" / "index", tokenizers)
