@@ -175,9 +175,9 @@ def run_merge(options: argparse.Namespace) -> int:
 
     output, progress = options.output, not options.no_progress
     manifest_path = Path(f"{output}.json")
-    if options.remove_shards and not shards_folder(output).exists() and manifest_path.is_file():
-        remove_shards(output)  # what an interruption has left of them
-        print(f"already merged, and the shards are removed\n{describe(output, Manifest.read(manifest_path))}")
+    if not options.inputs and not shards_folder(output).exists() and manifest_path.is_file():
+        remove_shards(output)  # what an interrupted removal has left of them
+        print(f"{output} is whole; there are no shards to merge\n{describe(output, Manifest.read(manifest_path))}")
         return 0
     prefixes = options.inputs or shard_prefixes(output)
     if not options.overwrite and already_merged(prefixes, output, progress=progress):
