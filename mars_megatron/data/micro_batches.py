@@ -65,7 +65,7 @@ class MicroBatches(Dataset):
         self.eos_id = stores[0].manifest.text_tokenizer.eos_id
 
     def describe(self) -> str:
-        """One line on what is trained: the documents, the tasks' shares, and what is left out of the first round."""
+        """One line on what is trained: the documents, the tasks' shares, and what is left out of the round at hand."""
         assert self.blend is not None
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.blend.shares().items())
         trained = {(part.corpus, part.kind) for part in self.blend.parts}
@@ -77,10 +77,10 @@ class MicroBatches(Dataset):
         documents = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True) if count)
         corpora = f" of {len(self.stores)} corpora" if len(self.stores) > 1 else ""
         notes = f"; {unused} of them are not trained: no weight of a task, or of the corpus" if unused else ""
-        first = self.rounds.round(0)
-        if first.num_too_long:
-            total = len(first.samples) + first.num_too_long
-            notes += f"; {first.num_too_long} of the first {total} samples are too long and left out"
+        round_ = self.rounds.latest()
+        if round_.num_too_long:
+            total = len(round_.samples) + round_.num_too_long
+            notes += f"; {round_.num_too_long} of the next {total} samples are too long and left out"
         return f"data: {documents} documents{corpora}{notes}; samples: {shares}"
 
     def samples(self, index: int) -> list[Sample]:

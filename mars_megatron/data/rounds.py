@@ -89,6 +89,10 @@ class Rounds:
             self._current = number, self._open(number)
         return self._current[1]
 
+    def latest(self) -> Round:
+        """The round that was opened last, so that none is planned for it; the first one where none was."""
+        return self.round(0) if self._current is None else self._current[1]
+
     def locate(self, index: int) -> tuple[int, int]:
         """(round, pack within it) of pack number `index` of the whole sequence."""
         if not self.endless:

@@ -117,6 +117,13 @@ def test_plans_lie_in_the_folder_of_the_run(config, tmp_path):
     assert list((tmp_path / "run" / "data_cache").rglob("*.samples.npy"))
 
 
+def test_telling_what_is_trained_plans_no_round_again(config, monkeypatch):
+    batches = opened(with_data(config, cache_dir=""))
+    batches.rounds.round(3)
+    monkeypatch.setattr(rounds, "plan_round", None)
+    assert "60 image documents" in batches.describe() and batches.rounds.round(3).num_packs
+
+
 def test_an_interrupted_write_leaves_no_plan(config, monkeypatch):
     def interrupted(*_arguments, **_named):
         raise KeyboardInterrupt
@@ -155,7 +162,7 @@ def test_too_long_samples_are_counted_and_told(config):
         batches = opened(config)
         first = batches.rounds.round(0)
         assert first.num_too_long > 0 and len(first.samples) + first.num_too_long == 59
-        assert f"{first.num_too_long} of the first 59 samples are too long and left out" in batches.describe()
+        assert f"{first.num_too_long} of the next 59 samples are too long and left out" in batches.describe()
 
 
 def test_weights_that_give_the_first_round_alike_have_another_order(config, tmp_path, monkeypatch):
