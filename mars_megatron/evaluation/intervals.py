@@ -1,0 +1,52 @@
+"""Scores with what is known about their sampling error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+_Z = 1.959963984540054  # quantile of the standard normal distribution at (1 + LEVEL) / 2
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score and its 95 % confidence interval.
+
+    Attributes:
+        value: The score.
+        low: Lower end; None where no interval is known.
+        high: Upper end.
+        count: Independent observations that it rests on.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int = 0
+
+
+def proportion(right: Sequence[bool]) -> Estimate:
+    """Share of true values with Wilson's score interval (Wilson 1927, JASA 22)."""
+    assert right
+    count, share = len(right), sum(right) / len(right)
+    denominator = 1 + _Z**2 / count
+    centre = (share + _Z**2 / (2 * count)) / denominator
+    half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / denominator
+    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0), count)
+
+
+def mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Estimate:
+    """(Weighted) mean with the percentile interval of a bootstrap over the values (Efron 1979)."""
+    assert len(values) > 0
+    x = np.asarray(values, dtype=np.float64)
+    w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
+    # Resampling by counts: one multinomial draw per resample, never [resamples, values] of indices.
+    counts = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1 / len(x)), size=_RESAMPLES)
+    means = (counts @ (w * x)) / (counts @ w)
+    low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Estimate(float((w * x).sum() / w.sum()), float(low), float(high), len(x))

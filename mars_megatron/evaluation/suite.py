@@ -1,0 +1,62 @@
+"""What every suite of scores has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from mars_megatron.evaluation.intervals import Estimate
+from mars_megatron.generation import Sampler
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a suite found.
+
+    Attributes:
+        scores: Estimate by name, in the order of the table.
+        details: Anything else for the JSON file: plain numbers, strings, lists and dicts of them.
+    """
+
+    scores: dict[str, Estimate]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Context(Protocol):
+    """What a suite works with. Every rank makes the same calls, and gets the same."""
+
+    sampler: Sampler
+    folder: Path  # of this suite's unfinished work; on every rank the same
+
+    def draw(self, texts: Sequence[str], per_prompt: int = 1) -> torch.Tensor:
+        """uint8 [len(texts) * per_prompt, height, width, 3] on the CPU, all images of the first text first.
+
+        The work is shared among the replicas of the model, and kept in `folder`: a run after an interruption goes on
+        behind the last images that are there.
+        """
+
+    def say(self, text: str) -> None:
+        """Print a line on rank 0."""
+
+
+class Suite(Protocol):
+    """A frozen dataclass whose fields are the suite's options, documented in its docstring (`Args:`).
+
+    Bad values and unreadable files raise ValueError in `check`, which is called before any model is loaded.
+    """
+
+    name: ClassVar[str]
+
+    def check(self) -> None:
+        """Look at the options and the files that they name.
+
+        Raises:
+            ValueError: What is wrong, and what would be accepted.
+        """
+
+    def run(self, context: Context) -> Result:
+        """Score the model."""
