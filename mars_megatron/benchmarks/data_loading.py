@@ -89,7 +89,7 @@ def measure_loader(options: DataOptions, folder: Path) -> dict[str, Any]:
 
 def _deliver(config: RunConfig, count: int) -> float:
     """Tokens per second of `count` micro-batches, one worker reading them."""
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    batches = open_micro_batches(config, Vocabulary.from_config(config))
     source = flat_batches(batches, config, num=WARM_UP_MICRO_BATCHES + count, num_workers=1)
     feed = Prefetcher(source, depth=config.data.prefetch, num=WARM_UP_MICRO_BATCHES + count)
     try:
@@ -121,7 +121,7 @@ def measure_packing(options: DataOptions, folder: Path) -> dict[str, Any]:
     """
     config = on(mars_7b_stage1(), folder / "packed")
     write_for(config, folder / "packed", options.packed_documents, STAGE1_CAPTIONS, tokens=False)
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    batches = open_micro_batches(config, Vocabulary.from_config(config))
     planned, store = batches.rounds.round(0), batches.stores[0]
     rows = 0
     for document, caption, _, flags in planned.samples.tolist():

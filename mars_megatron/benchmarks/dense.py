@@ -65,7 +65,7 @@ class DenseGPT(GPTModel):
     """
 
     def __init__(self, config: RunConfig, groups: ProcessGroupCollection) -> None:
-        self.sizes = Vocabulary.from_config(config.vocabulary)
+        self.sizes = Vocabulary.from_config(config)
         spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.model.qk_norm)
         spec.submodules.self_attention.submodules.core_attention = SampleCore
         core = build_transformer_config(config)

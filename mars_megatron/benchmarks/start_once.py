@@ -24,7 +24,7 @@ def main() -> None:
     prefix, cache_dir = sys.argv[1:]
     config = mars_7b_stage1()
     config = replace(config, data=replace(config.data, path=prefix, cache_dir=cache_dir, num_workers=0))
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    batches = open_micro_batches(config, Vocabulary.from_config(config))
     next(flat_batches(batches, config))
     found = {
         "seconds": time.perf_counter() - imported,

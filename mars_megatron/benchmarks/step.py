@@ -163,7 +163,7 @@ def make_batch(share: str, options: StepOptions) -> Batch:
             f"not one sample of {mean_caption:.0f} text and {visual} visual tokens fits into --tokens {options.tokens}"
         )
     rng = np.random.default_rng(0)
-    vocabulary = Vocabulary.from_config(VOCABULARY)
+    vocabulary = Vocabulary.from_config(RunConfig(vocabulary=VOCABULARY))
     # From half to one and a half times the mean, so that the samples differ in length as captions do.
     lengths = np.diff(np.round(np.cumsum(np.linspace(0.5, 1.5, count + 2)[1:-1] * mean_caption)), prepend=0).astype(int)
     samples = [

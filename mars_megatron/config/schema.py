@@ -126,11 +126,17 @@ class ImageConfig:
         resolution: Height and width of an image, in pixels.
         downsample: Pixels per token along each side (the f of the VQ model).
         low_resolution: Height and width of the low-resolution image of super-resolution, in pixels; 0 without it.
+        next_k: The K of next-K-token prediction in the high-resolution part of super-resolution: each position predicts
+            the code K places on, so that one forward pass gives K codes. 1 is plain decoding.
+        order: Order of the high-resolution codes: raster (row by row), or regions, in which the K codes predicted
+            together lie in K regions of the image, at the same place of each, instead of beside each other.
     """
 
     resolution: int = 16
     downsample: int = 4
     low_resolution: int = 0
+    next_k: int = 1
+    order: Literal["raster", "regions"] = "raster"
 
 
 @dataclass(frozen=True)

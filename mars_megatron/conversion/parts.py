@@ -85,7 +85,7 @@ class StartParts:
 
     @cached_property
     def _num_text(self) -> int:
-        return Vocabulary.from_config(self._config.vocabulary).text_size
+        return Vocabulary.from_config(self._config).text_size
 
     def read(self, name: str) -> Tensor:
         """A part; see `TensorSource`."""

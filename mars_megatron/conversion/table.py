@@ -265,7 +265,7 @@ class AttentionShape(NamedTuple):
 
 
 def _shape(row: Row, place: int, expert: str, config: RunConfig) -> tuple[int, ...]:
-    heads, vocabulary = AttentionShape.of(config), Vocabulary.from_config(config.vocabulary)
+    heads, vocabulary = AttentionShape.of(config), Vocabulary.from_config(config)
     sizes: dict[Size, int] = {
         "hidden": config.model.hidden_size,
         "ffn": config.model.ffn_hidden_size,
@@ -282,7 +282,7 @@ def _shape(row: Row, place: int, expert: str, config: RunConfig) -> tuple[int, .
 def _key_shape(row: Row, shapes: list[tuple[int, ...]], expert: str, config: RunConfig) -> tuple[int, ...]:
     rows = sum(shape[0] for shape in shapes)
     if row.shape[0] == "vocabulary":
-        vocabulary = Vocabulary.from_config(config.vocabulary)
+        vocabulary = Vocabulary.from_config(config)
         rows = vocabulary.padded_text_size if expert == "text" else vocabulary.padded_image_size
     return (rows, *shapes[0][1:])
 

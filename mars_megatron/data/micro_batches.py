@@ -13,6 +13,7 @@ from mars_megatron.config.schema import DataConfig, RunConfig
 from mars_megatron.data.batch import MIXED, Batch, Sample, collate
 from mars_megatron.data.blend import Blend, corpora_of, num_held_out, validation_corpora, validation_streams
 from mars_megatron.data.checks import check_budget, check_longest, nothing_held_out, open_stores
+from mars_megatron.data.code_order import code_order
 from mars_megatron.data.modes import KINDS, MODE_PART_IMAGE
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED, RoundSettings
@@ -45,6 +46,7 @@ class MicroBatches(Dataset):
         expert_parallel: Expert-parallel size: so many consecutive micro-batches are processed at the same time, and
             the plan of each knows the others' rows.
         blend: What training samples are drawn from, for `describe`; None for validation.
+        order: See `make_sample`.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class MicroBatches(Dataset):
         fill: bool = True,
         expert_parallel: int = 1,
         blend: Blend | None = None,
+        order: np.ndarray | None = None,
     ) -> None:
+        self.order = order
         self.stores, self.rounds, self.vocabulary, self.blend = stores, rounds, vocabulary, blend
         self.row_multiple, self.expert_parallel = row_multiple, expert_parallel
         self.total_rows = data.micro_batch_tokens if fill else None
@@ -128,7 +132,7 @@ class MicroBatches(Dataset):
         text = None if flags & DROPPED else store.caption(document, caption)
         codes = None if task == TEXT_ONLY else store.codes(document)
         low = store.low_codes(document) if task == SR else None
-        return make_sample(task, text, codes, self.vocabulary, self.eos_id, low)
+        return make_sample(task, text, codes, self.vocabulary, self.eos_id, low, self.order)
 
 
 def open_micro_batches(
@@ -185,6 +189,7 @@ def open_micro_batches(
         fill=config.parallel.pipeline > 1,
         expert_parallel=config.parallel.expert,
         blend=blend,
+        order=code_order(config.image) if config.image.order != "raster" else None,
     )
 
 

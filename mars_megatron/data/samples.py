@@ -2,12 +2,16 @@
 
     t2i            caption BOI codes EOI                    loss on the codes and EOI
     i2t            BOI codes EOI caption EOS                loss on the caption and EOS
-    sr             BOI low EOI caption BOI high EOI         loss on the high-resolution codes and EOI
+    sr             BOI low EOI caption SLOTS high EOI       loss on the high-resolution codes and EOI
     text           tokens EOS                               loss on every token but the first
     interleaved    texts and BOI codes EOI, in order, EOS   loss on every token but the first
 
 A dropped caption (for classifier-free guidance) leaves t2i and sr without their text. The last token of a layout is a
 target only, so a sample has one row less than its layout has tokens.
+
+SLOTS are the K start slots of next-K-token prediction; with K = 1 that is BOI. In an sr sample every row predicts the
+token K places on: the slots the first K codes, each code the K-th one after it. The attention stays causal, and the
+last K tokens are targets only, so that a sample has the same rows whatever K is.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ def make_sample(
     vocabulary: Vocabulary,
     eos_id: int,
     low_codes: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> Sample:
     """Lay out one sample that is not interleaved.
 
@@ -56,6 +61,8 @@ def make_sample(
         vocabulary: Layout of the joined ids.
         eos_id: End-of-text id of the text tokenizer.
         low_codes: int64 raw codes of the low resolution; for SR alone.
+        order: int64 [codes], raster place of each high-resolution code in the order of prediction (`code_order`); for
+            SR alone. None is row by row.
 
     Returns:
         Joined input ids int64 [n], target ids int64 [n], loss mask bool [n].
@@ -73,8 +80,10 @@ def make_sample(
     if task == T2I:
         return _with_loss_from(len(text) + 1, text, image)  # from the first code on
     assert task == SR and low_codes is not None
-    low = _image(low_codes, vocabulary)
-    return _with_loss_from(len(low) + len(text) + 1, low, text, image)
+    low, slots = _image(low_codes, vocabulary), np.array(vocabulary.start_slots)
+    high = vocabulary.code_to_id(codes if order is None else codes[order])
+    start = len(low) + len(text) + len(slots)
+    return _with_loss_from(start, low, text, slots, high, np.array([vocabulary.eoi]), distance=len(slots))
 
 
 def make_interleaved(parts: Sequence[tuple[bool, np.ndarray]], vocabulary: Vocabulary, eos_id: int) -> Sample:
@@ -94,7 +103,8 @@ def _image(codes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     return image
 
 
-def _with_loss_from(first_target: int, *parts: np.ndarray) -> Sample:
+def _with_loss_from(first_target: int, *parts: np.ndarray, distance: int = 1) -> Sample:
+    """Every row predicts the token `distance` further on; only targets from `first_target` on are learned."""
     layout = np.concatenate(parts)
-    mask = np.arange(1, len(layout)) >= first_target
-    return layout[:-1], layout[1:], mask
+    mask = np.arange(distance, len(layout)) >= first_target
+    return layout[:-distance], layout[distance:], mask

@@ -6,6 +6,7 @@ from mars_megatron.generation.images import generate_images
 from mars_megatron.generation.load import LoadedModel, load_for_inference
 from mars_megatron.generation.prompts import Prompt, read_prompts
 from mars_megatron.generation.sampler import Sampler
+from mars_megatron.generation.super_resolution import upscale
 from mars_megatron.generation.text import generate_text
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "image_grid",
     "load_for_inference",
     "read_prompts",
+    "upscale",
 ]

@@ -1,4 +1,4 @@
-"""Batches for decoding: the beginning of each sample at once, then one new token per sample."""
+"""Batches for decoding: the beginning of each sample at once, then one or K new tokens per sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _NO_TARGETS = torch.zeros(0, dtype=torch.int64)
 
 
 def pack_samples(
-    samples: Sequence[Sequence[int]], vocabulary: Vocabulary, row_multiple: int = 1, every_token: bool = False
+    samples: Sequence[Sequence[int]],
+    vocabulary: Vocabulary,
+    row_multiple: int = 1,
+    every_token: bool = False,
+    num_last: int = 1,
 ) -> Batch:
     """Pack samples without targets, on the CPU.
 
@@ -23,7 +27,8 @@ def pack_samples(
         samples: Joined ids of each sample; none empty.
         vocabulary: Layout of the joined ids.
         row_multiple: Both modalities' rows are padded to a multiple of this.
-        every_token: Ask for the logits of every token, in sequence order, instead of each sample's last.
+        every_token: Ask for the logits of every token, in sequence order, instead of each sample's last ones.
+        num_last: Tokens at the end of each sample whose logits are asked for; no sample is shorter.
     """
     assert samples and all(len(sample) > 0 for sample in samples), "there is an empty sample"
     ends = torch.tensor([0] + [len(sample) for sample in samples]).cumsum(0)
@@ -33,7 +38,8 @@ def pack_samples(
     input_ids = torch.zeros(plan.num_rows, dtype=torch.int64)
     input_ids[plan.sequence_to_sorted] = torch.where(modality == VISUAL, vocabulary.image_row(ids), ids)
     rows = plan.sequence_to_sorted
-    return _batch(plan, input_ids, rows if every_token else rows[ends[1:] - 1])
+    last = ends[1:, None] + torch.arange(-num_last, 0)
+    return _batch(plan, input_ids, rows if every_token else rows[last.flatten()])
 
 
 def sample_lengths(plan: DispatchPlan) -> torch.Tensor:
@@ -43,7 +49,7 @@ def sample_lengths(plan: DispatchPlan) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """One new token of the same modality for each sample: the plan is the same in every step, only ids change.
+    """New tokens of the same modality for each sample: the plan is the same in every step, only ids change.
 
     Args:
         template: Batch with the plan of a step, on the device of the model.
@@ -61,16 +67,18 @@ class DecodeStep:
         vocabulary: Vocabulary,
         row_multiple: int = 1,
         device: torch.device | str = "cpu",
+        num_tokens: int = 1,
     ) -> DecodeStep:
-        """The step of `num_samples` samples that all go on with `modality`."""
-        ends = torch.arange(num_samples + 1, dtype=torch.int32)
-        plan = build_plan_from_segments(torch.tensor([[num_samples, modality]]), ends, row_multiple=row_multiple)
+        """The step of `num_samples` samples that all go on with `num_tokens` tokens of `modality`."""
+        ends = torch.arange(num_samples + 1, dtype=torch.int32) * num_tokens
+        segments = torch.tensor([[num_samples * num_tokens, modality]])
+        plan = build_plan_from_segments(segments, ends, row_multiple=row_multiple)
         input_ids = torch.zeros(plan.num_rows, dtype=torch.int64)
         offset = vocabulary.text_size if modality == VISUAL else 0
         return cls(_batch(plan, input_ids, plan.sequence_to_sorted).to(device), offset)
 
     def batch(self, ids: torch.Tensor) -> Batch:
-        """The batch that feeds joined ids int64 [num_samples], one to each sample."""
+        """The batch that feeds joined ids int64 [num_samples * num_tokens], those of the first sample first."""
         input_ids = self.template.input_ids.index_copy(0, self.template.loss_rows, ids - self.id_offset)
         return replace(self.template, input_ids=input_ids)
 

@@ -62,6 +62,8 @@ class Decoder:
         samples: Joined ids that each sample begins with; lengths may differ.
         modality: Modality of all tokens to come.
         max_new_tokens: How many of them each sample is given at most.
+        per_step: Tokens that each sample is given in a step, and whose logits it returns: the K of next-K-token
+            prediction, with which each sample's beginning ends in its K start slots.
     """
 
     def __init__(
@@ -71,21 +73,27 @@ class Decoder:
         samples: Sequence[Sequence[int]],
         modality: int,
         max_new_tokens: int,
+        per_step: int = 1,
     ) -> None:
         self.model = model
         multiple, device = row_multiple(model), platform.device()
-        self._prompt = pack_samples(samples, vocabulary, multiple)
-        self._step = DecodeStep.build(len(samples), modality, vocabulary, multiple, device)
+        self.per_step = per_step
+        self._prompt = pack_samples(samples, vocabulary, multiple, num_last=per_step)
+        self._step = DecodeStep.build(len(samples), modality, vocabulary, multiple, device, per_step)
         self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens)
 
     def start(self) -> torch.Tensor:
-        """Read the beginnings; fp32 logits [samples, vocabulary.size] of the first new token."""
+        """Read the beginnings; fp32 logits [samples * per_step, vocabulary.size] of the first new tokens."""
         logits = self.model(self._prompt.to(platform.device()), cache=self._cache, return_logits=True)
         self._cache.advance(sample_lengths(self._prompt.plan))
         return logits
 
     def step(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read one joined id per sample, int64 [samples]; fp32 logits [samples, vocabulary.size] of the next."""
+        """Read joined ids, int64 [samples * per_step], those of the first sample first.
+
+        Returns:
+            fp32 logits [samples * per_step, vocabulary.size] of as many next ones.
+        """
         logits = self.model(self._step.batch(ids), cache=self._cache, return_logits=True)
-        self._cache.advance(torch.ones(len(ids), dtype=torch.int64))
+        self._cache.advance(torch.full((len(ids) // self.per_step,), self.per_step))
         return logits

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import Decoder, agree, inference
-from mars_megatron.huggingface.sampling_mars import draw, guide, uniforms
+from mars_megatron.generation.codes import draw_codes
+from mars_megatron.generation.decoding import inference
+from mars_megatron.huggingface.sampling_mars import uniforms
 from mars_megatron.model import MARSModel
-from mars_megatron.ops import VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -46,12 +45,7 @@ def generate_images(
     Raises:
         ValueError: The model is split over pipeline stages, or a prompt holds an id that is not text.
     """
-    for number, prompt in enumerate(prompts):
-        if any(not 0 <= token < vocabulary.text_size for token in prompt):
-            raise ValueError(
-                f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {vocabulary.text_size - 1} "
-                "(vocabulary.text_size is that of the text tokenizer in use)"
-            )
+    check_prompts(prompts, vocabulary)
     indices = range(len(prompts)) if indices is None else indices
     codes = torch.zeros((len(prompts), num_codes), dtype=torch.int64)
     hidden = not progress or torch.distributed.get_rank() != 0
@@ -60,37 +54,21 @@ def generate_images(
             part = slice(start, start + config.batch_size)
             beginnings = [[*prompt, vocabulary.boi] for prompt in prompts[part]]
             noise = uniforms(config.seed, indices[part], num_codes)
-            codes[part] = _generate(model, beginnings, vocabulary, noise, config, bar).cpu()
+            # the same form as a dropped caption in training
+            unconditional = [[vocabulary.boi]] * len(beginnings)
+            codes[part] = draw_codes(model, beginnings, unconditional, vocabulary, noise, config, bar).cpu()
     return codes
 
 
-def _generate(
-    model: MARSModel,
-    beginnings: list[list[int]],
-    vocabulary: Vocabulary,
-    noise: torch.Tensor,
-    config: GenerationConfig,
-    bar: tqdm,
-) -> torch.Tensor:
-    """One batch: beginnings end in BOI; noise is float64 [samples, num_codes]. Returns codes of that shape."""
-    num_samples, num_codes = noise.shape
-    guided = config.guidance != 1
-    if guided:  # the same form as a dropped caption in training
-        beginnings = beginnings + [[vocabulary.boi]] * num_samples
-    # The last code is drawn, but never read.
-    decoder = Decoder(model, vocabulary, beginnings, VISUAL, num_codes - 1)
-    logits = decoder.start()
-    noise = noise.to(logits.device)
-    choose = partial(draw, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
-    codes: list[torch.Tensor] = []
-    while True:
-        logits = logits[:, vocabulary.text_size : vocabulary.text_size + vocabulary.codebook_size]
-        if guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = guide(conditional, unconditional, config.guidance)
-        codes.append(agree(choose(logits, noise[:, len(codes)]), model))
-        bar.update(num_samples)
-        if len(codes) == num_codes:
-            return torch.stack(codes, dim=1)
-        ids = vocabulary.code_to_id(codes[-1])
-        logits = decoder.step(torch.cat((ids, ids)) if guided else ids)
+def check_prompts(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> None:
+    """Whether all ids are text.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for number, prompt in enumerate(prompts):
+        if any(not 0 <= token < vocabulary.text_size for token in prompt):
+            raise ValueError(
+                f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {vocabulary.text_size - 1} "
+                "(vocabulary.text_size is that of the text tokenizer in use)"
+            )

@@ -71,4 +71,4 @@ def load_for_inference(
     groups = groups or initialize_parallel(config.parallel, config.training.seed)
     (model,) = build_model(config, groups, initialize=False)
     load_model(path, config, groups, [model])
-    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config.vocabulary))
+    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config))

@@ -40,7 +40,8 @@ class KVCache:
 
         Args:
             layer: Number of the layer.
-            keys: [samples, new tokens, groups, head_dim]; right-padded. Padding is overwritten by later tokens.
+            keys: [samples, new tokens, groups, head_dim]. In the first pass right-padded, and padding is overwritten by
+                later tokens; in later passes each sample has as many.
             values: The same shape.
 
         Returns:
@@ -55,8 +56,8 @@ class KVCache:
         if self.is_empty:
             all_keys[:, :new], all_values[:, :new] = keys, values
         else:
-            assert new == 1, "after the first pass tokens come one per sample"
-            index = self.start_positions(keys.device)[:, None, None, None].expand(-1, 1, groups, head_dim)
+            places = self.start_positions(keys.device)[:, None] + torch.arange(new, device=keys.device)
+            index = places[:, :, None, None].expand(-1, -1, groups, head_dim)
             all_keys.scatter_(1, index, keys)
             all_values.scatter_(1, index, values)
         return all_keys, all_values

@@ -54,7 +54,7 @@ class MARSModel(MegatronModule):
         super().__init__(core)
         self.tp_group = groups.tp
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
-        self.vocabulary = Vocabulary.from_config(config.vocabulary)
+        self.vocabulary = Vocabulary.from_config(config)
         self.text_is_frozen = config.freeze.text and (config.freeze.norms or config.model.expert_norms)
         self.backend = build_backend(config.training.backend)
         self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base, config.model.rope_scaling)

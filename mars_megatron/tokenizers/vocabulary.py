@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mars_megatron.config.schema import VocabularyConfig
+from mars_megatron.config.schema import RunConfig
 
 # Image-side special tokens, in id order after the codes. Begin/end of an image, begin/end of a
 # low-resolution image (super-resolution), and two rows kept free: together the paper's six.
@@ -20,7 +20,7 @@ def round_up(value: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Layout of the joined ids: `[0, text_size)` text, then `codebook_size` codes, then the specials.
+    """Layout of the joined ids: `[0, text_size)` text, then `codebook_size` codes, the specials, and start slots.
 
     The model keeps two tables, text and image; an image-side id lies in row `id - text_size` of the
     image table. Every id at or above `text_size`, special tokens included, is of visual modality, so
@@ -30,25 +30,28 @@ class Vocabulary:
         text_size: Number of text ids (at least the text tokenizer's).
         codebook_size: Number of image codes.
         pad_multiple: Both tables are padded to a multiple of this.
+        num_slots: Start slots of next-K-token prediction; the first is BOI, the others have ids of their own.
     """
 
     text_size: int
     codebook_size: int
     pad_multiple: int = 8
+    num_slots: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("text_size", "codebook_size", "pad_multiple"):
+        for name in ("text_size", "codebook_size", "pad_multiple", "num_slots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"vocabulary.{name} is {getattr(self, name)}; it must be at least 1")
 
     @classmethod
-    def from_config(cls, config: VocabularyConfig) -> Vocabulary:
-        return cls(config.text_size, config.codebook_size, config.pad_multiple)
+    def from_config(cls, config: RunConfig) -> Vocabulary:
+        sizes = config.vocabulary
+        return cls(sizes.text_size, sizes.codebook_size, sizes.pad_multiple, config.image.next_k)
 
     @property
     def image_size(self) -> int:
-        """Rows of the image table in use: codes and specials."""
-        return self.codebook_size + len(SPECIALS)
+        """Rows of the image table in use: codes, specials and start slots."""
+        return self.codebook_size + len(SPECIALS) + self.num_slots - 1
 
     @property
     def size(self) -> int:
@@ -71,6 +74,12 @@ class Vocabulary:
     def boi(self) -> int:
         """Begin of image."""
         return self.special("boi")
+
+    @property
+    def start_slots(self) -> tuple[int, ...]:
+        """Joined ids of what the first `num_slots` codes of a high-resolution image are predicted from."""
+        first = self.text_size + self.codebook_size + len(SPECIALS)
+        return self.boi, *range(first, first + self.num_slots - 1)
 
     @property
     def eoi(self) -> int:

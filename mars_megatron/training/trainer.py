@@ -54,7 +54,7 @@ class Trainer:
         validate(config, world_size(), training=True)
         self.groups = initialize_parallel(config.parallel, config.training.seed)
         torch.manual_seed(config.training.seed)
-        self.vocabulary = Vocabulary.from_config(config.vocabulary)
+        self.vocabulary = Vocabulary.from_config(config)
         self.root = Path(config.checkpoint.dir) if config.checkpoint.dir else None
         checkpoint = latest(self.root) if self.root else None
         start = checkpoint or config.checkpoint.init_from

@@ -25,7 +25,7 @@ def logits(checkpoint: str, ids: list[int], tensor: int, pipeline: int) -> torch
     groups = initialize_parallel(parallel, 1)
     (model,) = build_model(config, groups)
     load_model(checkpoint, config, groups, [model])
-    vocabulary = Vocabulary.from_config(config.vocabulary)
+    vocabulary = Vocabulary.from_config(config)
     batch = pack_samples([ids], vocabulary, every_token=True)
     stages = torch.distributed.get_process_group_ranks(groups.pp)
     with torch.no_grad():

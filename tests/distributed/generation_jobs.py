@@ -69,7 +69,7 @@ def of_layout(tensor: int, sequence: bool, routed: bool = False) -> dict[str, An
         config = replace(config, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
     (model,) = build_model(config, initialize_parallel(config.parallel, 1))
     draw_routers(model)
-    return results(model, Vocabulary.from_config(config.vocabulary))
+    return results(model, Vocabulary.from_config(config))
 
 
 def of_checkpoint(path: str) -> dict[str, Any]:

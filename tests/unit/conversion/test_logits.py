@@ -24,7 +24,7 @@ def text_logits(checkpoint: Path) -> torch.Tensor:
     groups, config = one_rank(), read_config(resolve(checkpoint))
     (model,) = build_model(config, groups)
     load_model(checkpoint, config, groups, [model])
-    vocabulary = Vocabulary.from_config(config.vocabulary)
+    vocabulary = Vocabulary.from_config(config)
     with torch.no_grad():
         logits = model.eval()(pack_samples([TOKENS.tolist()], vocabulary, every_token=True), return_logits=True)
     return logits[:, : vocabulary.text_size]

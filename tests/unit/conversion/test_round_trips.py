@@ -82,7 +82,7 @@ def test_a_run_comes_back_bit_for_bit(tmp_path: Path, variant: str, precision: s
     export_hf(tmp_path / "run", tmp_path / "exported", max_shard_size=5_000)
     import_hf(tmp_path / "exported", tmp_path / "back")
     first, second = stored(tmp_path / "run"), stored(tmp_path / "back")
-    vocabulary = Vocabulary.from_config(config.vocabulary)
+    vocabulary = Vocabulary.from_config(config)
     for table in ("embedding", "head"):
         for expert, rows in (("text", vocabulary.text_size), ("visual", vocabulary.image_size)):
             name = f"{table}.{expert}.weight"
@@ -131,7 +131,7 @@ def test_start_is_what_the_trainer_makes_of_the_language_model(
     alone = [setting for setting in settings if not setting.startswith(("--experts", "--router"))]
     init_from_hf(source, tmp_path / "text", overrides=[*SETTINGS, *alone], dtype=precision)
     load_model(tmp_path / "text", config, groups, [expected], text_only=True)
-    vocabulary = Vocabulary.from_config(config.vocabulary)
+    vocabulary = Vocabulary.from_config(config)
     start_from_language_model(expected, config, vocabulary, groups)
     load_model(tmp_path / "start", config, groups, [found])
     with torch.no_grad():

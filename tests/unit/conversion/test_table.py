@@ -105,7 +105,7 @@ def test_all_recipes_are_looked_at() -> None:
 def test_parts_have_the_elements_of_their_parameter(name: str) -> None:
     """All of them, and nothing of the padding."""
     config = CONFIGS[name]
-    vocabulary = Vocabulary.from_config(config.vocabulary)
+    vocabulary = Vocabulary.from_config(config)
     for parameter in parameters(config):
         rows = sum(shape[0] for shape in parameter.parts.values())
         padding = 0

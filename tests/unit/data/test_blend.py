@@ -48,7 +48,7 @@ def blend_of(corpora, **data) -> RunConfig:
 
 
 def first_samples(config: RunConfig, num: int) -> np.ndarray:
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    batches = open_micro_batches(config, Vocabulary.from_config(config))
     found, size, index = [], 0, 0
     while size < num:
         found.append(batches.rounds.samples(index))
@@ -104,7 +104,7 @@ def test_a_pair_serves_images_and_super_resolution(corpora):
 def test_held_out_documents_are_never_trained(corpora):
     config = blend_of(corpora)
     trained = first_samples(config, 6000)
-    held_out = open_micro_batches(config, Vocabulary.from_config(config.vocabulary), split="validation")
+    held_out = open_micro_batches(config, Vocabulary.from_config(config), split="validation")
     validated = held_out.rounds.round(0).samples
     pairs = [set(zip(one["corpus"].tolist(), one["document"].tolist(), strict=True)) for one in (trained, validated)]
     assert not pairs[0] & pairs[1] and len(pairs[1]) > 50
@@ -117,7 +117,7 @@ def test_a_corpus_without_weight_is_only_watched(corpora):
     streams = validation_streams([Store(corpus.path) for corpus in entries], config.data)
     assert {(stream.corpus, stream.tasks) for stream in streams} == {(0, (T2I,)), (0, (I2T,)), (1, (TEXT_ONLY,))}
     assert [stream.num_documents for stream in streams] == [50, 50, 40], "all of it"
-    told = open_micro_batches(config, Vocabulary.from_config(config.vocabulary)).describe()
+    told = open_micro_batches(config, Vocabulary.from_config(config)).describe()
     assert "data: 40 text, 500 image documents of 2 corpora; 40 of them are not trained" in told
     assert "samples: t2i 50.0%, i2t 50.0%" in told
 
@@ -130,7 +130,7 @@ def test_other_weights_are_relative(corpora):
 def test_nothing_to_train_on_is_said(corpora):
     config = run(path=corpora["text"])
     with pytest.raises(ValueError, match=r"data\.tasks is .* \(36 text\) serve text; give one of these a weight"):
-        open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+        open_micro_batches(config, Vocabulary.from_config(config))
 
 
 @pytest.mark.parametrize("kind", ["text tokenizer", "image tokenizer"])
@@ -145,7 +145,7 @@ def test_corpora_of_several_tokenizers_are_refused(corpora, tmp_path, kind, plac
     if place == "validation":
         config = run(path=corpora["images"], validation_path=other)
     with pytest.raises(ValueError, match=rf"other was made with the {kind} .*images with another one"):
-        open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+        open_micro_batches(config, Vocabulary.from_config(config))
 
 
 def test_a_separate_validation_index_and_corpora_without_weight_are_both_validated(corpora, tmp_path):
@@ -153,12 +153,12 @@ def test_a_separate_validation_index_and_corpora_without_weight_are_both_validat
     super_resolution = TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)
     entries = (CorpusConfig(corpora["mixed"], 1.0, super_resolution), CorpusConfig(corpora["text"], 0.0))
     config = run(blend=entries, validation_path=corpora["mixed"])
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary), split="validation")
+    batches = open_micro_batches(config, Vocabulary.from_config(config), split="validation")
     samples = batches.rounds.round(0).samples
     found = {(corpus, task) for corpus, task in zip(samples["corpus"].tolist(), samples["task"].tolist(), strict=True)}
     assert found == {(0, SR), (0, TEXT_ONLY), (1, TEXT_ONLY)}, "the tasks that are trained, and text"
     config = run(path=corpora["images"], validation_path=held_out)
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary), split="validation")
+    batches = open_micro_batches(config, Vocabulary.from_config(config), split="validation")
     assert sorted(set(batches.rounds.round(0).samples["document"].tolist())) == list(range(20))
 
 

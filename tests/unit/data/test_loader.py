@@ -54,7 +54,7 @@ def with_data(config, **changes):
 
 
 def vocabulary(config):
-    return Vocabulary.from_config(config.vocabulary)
+    return Vocabulary.from_config(config)
 
 
 def key(batch):

@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
 
 
 def read(config: RunConfig, num: int, workers: int = 0, **arguments) -> list[bytes]:
-    batches = open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    batches = open_micro_batches(config, Vocabulary.from_config(config))
     flat = flat_batches(batches, config, num_workers=workers, **arguments)
     return [values.tobytes() for values in islice(flat, num)]
 
@@ -63,7 +63,7 @@ def steps(config: RunConfig, num: int, start: int, dp_size: int, workers: int) -
 def uninterrupted(runs):
     """The first steps of every run, over several epochs."""
     found = {name: read(config, 20 * GLOBAL_BATCH) for name, config in runs.items()}
-    rounds = open_micro_batches(runs["epochs"], Vocabulary.from_config(runs["epochs"].vocabulary)).rounds
+    rounds = open_micro_batches(runs["epochs"], Vocabulary.from_config(runs["epochs"])).rounds
     assert rounds.round(0).num_packs + rounds.round(1).num_packs < 18 * GLOBAL_BATCH, "no epoch boundary is crossed"
     return found
 
@@ -92,13 +92,13 @@ def test_the_seed_decides(runs, uninterrupted):
 def test_a_fate_does_not_depend_on_the_others(runs):
     """Adding a corpus behind changes neither order nor captions nor dropout of the first one's documents."""
     config = runs["epochs"]
-    alone = open_micro_batches(config, Vocabulary.from_config(config.vocabulary)).rounds.round(0).samples
+    alone = open_micro_batches(config, Vocabulary.from_config(config)).rounds.round(0).samples
     mixed = runs["blend"].data.blend[1]
     blended = replace(
         config,
         data=replace(config.data, path="", blend=(CorpusConfig(config.data.path, 1.0), replace(mixed, weight=0.5))),
     )
-    both = open_micro_batches(blended, Vocabulary.from_config(blended.vocabulary)).rounds.round(0).samples
+    both = open_micro_batches(blended, Vocabulary.from_config(blended)).rounds.round(0).samples
     epoch = {sample[0]: sample for sample in alone.tolist()}
     of_first = both[both["corpus"] == 0]
     seen: dict[int, tuple] = {}

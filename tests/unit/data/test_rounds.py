@@ -41,7 +41,7 @@ def config(tmp_path):
 
 
 def opened(config: RunConfig) -> MicroBatches:
-    return open_micro_batches(config, Vocabulary.from_config(config.vocabulary))
+    return open_micro_batches(config, Vocabulary.from_config(config))
 
 
 def with_data(config, **changes):

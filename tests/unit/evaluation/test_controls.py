@@ -35,7 +35,7 @@ CONFIG = RunConfig(
     ),
     vocabulary=VocabularyConfig(text_size=16, codebook_size=3 * NUM_LABELS),
 )
-VOCABULARY = Vocabulary.from_config(CONFIG.vocabulary)
+VOCABULARY = Vocabulary.from_config(CONFIG)
 SETTINGS = GenerationConfig(guidance=2.0)
 
 

@@ -24,7 +24,7 @@ PROMPTS = [[3, 4, 5], [7], [], [1, 2, 3, 4, 5, 6, 7], [28, 27]]
 
 @pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
-    return Vocabulary.from_config(CONFIG.vocabulary)
+    return Vocabulary.from_config(CONFIG)
 
 
 @pytest.fixture(scope="session")

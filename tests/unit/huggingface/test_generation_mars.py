@@ -22,7 +22,7 @@ from tests.unit.model.tiny import one_rank
 
 SQUARE = replace(CONFIG, image=ImageConfig(resolution=12, downsample=4))  # 3 x 3 codes
 CONDITIONED = replace(SQUARE, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
-VOCABULARY = Vocabulary.from_config(CONFIG.vocabulary)
+VOCABULARY = Vocabulary.from_config(CONFIG)
 
 
 def pair(config: RunConfig) -> tuple[MARSModel, MarsForCausalLM]:

@@ -56,7 +56,7 @@ class Reference:
 
     def __init__(self, parameters: dict[str, Tensor], config: RunConfig) -> None:
         self.parameters, self.shape = parameters, config.model
-        self.vocabulary = Vocabulary.from_config(config.vocabulary)
+        self.vocabulary = Vocabulary.from_config(config)
         self.per_modality_loss = config.loss.vocabulary == "modality"
 
     def weight(self, name: str, expert: str) -> Tensor:

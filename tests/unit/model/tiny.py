@@ -26,7 +26,7 @@ BASE = RunConfig(
     # Neither table's size is a multiple of 8: both are padded.
     vocabulary=VocabularyConfig(text_size=29, codebook_size=13),
 )
-VOCABULARY = Vocabulary.from_config(BASE.vocabulary)
+VOCABULARY = Vocabulary.from_config(BASE)
 
 
 def tiny_config(overrides: dict[str, Any] | None = None) -> RunConfig:

@@ -36,7 +36,7 @@ def test_the_model_is_qwen_7b_with_the_papers_vocabulary(name):
     model = config.model
     shape = (model.num_layers, model.hidden_size, model.num_attention_heads, model.ffn_hidden_size)
     assert shape == (32, 4096, 32, 11008) and model.qkv_bias
-    vocabulary = Vocabulary.from_config(config.vocabulary)
+    vocabulary = Vocabulary.from_config(config)
     assert vocabulary.padded_text_size + vocabulary.padded_image_size == 160_136
     optimizer = config.optimizer
     assert (optimizer.lr, optimizer.beta2, optimizer.weight_decay, optimizer.warmup_ratio) == (1e-4, 0.95, 0.1, 0.01)

@@ -1,12 +1,13 @@
 import pytest
 import torch
 
-from mars_megatron.config.schema import VocabularyConfig
+from mars_megatron.config.schema import ImageConfig, RunConfig, VocabularyConfig
 from mars_megatron.tokenizers import SPECIALS, Vocabulary
 
 
 def test_paper_sizes():
-    vocabulary = Vocabulary.from_config(VocabularyConfig(text_size=151936, codebook_size=8192, pad_multiple=8))
+    sizes = VocabularyConfig(text_size=151936, codebook_size=8192, pad_multiple=8)
+    vocabulary = Vocabulary.from_config(RunConfig(vocabulary=sizes))
     assert vocabulary.size == 151936 + 8192 + 6
     assert vocabulary.padded_text_size + vocabulary.padded_image_size == 160136  # the paper's figure
 
@@ -20,6 +21,13 @@ def test_layout_is_text_then_codes_then_specials():
     assert vocabulary.code_to_id(codes).tolist() == [10, 11, 12, 13]
     assert torch.equal(vocabulary.id_to_code(vocabulary.code_to_id(codes)), codes)
     assert vocabulary.image_row(vocabulary.boi) == 4
+
+
+def test_start_slots_are_boi_and_rows_behind_the_specials():
+    run = RunConfig(vocabulary=VocabularyConfig(text_size=10, codebook_size=4), image=ImageConfig(next_k=3))
+    vocabulary = Vocabulary.from_config(run)
+    assert vocabulary.start_slots == (14, 20, 21) and vocabulary.size == 22
+    assert Vocabulary(10, 4).start_slots == (14,) and Vocabulary(10, 4).size == 20
 
 
 def test_everything_that_is_not_text_is_visual():
