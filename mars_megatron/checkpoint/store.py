@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -20,6 +21,7 @@ from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
 from mars_megatron.config import from_yaml, to_yaml
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.model.initialization import start_new_slots
 from mars_megatron.model.mars import MARSModel
 
 CONFIG_FILE = "config.yaml"
@@ -123,23 +125,36 @@ def load_model(
         config: The run that loads; its model must have the checkpoint's shape.
         groups: Process groups.
         chunks: This rank's model chunks (unwrapped).
-        text_only: Leave visual parameters as they are; the checkpoint may have other visual experts.
+        text_only: Leave visual parameters as they are; the checkpoint may have other visual experts. Else it may have
+            another image.next_k; start slots that it lacks start as its BOI.
 
     Raises:
         ValueError: no complete checkpoint at `path`, or one of another shape.
     """
     folder = folders.resolve(path)
-    check_same_model(folder, config, image=False, visual=not text_only)
+    saved = check_same_model(folder, config, image=False, visual=not text_only)
+    other_slots = not text_only and saved.image.next_k != config.image.next_k
     request = {
         number: {name: value for name, value in chunk.items() if not _is_left_out(name, text_only)}
         for number, chunk in _sharded_model(chunks, _metadata(groups)).items()
     }
+    if other_slots:
+        for tensor in image_tables(request):
+            tensor.allow_shape_mismatch = True  # rows that the checkpoint lacks become zeros
     state = dist_checkpointing.load(request, str(folder))
     for number, chunk in enumerate(chunks):
         result = chunk.load_state_dict(state[f"model{number}"], strict=False)
         left_out = all(_is_left_out(name, text_only) for name in result.missing_keys)
         assert left_out and not result.unexpected_keys, result
+        if other_slots:
+            start_new_slots(chunk, saved.image.next_k, groups.tp)
     return folder
+
+
+def image_tables(request: dict[str, dict[str, Any]]) -> list[ShardedTensor]:
+    """The shards of the image tables, whose rows the start slots are."""
+    tables = (chunk.get(f"{name}.visual.weight") for chunk in request.values() for name in ("embedding", "head"))
+    return [table for table in tables if table is not None]
 
 
 def _is_left_out(name: str, text_only: bool) -> bool:
@@ -238,9 +253,11 @@ def check_same_model(folder: Path, config: RunConfig, *, image: bool = True, vis
     names = [f"{section}.{name}" for section in ("model", "vocabulary") for name in asdict(getattr(config, section))]
     names = [name for name in names if not name.endswith("init_std")] + ["experts.text"]
     if image:
-        names += ["image.resolution", "image.downsample"]
+        names += [f"image.{name}" for name in asdict(config.image)]
     if visual:
         names += ["experts.visual", "router.condition"]
+    else:
+        names.remove("model.shared_experts")
     if config.experts.text > 1 or (visual and config.experts.visual > 1):
         names.append("router.top_k")
     saved = read_config(folder)

@@ -8,6 +8,7 @@ from transformers import PretrainedConfig
 
 # Ids behind the image codes: begin and end of an image, then four that only keep their place.
 NUM_SPECIALS = 6
+# Behind them the start slots of next-K-token prediction, of which begin of image is the first.
 _CHOICES = {"rope_type": ("none", "linear", "llama3"), "router_condition": ("none", "text")}
 _IMAGE_GENERATION = {"guidance": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
@@ -16,7 +17,8 @@ class MarsConfig(PretrainedConfig):
     """Shape of a MARS model (arXiv 2407.07614): a language model with a visual expert beside its text expert.
 
     One id space joins text and images: text ids `[0, text_vocab_size)`, then `codebook_size` image codes, then begin
-    of image, end of image and four unused ids. Every id from `text_vocab_size` on is visual.
+    of image, end of image, four unused ids and the start slots of super-resolution. Every id from `text_vocab_size`
+    on is visual.
 
     Args:
         hidden_size: Width of the residual stream.
@@ -45,6 +47,7 @@ class MarsConfig(PretrainedConfig):
         expert_output_projection: Separate attention output projections per modality.
         image_resolution: Height and width of an image in pixels.
         image_downsample: Pixels per code along each side.
+        image_next_k: Codes predicted from one forward pass in super-resolution, which has as many start slots.
         image_generation: Defaults of drawing images: guidance, temperature, top_k, top_p.
         initializer_range: Standard deviation of random weights.
         use_cache: Keep keys and values outside training.
@@ -86,6 +89,7 @@ class MarsConfig(PretrainedConfig):
         expert_output_projection: bool = True,
         image_resolution: int = 16,
         image_downsample: int = 4,
+        image_next_k: int = 1,
         image_generation: dict[str, Any] | None = None,
         initializer_range: float = 0.02,
         use_cache: bool = True,
@@ -119,6 +123,7 @@ class MarsConfig(PretrainedConfig):
         self.expert_output_projection = expert_output_projection
         self.image_resolution = image_resolution
         self.image_downsample = image_downsample
+        self.image_next_k = image_next_k
         self.image_generation = {**_IMAGE_GENERATION, **(image_generation or {})}
         self.initializer_range = initializer_range
         self.use_cache = use_cache
@@ -133,14 +138,14 @@ class MarsConfig(PretrainedConfig):
         """Set what follows from the sizes; a saved file repeats it for its readers."""
         codes_end = self.text_vocab_size + self.codebook_size
         derived = {
-            "vocab_size": codes_end + NUM_SPECIALS,
+            "vocab_size": self.text_vocab_size + self.num_image_rows,
             "boi_token_id": codes_end,
             "eoi_token_id": codes_end + 1,
         }
         for name, value in derived.items():
             found = given.pop(name, value)
             if found != value:
-                raise ValueError(f"{name} is {found}; text_vocab_size and codebook_size make it {value}")
+                raise ValueError(f"{name} is {found}; text_vocab_size, codebook_size and image_next_k make it {value}")
             setattr(self, name, value)
 
     def _check(self) -> None:
@@ -162,6 +167,11 @@ class MarsConfig(PretrainedConfig):
         unknown = self.image_generation.keys() - _IMAGE_GENERATION.keys()
         if unknown:
             raise ValueError(f"image_generation has {sorted(unknown)}; accepted: {', '.join(_IMAGE_GENERATION)}")
+
+    @property
+    def num_image_rows(self) -> int:
+        """Rows of the image tables: codes, specials, start slots."""
+        return self.codebook_size + NUM_SPECIALS + self.image_next_k - 1
 
     @property
     def is_conditioned(self) -> bool:

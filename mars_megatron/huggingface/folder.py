@@ -168,6 +168,7 @@ def build_mars_config(
         expert_output_projection=model.expert_output_projection,
         image_resolution=config.image.resolution,
         image_downsample=config.image.downsample,
+        image_next_k=config.image.next_k,
         image_generation={
             "guidance": generation.guidance,
             "temperature": generation.temperature,

@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 # transformers copies what this file imports itself, not what those import in turn: all are named here.
 from .attention_mars import MarsAttention, attention_pattern, rotary_frequencies
 from .cache_mars import MarsCache
-from .configuration_mars import NUM_SPECIALS, MarsConfig
+from .configuration_mars import MarsConfig
 from .experts_mars import MarsFeedForward, MarsRouter
 from .generation_mars import MarsGenerationMixin
 from .image_codes_mars import to_uint8  # noqa: F401
@@ -99,7 +99,7 @@ class MarsModel(MarsPreTrainedModel):
         if attention not in (None, "sdpa"):
             raise ValueError(f"attn_implementation is {attention!r}; accepted: sdpa")
         self.embed_tokens = MarsEmbedding(
-            config.text_vocab_size, config.codebook_size + NUM_SPECIALS, config.hidden_size
+            config.text_vocab_size, config.num_image_rows, config.hidden_size
         )
         self.layers = nn.ModuleList(MarsLayer(config, number) for number in range(config.num_hidden_layers))
         self.norm = build_norm(config.hidden_size, config.rms_norm_eps, config.expert_norms)
@@ -211,7 +211,7 @@ class MarsForCausalLM(MarsPreTrainedModel, MarsGenerationMixin):
     def __init__(self, config: MarsConfig) -> None:
         super().__init__(config)
         self.model = MarsModel(config)
-        self.lm_head = MarsHead(config.text_vocab_size, config.codebook_size + NUM_SPECIALS, config.hidden_size)
+        self.lm_head = MarsHead(config.text_vocab_size, config.num_image_rows, config.hidden_size)
         self.post_init()
 
     @can_return_tuple

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.feed_forward import expert_parameters, split_group
 from mars_megatron.model.mars import MARSModel
+from mars_megatron.model.vocabulary_parallel import JoinedEmbedding, JoinedHead
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -150,14 +151,34 @@ def start_from_language_model(
         _copy_experts(layer.mlp.text, layer.mlp.visual, groups)
     if model.post_process and not model.final_norm.is_shared:
         model.final_norm.visual.load_state_dict(model.final_norm.text.state_dict())
-    tables = []
-    if model.pre_process:
-        tables.append(model.embedding)
-    if model.post_process:
-        tables.append(model.head)
-    for table in tables:
+    for table in _tables(model):
         mean = _mean_row(table.text.weight, vocabulary.text_size, groups.tp)
         table.visual.weight.copy_(mean.expand_as(table.visual.weight))
+
+
+@torch.no_grad()
+def start_new_slots(model: MARSModel, num_known: int, tp_group: torch.distributed.ProcessGroup) -> None:
+    """Let the start slots behind the first `num_known`, which a checkpoint did not have, start as BOI."""
+    vocabulary = model.vocabulary
+    for table in _tables(model):
+        weight = table.visual.weight
+        first = tp_group.rank() * weight.shape[0]
+
+        def local(token: int, first: int = first) -> int:
+            return vocabulary.image_row(token) - first
+
+        boi = torch.zeros_like(weight[0])
+        if 0 <= local(vocabulary.boi) < weight.shape[0]:
+            boi.copy_(weight[local(vocabulary.boi)])
+        torch.distributed.all_reduce(boi, group=tp_group)
+        for slot in vocabulary.start_slots[num_known:]:
+            if 0 <= local(slot) < weight.shape[0]:
+                weight[local(slot)] = boi
+
+
+def _tables(model: MARSModel) -> list[JoinedEmbedding | JoinedHead]:
+    """Those of this pipeline stage."""
+    return ([model.embedding] if model.pre_process else []) + ([model.head] if model.post_process else [])
 
 
 def _copy_experts(text: nn.Module, visual: nn.Module, groups: ProcessGroupCollection) -> None:

@@ -14,13 +14,14 @@ from mars_megatron import platform
 from mars_megatron.config.schema import (
     ExpertsConfig,
     GenerationConfig,
+    ImageConfig,
     ModelConfig,
     ParallelConfig,
     RouterConfig,
     RunConfig,
     VocabularyConfig,
 )
-from mars_megatron.generation import Sampler, generate_captions, generate_images, load_for_inference
+from mars_megatron.generation import Sampler, generate_captions, generate_images, load_for_inference, upscale
 from mars_megatron.generation.batches import pack_samples
 from mars_megatron.generation.decoding import Decoder, inference, row_multiple
 from mars_megatron.model import MARSModel, build_model
@@ -70,6 +71,22 @@ def of_layout(tensor: int, sequence: bool, routed: bool = False) -> dict[str, An
     (model,) = build_model(config, initialize_parallel(config.parallel, 1))
     draw_routers(model)
     return results(model, Vocabulary.from_config(config))
+
+
+def of_super_resolution(tensor: int, sequence: bool, routed: bool) -> dict[str, list[list[int]]]:
+    """High-resolution codes of random models, for one and four codes per step."""
+    platform.initialize("auto")
+    low = torch.arange(16).view(4, 4)
+    found = {}
+    for next_k in (1, 4):
+        image = ImageConfig(resolution=16, low_resolution=8, next_k=next_k, order="regions")
+        config = replace(CONFIG, image=image, parallel=ParallelConfig(tensor=tensor, sequence=sequence))
+        if routed:
+            config = replace(config, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
+        (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+        draw_routers(model)
+        found[str(next_k)] = upscale(model, low, PROMPTS, model.vocabulary, image, SETTINGS).tolist()
+    return found
 
 
 def of_checkpoint(path: str) -> dict[str, Any]:

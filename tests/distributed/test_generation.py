@@ -31,6 +31,10 @@ def launch(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path)
     return json.loads(result.read_text())
 
 
+def super_resolution(tensor: int, sequence: bool, routed: bool) -> tuple[str, dict[str, Any]]:
+    return "of_super_resolution", {"tensor": tensor, "sequence": sequence, "routed": routed}
+
+
 def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["codes"] == expected["codes"]
     assert found["captions"] == expected["captions"]
@@ -62,12 +66,14 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             load,
             tensor,
             data,
+            *(super_resolution(2, sequence=True, routed=routed) for routed in (False, True)),
         ],
         tmp_path,
     )
     one = {"tensor": 1, "sequence": False}
-    random_model, routed_model, loaded_model, sampled = launch(
-        1, [("of_layout", one), ("of_layout", {**one, "routed": True}), load, data], tmp_path
+    large = [super_resolution(1, sequence=False, routed=routed) for routed in (False, True)]
+    random_model, routed_model, loaded_model, sampled, *upscaled = launch(
+        1, [("of_layout", one), ("of_layout", {**one, "routed": True}), load, data, *large], tmp_path
     )
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4
     assert random_model["difference"] < 1e-4
@@ -78,3 +84,4 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
     check_same(two[3], routed_model)
     check_same(two[4], loaded_model)
     assert len(sampled) == 15 and two[5] == two[6] == sampled
+    assert two[7:] == upscaled and len({tuple(codes) for found in upscaled for codes in found["4"]}) == 8

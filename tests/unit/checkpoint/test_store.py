@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from mars_megatron.checkpoint.rng import rng_state, set_rng_state
 from mars_megatron.checkpoint.store import _check_same_training, check_same_model
 from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
-from mars_megatron.config.schema import CheckpointConfig, ModelConfig, RunConfig
+from mars_megatron.config.schema import CheckpointConfig, ImageConfig, ModelConfig, RunConfig
 from mars_megatron.model import build_model
+from mars_megatron.tokenizers import SPECIALS
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from tests.unit.model.tiny import one_rank
 
@@ -54,6 +56,28 @@ class Parts:
 
     def for_store(self) -> tuple:
         return self.groups, self.chunks, self.optimizer, self.scheduler
+
+
+def test_new_start_slots_start_as_the_begin_of_an_image(tmp_path: Path) -> None:
+    first = Parts(seed=1, num_steps=1)
+    save(tmp_path, Position(1, 1), CONFIG, *first.for_store())
+    # Four rows more than the padded table has.
+    config = replace(CONFIG, image=ImageConfig(resolution=16, low_resolution=8, next_k=8))
+    (model,) = build_model(config, first.groups)
+    load_model(tmp_path, config, first.groups, [model])
+    known = CONFIG.vocabulary.codebook_size + len(SPECIALS)
+    boi = CONFIG.vocabulary.codebook_size
+    for name, value in model.named_parameters():
+        saved = dict(first.chunks[0].named_parameters())[name]
+        if value.shape == saved.shape:
+            assert torch.equal(value, saved), name
+        else:
+            assert name in ("embedding.visual.weight", "head.visual.weight")
+            assert value.shape[0] > saved.shape[0]
+            assert torch.equal(value[:known], saved[:known])
+            assert torch.equal(value[known : known + 7], saved[boi].expand(7, -1))
+    with pytest.raises(ValueError, match="image.next_k is 8, the checkpoint has 1"):
+        load(tmp_path / "step_00000001", config, *first.for_store())
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:

@@ -39,6 +39,21 @@ def test_interleaved_documents_learn_all_but_their_first_token(parts, inputs):
     check(make_interleaved(parts, VOCABULARY, EOS), inputs, [*inputs[1:], EOS])
 
 
+@pytest.mark.parametrize("text", [TEXT, None])
+@pytest.mark.parametrize("num_slots", [1, 2, 4])
+def test_super_resolution_predicts_k_places_on(num_slots, text):
+    vocabulary = Vocabulary(text_size=10, codebook_size=4, num_slots=num_slots)
+    codes, order = np.array([0, 1, 2, 3]), np.array([2, 0, 3, 1])
+    inputs, targets, mask = make_sample(SR, text, codes, vocabulary, EOS, LOW, order)
+    prefix = [14, 11, 15, *([] if text is None else [5, 6, 7])]
+    high = [12, 10, 13, 11, 15]  # in the order of prediction, and EOI
+    row = [*prefix, *vocabulary.start_slots, *high]
+    assert inputs.tolist() == row[:-num_slots] and targets.tolist() == row[num_slots:]
+    assert mask.tolist() == [False] * len(prefix) + [True] * len(high)
+    assert targets[mask].tolist() == high
+    assert len(inputs) == len(make_sample(SR, text, codes, VOCABULARY, EOS, LOW)[0]), "K does not change the rows"
+
+
 def check(sample, inputs, targets):
     got_inputs, got_targets, mask = sample
     assert got_inputs.dtype == got_targets.dtype == np.int64 and mask.dtype == bool
