@@ -11,37 +11,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${RUN_DIR:=runs/quickstart}" # everything is written here
 : "${RANKS:=2}"                 # ranks: data parallel for the language model, tensor parallel for MARS
 
-bash examples/setup.sh
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}"
-export PATH="$PWD/.venv/bin:$PATH"
+# shellcheck source=examples/common.sh
+source examples/common.sh
 
 data=$RUN_DIR/data index=$RUN_DIR/index
 text_tokenizer=$RUN_DIR/text.model image_tokenizer=$RUN_DIR/image_tokenizer
-mkdir -p "$RUN_DIR"
-
-# phase NAME OUTPUT COMMAND...: runs the command unless its output is there, and notes its seconds.
-phase() {
-    local name=$1 output=$2 began
-    shift 2
-    if [[ -e $output ]]; then
-        echo "== $name: $output is there"
-        return
-    fi
-    echo "== $name"
-    began=$(date +%s.%N)
-    "$@"
-    if [[ ! -e $output ]]; then
-        echo "$name stopped before it was done; run this script again to go on" >&2
-        exit 1
-    fi
-    printf '%s %s %s\n' "$name" "$began" "$(date +%s.%N)" >>"$RUN_DIR/phases.txt"
-}
-
-train() {
-    local ranks=$1
-    shift
-    torchrun --standalone --nproc-per-node "$ranks" -m mars_megatron.train "$@"
-}
 
 phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --output "$data"
 mapfile -t symbols <"$data/symbols.txt"
