@@ -53,6 +53,8 @@ class ModelConfig:
             readable in every layer's keys and values.
         expert_norms: Separate RMSNorms per modality; the paper shares them (and freezes them).
         expert_output_projection: Separate attention output projection per modality.
+        shared_experts: Visual tokens go through the text experts too (projections, FFN and qk_norm): the paper's
+            comparison without SemVIE. Each token sees as many parameters as with it; the tables of ids stay apart.
     """
 
     num_layers: int = 4
@@ -70,6 +72,7 @@ class ModelConfig:
     embedding_init_std: float = 0.0
     expert_norms: bool = False
     expert_output_projection: bool = True
+    shared_experts: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
             _trainable,
             _parallel,
             _experts,
+            _shared_experts,
             _recompute,
         ):
             check(config, problems)
@@ -196,6 +197,21 @@ def _experts(config: RunConfig, problems: Problems) -> None:
         "router.condition",
         "none, because experts.visual is 1 and nothing is routed",
     )
+
+
+def _shared_experts(config: RunConfig, problems: Problems) -> None:
+    if not config.model.shared_experts:
+        return
+    for setting in ("experts.text", "experts.visual", "parallel.expert"):
+        problems.check(
+            problems.value(setting) == 1, setting, "1, because model.shared_experts is true: one expert serves all"
+        )
+    for setting in ("model.expert_norms", "freeze.text"):
+        problems.check(
+            not problems.value(setting),
+            setting,
+            "false, because model.shared_experts is true: visual tokens have no experts of their own",
+        )
 
 
 def _recompute(config: RunConfig, problems: Problems) -> None:

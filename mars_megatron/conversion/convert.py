@@ -116,12 +116,18 @@ def export_hf(
         The folder.
 
     Raises:
-        ValueError: There is no checkpoint of a MARS, or the target is not empty.
+        ValueError: There is no checkpoint of a MARS, its text experts serve both modalities, or the target is not
+            empty.
         OSError: The disk is full, or not writable.
     """
     from mars_megatron.huggingface.folder import write_companions  # slow: transformers
 
     opened = _open(source, "checkpoint")
+    if opened.config.model.shared_experts:
+        raise ValueError(
+            f"{source} has model.shared_experts true; accepted here: false, an exported model has experts of each "
+            "modality"
+        )
     parts = _as_dtype(opened.parts, dtype)
     target = Path(target)
     with staged(target) as folder:

@@ -24,7 +24,7 @@ from mars_megatron.conversion.table import parameters, part_names
 
 TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.
-NOT_OF_THE_SOURCE = ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection")
+NOT_OF_THE_SOURCE = ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection", "shared_experts")
 Format = Literal["checkpoint", "exported", "language_model", "visual"]
 
 
@@ -110,7 +110,8 @@ def language_model_config(folder: Path, like: RunConfig | None = None) -> RunCon
     free = {name: getattr(base.model, name) for name in NOT_OF_THE_SOURCE}
     model, vocabulary = replace(shape.model, **free), replace(base.vocabulary, text_size=shape.text_size)
     try:
-        validate(RunConfig(model=model, vocabulary=vocabulary))  # whatever the layout of the other run
+        # Whatever the layout of the other run.
+        validate(RunConfig(model=model, vocabulary=vocabulary, freeze=base.freeze))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} is of no model: {error}") from error
     return replace(base, model=model, vocabulary=vocabulary)

@@ -18,6 +18,7 @@ from mars_megatron.config.schema import FreezeConfig, RunConfig
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 EXPERTS = ("text", "visual")
+TEXT_ALONE = ("text",)
 SHARED = "shared"
 
 # Sizes by name, as in `Row.shape`; those of the vocabulary differ by expert.
@@ -220,10 +221,11 @@ def _name(pattern: str, names: dict[str, object], keep: bool = False) -> str:
 def _experts(row: Row, config: RunConfig) -> Sequence[str]:
     """Whose parameter it is in this model."""
     model, numbers = config.model, {expert: getattr(config.experts, expert) for expert in EXPERTS}
+    apart = TEXT_ALONE if model.shared_experts and row.shape[0] != "vocabulary" else EXPERTS
     if row.when == "norm":
         return EXPERTS if model.expert_norms else (SHARED,)
     if row.when == "projection":
-        return EXPERTS if model.expert_output_projection else (SHARED,)
+        return apart if model.expert_output_projection else (SHARED,)
     exists = {
         "always": lambda expert: True,
         "bias": lambda expert: model.qkv_bias,
@@ -232,7 +234,7 @@ def _experts(row: Row, config: RunConfig) -> Sequence[str]:
         "routed": lambda expert: numbers[expert] > 1,
         "conditioned": lambda expert: expert == "visual" and numbers[expert] > 1 and config.router.condition == "text",
     }[row.when]
-    return [expert for expert in EXPERTS if exists(expert)]
+    return [expert for expert in apart if exists(expert)]
 
 
 def is_trained(parameter: Parameter, freeze: FreezeConfig) -> bool:

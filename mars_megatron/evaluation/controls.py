@@ -13,9 +13,18 @@ Pair = Experts | FeedForward
 
 
 def expert_pairs(model: MARSModel) -> list[Pair]:
-    """Every module that has a `text` and a `visual` expert; the tables of ids are no experts."""
+    """Every module that has a `text` and a `visual` expert; the tables of ids are no experts.
+
+    Raises:
+        ValueError: The model has no visual experts.
+    """
     pairs = (module for module in model.modules() if isinstance(module, (Experts, FeedForward)))
-    return [pair for pair in pairs if isinstance(pair, FeedForward) or not pair.is_shared]
+    found = [pair for pair in pairs if isinstance(pair, FeedForward) or not pair.is_shared]
+    if any(pair.visual is pair.text for pair in found):
+        raise ValueError(
+            "model.shared_experts is true: controls exchange text and visual experts, and this model has one for both"
+        )
+    return found
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from mars_megatron.config.yaml_io import to_dict
 from mars_megatron.evaluation.captions import caption_accuracy
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.completion import completion_accuracy, read_facts
-from mars_megatron.evaluation.controls import swap_experts, visual_from_text
+from mars_megatron.evaluation.controls import expert_pairs, swap_experts, visual_from_text
 from mars_megatron.evaluation.labels import LabelledImages, LabelWords, read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import Fidelity, check_prompts, prompt_fidelity
 from mars_megatron.evaluation.request import EvaluationRequest
@@ -50,6 +50,8 @@ class Evaluation:
             self.loaded = load_for_inference(
                 request.checkpoint, request.tensor, request.overrides, device=request.device
             )
+            if request.controls:
+                expert_pairs(self.loaded.model)
             self.sampler = Sampler(self.loaded)
             resolution = self.loaded.config.image.resolution
             self.real = read_labelled_images(request.images, resolution) if request.images else None

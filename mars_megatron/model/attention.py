@@ -28,6 +28,7 @@ class SemVIEAttention(MegatronModule):
         layer_number: Number of the layer on this rank, from 1.
         groups: Process groups.
         shared_projection: One output projection for both modalities.
+        visual_is_text: The text experts serve both modalities.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class SemVIEAttention(MegatronModule):
         layer_number: int,
         groups: ProcessGroupCollection,
         shared_projection: bool,
+        visual_is_text: bool = False,
     ) -> None:
         super().__init__(config)
         self.heads = HeadLayout.of_rank(config, groups.tp.size())
@@ -72,9 +74,15 @@ class SemVIEAttention(MegatronModule):
                 tp_group=groups.tp,
             )
 
-        self.linear_qkv = Experts(config, qkv, groups.tp)
-        self.qk_norm = Experts(config, lambda: QKNorm(config, self.heads), groups.tp) if config.qk_layernorm else None
-        self.linear_proj = Experts(config, projection, groups.tp, shared=shared_projection)
+        def norm() -> nn.Module:
+            return QKNorm(config, self.heads)
+
+        one = visual_is_text
+        self.linear_qkv = Experts(config, qkv, groups.tp, visual_is_text=one)
+        self.qk_norm = Experts(config, norm, groups.tp, visual_is_text=one) if config.qk_layernorm else None
+        self.linear_proj = Experts(
+            config, projection, groups.tp, shared=shared_projection, visual_is_text=one and not shared_projection
+        )
         # A module; annotated by what the layer asks of it.
         self.core_attention: CoreAttention = backend.core_attention(config, layer_number)
 

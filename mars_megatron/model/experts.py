@@ -60,9 +60,10 @@ class Experts(MegatronModule):
 
     Args:
         config: megatron-core configuration.
-        build: Makes one module; called twice, or once when shared.
+        build: Makes one module; called twice, or once when one serves both modalities.
         tp_group: Tensor-parallel group (used when sharding checkpoints).
         shared: One module, called `shared`, serves both modalities.
+        visual_is_text: One module, called `text` as a language model's is, serves both; not with `shared`.
     """
 
     def __init__(
@@ -71,15 +72,20 @@ class Experts(MegatronModule):
         build: Callable[[], nn.Module],
         tp_group: torch.distributed.ProcessGroup,
         shared: bool = False,
+        visual_is_text: bool = False,
     ) -> None:
         super().__init__(config)
+        assert not (shared and visual_is_text)
         self.tp_group = tp_group
         self.is_shared = shared
         if shared:
             self.shared = build()
         else:
             self.text = build()
-            self.visual = build()
+            if visual_is_text:
+                serve_visual_by_text(self)
+            else:
+                self.visual = build()
 
     def forward(self, rows: Rows) -> Rows:
         """Apply each expert to its rows. Modules returning (output, bias) must return no bias."""
@@ -87,6 +93,11 @@ class Experts(MegatronModule):
         with rows.text_grad():
             text = _output(text_expert(rows.text))
         return rows.with_parts(text, _output(visual_expert(rows.visual)))
+
+
+def serve_visual_by_text(experts: nn.Module) -> None:
+    """Let `experts.visual` be the module `experts.text`, whose parameters then have one name and one place."""
+    object.__setattr__(experts, "visual", experts.text)  # nn.Module's own would register it a second time
 
 
 def _output(result: Tensor | tuple[Tensor, Tensor | None]) -> Tensor:

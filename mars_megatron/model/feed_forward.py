@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mars_megatron.config.schema import ExpertsConfig, RouterConfig
 from mars_megatron.model.backends import Backend
-from mars_megatron.model.experts import Rows
+from mars_megatron.model.experts import Rows, serve_visual_by_text
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.router import Router
 from mars_megatron.model.text_condition import TextCondition
@@ -91,6 +91,7 @@ class FeedForward(MegatronModule):
         experts: Experts per modality.
         router: Learned routing among them.
         layer_number: Number of the layer on this pipeline stage, from 1.
+        visual_is_text: The text expert serves both modalities; one expert each.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class FeedForward(MegatronModule):
         experts: ExpertsConfig,
         router: RouterConfig,
         layer_number: int,
+        visual_is_text: bool = False,
     ) -> None:
         super().__init__(config)
         self.tp_group, self.ep_size = groups.tp, groups.ep.size()
@@ -131,7 +133,11 @@ class FeedForward(MegatronModule):
             return MLP(config, submodules, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp)
 
         self.text = build(experts.text, conditioned=False)
-        self.visual = build(experts.visual, conditioned)
+        if visual_is_text:
+            assert experts.text == experts.visual == 1
+            serve_visual_by_text(self)
+        else:
+            self.visual = build(experts.visual, conditioned)
 
     def forward(self, rows: Rows, plan: DispatchPlan, cache: KVCache | None = None) -> Rows:
         """Apply each modality's experts to its rows.

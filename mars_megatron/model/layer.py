@@ -48,6 +48,7 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         backend: Linears and core attention.
         expert_norms: Separate norms per modality.
         expert_output_projection: Separate attention output projections per modality.
+        shared_experts: The text experts serve both modalities.
         experts: FFN experts per modality.
         router: Learned routing among them.
         text_is_frozen: Text experts and their norms are not trained.
@@ -63,6 +64,7 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         backend: Backend,
         expert_norms: bool,
         expert_output_projection: bool,
+        shared_experts: bool,
         experts: ExpertsConfig,
         router: RouterConfig,
         text_is_frozen: bool,
@@ -76,10 +78,10 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         self.text_is_frozen = text_is_frozen
         self.input_norm = build_norm(config, groups, expert_norms)
         self.attention = SemVIEAttention(
-            config, backend, layer_number, groups, shared_projection=not expert_output_projection
+            config, backend, layer_number, groups, not expert_output_projection, visual_is_text=shared_experts
         )
         self.pre_mlp_norm = build_norm(config, groups, expert_norms)
-        self.mlp = FeedForward(config, backend, groups, experts, router, layer_number)
+        self.mlp = FeedForward(config, backend, groups, experts, router, layer_number, visual_is_text=shared_experts)
 
     def forward(
         self,

@@ -66,6 +66,7 @@ class MARSModel(MegatronModule):
                 "backend": self.backend,
                 "expert_norms": config.model.expert_norms,
                 "expert_output_projection": config.model.expert_output_projection,
+                "shared_experts": config.model.shared_experts,
                 "experts": config.experts,
                 "router": config.router,
                 "text_is_frozen": self.text_is_frozen,

@@ -136,6 +136,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "shared projection": {"model.expert_output_projection": False},
     "loss by modality": {"loss.vocabulary": "modality", "loss.text_weight": 3.0},
     "everything trained": {"freeze.text": False, "freeze.norms": False},
+    "shared experts": {
+        "model.shared_experts": True,
+        "model.qk_norm": True,
+        "freeze.text": False,
+        "freeze.norms": False,
+    },
     "language model": {"freeze.text": False, "freeze.visual": True, "freeze.norms": False},
 }
 

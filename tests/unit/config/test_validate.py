@@ -29,6 +29,7 @@ SAMPLING = dict(
     data__image_tokenizer="vq",
 )
 SUPER_RESOLUTION = dict(data__tasks=TaskWeights(sr=1.0), image__low_resolution=8, data__micro_batch_tokens=90)
+SHARED = dict(model__shared_experts=True, freeze__text=False)
 LLAMA3 = dict(model__rope_scaling__type="llama3", model__rope_scaling__factor=8.0)
 
 # (the contradiction, the setting that must be named, what must be said to be accepted)
@@ -75,6 +76,11 @@ REJECTED = [
         "a multiple of parallel.tensor x parallel.expert, which is 4",
     ),
     ({**SAMPLING, "parallel__expert": 2}, "parallel.expert", "1, sampling runs on tensor parallelism alone"),
+    (SHARED | dict(experts__visual=2), "experts.visual", "1, because model.shared_experts is true"),
+    (SHARED | dict(experts__text=2, experts__visual=2), "experts.text", "1, because model.shared_experts is true"),
+    (SHARED | dict(parallel__expert=2), "parallel.expert", "1, because model.shared_experts is true"),
+    (SHARED | dict(model__expert_norms=True), "model.expert_norms", "false, because model.shared_experts is true"),
+    (SHARED | dict(freeze__text=True), "freeze.text", "false, because model.shared_experts is true"),
     (dict(model__num_layers=0), "model.num_layers", "1 or more"),
     (dict(model__num_query_groups=3), "model.num_attention_heads", "a multiple of model.num_query_groups, which is 3"),
     (dict(model__hidden_size=130), "model.hidden_size", "a multiple of model.num_attention_heads"),
@@ -209,6 +215,8 @@ def test_a_contradiction_is_named_with_value_and_remedy(settings, named, accepte
         dict(data__tasks=TaskWeights(t2i=1.0, i2t=0.0)),
         dict(data__tasks=TaskWeights(t2i=0.0, i2t=0.0, text=1.0)),
         SUPER_RESOLUTION,
+        SHARED,
+        SHARED | dict(freeze__norms=False, model__expert_output_projection=False, model__qk_norm=True),
         dict(data__blend=(CorpusConfig("a", 0.0), CorpusConfig("b", 2.0, TaskWeights(interleaved=1.0)))),
         dict(
             data__blend=(CorpusConfig("a", 0.0), CorpusConfig("b")),

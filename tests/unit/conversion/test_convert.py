@@ -51,6 +51,17 @@ def test_settings_that_options_decide(made_language_model: Made, tmp_path: Path,
         init_from_hf(made_language_model("qwen2"), tmp_path / "start", overrides=[*SETTINGS, setting])
 
 
+def test_shared_experts_start_from_a_language_model_and_are_not_exported(
+    made_language_model: Made, tmp_path: Path
+) -> None:
+    source, start = made_language_model("qwen2"), tmp_path / "start"
+    init_from_hf(source, start, overrides=[*SETTINGS, "--model.shared_experts=true", "--freeze.text=false"])
+    result = compare(*open_both(source, start))
+    assert result.num_compared > 10 and not result.problems
+    with refused(tmp_path / "exported", f"{start} has model.shared_experts true", "accepted here: false"):
+        export_hf(start, tmp_path / "exported")
+
+
 def test_text_tokenizer_that_is_not_there(made_language_model: Made, tmp_path: Path) -> None:
     with refused(tmp_path / "start", "text tokenizer there does not exist"):
         settings = [*SETTINGS, "--data.text_tokenizer=there"]

@@ -38,6 +38,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "norms of experts": {"model.expert_norms": True},
     "one projection": {"model.expert_output_projection": False},
+    "shared experts": {"model.shared_experts": True, "model.qk_norm": True, "freeze.text": False},
+    "shared experts, one projection": {
+        "model.shared_experts": True,
+        "model.expert_output_projection": False,
+        "freeze.text": False,
+    },
     "several experts": {"experts.text": 2, "experts.visual": 4},
     "several visual experts": {"experts.visual": 3, "router.condition": "text"},
     "qk norm": {"model.qk_norm": True, "model.expert_norms": True},

@@ -123,6 +123,17 @@ def test_controls_of_routed_experts(control) -> None:
     assert changed_frozen_tensors(model, base) == []
 
 
+@pytest.mark.parametrize("control", [swap_experts, visual_from_text])
+def test_controls_need_experts_of_each_modality(control) -> None:
+    config = replace(
+        CONFIG, model=replace(CONFIG.model, shared_experts=True), freeze=replace(CONFIG.freeze, text=False)
+    )
+    platform.initialize("auto")
+    (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+    with pytest.raises(ValueError, match=r"model\.shared_experts is true"), control(model):
+        pass
+
+
 def test_text_is_preserved_by_training(trained: MARSModel) -> None:
     samples = [[1, 2, 3], [FILLER], list(range(16))]
     base = new_model()

@@ -238,6 +238,22 @@ def test_start_from_another_run(base: RunConfig, tmp_path: Path) -> None:
     assert first.grad_norm > 0
 
 
+def test_shared_experts_start_from_the_language_model_of_semvie(base: RunConfig, tmp_path: Path) -> None:
+    source = Trainer(configured(base, freeze__text=False, training__steps=1, checkpoint__dir=tmp_path / "source"))
+    source.run()
+    shared = configured(base, model__shared_experts=True, freeze__text=False, checkpoint__init_from=tmp_path / "source")
+    trainer, theirs = Trainer(shared), parameters(source)
+    for name, value in parameters(trainer).items():
+        if ".visual." not in name:
+            assert torch.equal(value, theirs[name]), name
+    semvie = Trainer(configured(shared, model__shared_experts=False))
+    assert trainer.evaluate() == semvie.evaluate(), "copies compute the same"
+    assert trainer._step().loss == semvie._step().loss
+    assert trainer._step().loss != semvie._step().loss
+    with pytest.raises(ValueError, match=r"model\.shared_experts is True, the checkpoint has False"):
+        Trainer(configured(shared, checkpoint__init_visual="keep"))
+
+
 def test_settings_are_checked_before_anything_is_trained(base: RunConfig, run_folder: Path) -> None:
     with pytest.raises(ValueError, match="training.global_batch_size"):
         Trainer(dataclasses.replace(base, training=dataclasses.replace(base.training, global_batch_size=0)))
