@@ -20,13 +20,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where everything is written")
     parser.add_argument("--variants", type=int, default=32, help="pictures written of each training digit")
+    parser.add_argument("--resolution", type=int, default=16, help="height and width of the pictures, in pixels")
     parser.add_argument("--documents", type=int, default=6000, help="text documents for the base language model")
     parser.add_argument("--seed", type=int, default=0, help="seed of variants and text")
     options = parser.parse_args()
     root = Path(options.output)
 
-    write_digits(root / "train", corpus.captions, split="train", variants=options.variants, seed=options.seed)
-    write_digits(root / "held_out", corpus.captions, split="held_out", seed=options.seed)
+    size, seed = options.resolution, options.seed
+    write_digits(root / "train", corpus.captions, split="train", variants=options.variants, resolution=size, seed=seed)
+    write_digits(root / "held_out", corpus.captions, split="held_out", resolution=size, seed=seed)
     texts = corpus.documents(options.documents, options.seed)
     _write_lines(root / "text" / "captions.jsonl", ({"text": text} for text in texts))
     vocabulary = [caption for digit in range(10) for caption in corpus.captions(digit)] * 5

@@ -48,7 +48,7 @@ def vary(
     *,
     degrees: float = 10.0,
     scale: float = 0.1,
-    shift: float = 1.5,
+    shift: float = 1.5 / 16,
 ) -> torch.Tensor:
     """Turn, scale, stretch and shift every image a little, each in its own way.
 
@@ -59,7 +59,7 @@ def vary(
         generator: Of the draws.
         degrees: Largest turn either way.
         scale: Largest relative change of size; the width changes by up to half of it more.
-        shift: Largest move in each direction, in pixels.
+        shift: Largest move in each direction, as a share of the picture.
 
     Returns:
         uint8 [N, C, H, W]; what comes in at the edges is black.
@@ -70,7 +70,7 @@ def vary(
 
     angle, height = draw(math.radians(degrees)), 1 + draw(scale)
     width = height * (1 + draw(scale / 2))
-    move_x, move_y = draw(2 * shift / images.shape[3]), draw(2 * shift / images.shape[2])
+    move_x, move_y = draw(2 * shift), draw(2 * shift)
     rows = (
         torch.stack([angle.cos() / width, -angle.sin() / width, move_x], dim=1),
         torch.stack([angle.sin() / height, angle.cos() / height, move_y], dim=1),
