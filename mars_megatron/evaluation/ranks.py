@@ -1,0 +1,38 @@
+"""Sharing scoring among the ranks of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+def my_share(count: int) -> range:
+    """Numbers below `count` that this rank works on; those of all ranks together are all of them."""
+    return range(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
+
+
+def score_shared(count: int, score: Callable[[Sequence[int]], Sequence[float]]) -> list[float]:
+    """Scores of `count` things, each computed on one rank; every rank must call it, and gets all.
+
+    Args:
+        count: How many there are.
+        score: Gives the scores of the things with these numbers.
+    """
+    mine = my_share(count)
+    part = [float(value) for value in score(mine)] if len(mine) else []
+    assert len(part) == len(mine), (len(part), len(mine))
+    ranks = torch.distributed.get_world_size()
+    parts: list[list[float]] = [part] * ranks
+    torch.distributed.all_gather_object(parts, part)
+    whole = [0.0] * count
+    for rank, values in enumerate(parts):
+        whole[rank::ranks] = values
+    return whole
+
+
+def on_rank_0(value: object) -> object:
+    """What rank 0 passes, on every rank."""
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,47 @@
+"""Texts to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from mars_megatron.generation.prompts import read_prompts
+from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.records import Refused
+from mars_megatron.indexing.sources.fields import parse_json, read_captions
+from mars_megatron.indexing.sources.folder import captions_file
+
+Item = TypeVar("Item")
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The prompts of a file, or the first caption of each image of an image-text folder.
+
+    Raises:
+        ValueError: It is neither, a line is damaged, or there is no text in it.
+    """
+    if not Path(path).is_dir():
+        return [prompt.text for prompt in read_prompts(path)]
+    file = captions_file(path)
+    texts = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = parse_json(line)
+            captions = read_captions(fields, BuildOptions()) if "image" in fields else []
+        except Refused as refused:
+            raise ValueError(f"{file} line {number}: {refused.detail}") from refused
+        if captions:
+            texts.append(captions[0][0])
+    if not texts:
+        raise ValueError(f"{file} has no caption of an image")
+    return texts
+
+
+def spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most `limit` items, spread evenly over all; 0 for all of them."""
+    if not limit or len(items) <= limit:
+        return list(items)
+    return [items[number * len(items) // limit] for number in range(limit)]
