@@ -108,10 +108,11 @@ def _inception_weights(path: str) -> Path:
             f"extractor inception needs the weights {weights}, which do not exist; put {INCEPTION_WEIGHTS} of the "
             f"torch-fidelity releases there, or name another file with inception:PATH; accepted besides: {ACCEPTED}"
         )
-    if find_spec("torch_fidelity") is None:
+    missing = [package for package in ("torch_fidelity", "torchvision") if find_spec(package) is None]
+    if missing:
         raise ValueError(
-            "extractor inception needs torch-fidelity (pip install torch-fidelity), or give the path of a TorchScript "
-            f"Inception; accepted: {ACCEPTED}"
+            f"extractor inception needs {' and '.join(missing)} (pip install torch-fidelity), or give the path of a "
+            f"TorchScript Inception; accepted: {ACCEPTED}"
         )
     return weights
 

@@ -50,3 +50,12 @@ def mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: 
     means = (counts @ (w * x)) / (counts @ w)
     low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Estimate(float((w * x).sum() / w.sum()), float(low), float(high), len(x))
+
+
+def mean_of_groups(values: Sequence[float], size: int) -> Estimate:
+    """Mean whose interval is over groups of `size` values in a row.
+
+    Images of one prompt are no independent observations of a score over prompts.
+    """
+    assert len(values) % size == 0, (len(values), size)
+    return mean([sum(values[start : start + size]) / size for start in range(0, len(values), size)])

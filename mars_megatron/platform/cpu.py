@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 _CPU = torch.device("cpu")
 _FACTORIES = ("arange", "empty", "full", "ones", "rand", "randint", "randn", "tensor", "zeros")
@@ -204,6 +205,9 @@ def enable() -> None:
         )
     # jit_fuser decorates functions with torch.compile, which would start a compiler on the first call.
     torch._dynamo.config.disable = True
+    # torch.device("meta") and its like know the factories by their functions, and list them when first used: the list
+    # must have the true ones, which the patched ones call. Else transformers leaves buffers of loaded models unset.
+    _device_constructors()
     for patch in PATCHES:
         owner = _resolve(patch.owner)
         setattr(owner, patch.name, patch.build(getattr(owner, patch.name)))

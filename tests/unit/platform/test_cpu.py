@@ -106,3 +106,11 @@ def test_the_device_generator_is_the_cpu_one() -> None:
         assert torch.equal(torch.rand(4), first)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(4), first)
+
+
+@on_cpu
+def test_device_contexts_hold_for_patched_factories() -> None:
+    platform.initialize("cpu")
+    with torch.device("meta"):
+        made = [torch.arange(3), torch.zeros(3), torch.tensor([1.0]), torch.full((2,), 3), torch.empty(2, device="cpu")]
+    assert [value.device.type for value in made] == ["meta"] * 4 + ["cpu"]
