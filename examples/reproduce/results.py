@@ -1,0 +1,65 @@
+"""What the runs left behind: curves over steps by arm and seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runs import ARMS, SEEDS, Run, all_runs
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of every run, its lines of validation and of measures.
+
+    Args:
+        validation: By name of the run: the lines of metrics.jsonl of the validation split.
+        measures: By name of the run: the lines of measures.jsonl.
+    """
+
+    validation: dict[str, list[dict[str, Any]]]
+    measures: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Results:
+        """Read the results of all runs of the table.
+
+        Raises:
+            ValueError: A run is not finished or not measured.
+        """
+        validation, measures = {}, {}
+        for run in all_runs():
+            folder = run_dir / "runs" / run.name
+            for name in ("finished", "measures.jsonl"):
+                if not (folder / name).exists():
+                    raise ValueError(f"{folder / name} is not there; run examples/reproduce/run.sh again to go on")
+            lines = _lines(folder / "metrics.jsonl")
+            validation[run.name] = [line for line in lines if line["split"] == "validation"]
+            measures[run.name] = _lines(folder / "measures.jsonl")
+        return cls(validation, measures)
+
+    def likelihood(self, arm: str) -> tuple[list[int], np.ndarray]:
+        """(steps, nats per image token [seeds, steps]) on held-out handwriting: codes and the end of the image."""
+        by_seed = [self.validation[_name(arm, seed)] for seed in SEEDS]
+        return [line["step"] for line in by_seed[0]], np.array([[line["loss_t2i"] for line in one] for one in by_seed])
+
+    def measured(self, arm: str, what: str, value: str, key: str = "step") -> tuple[list[float], np.ndarray]:
+        """(keys, values [seeds, keys]) of one kind of measures."""
+        by_seed = [[line for line in self.measures[_name(arm, seed)] if line["what"] == what] for seed in SEEDS]
+        return [line[key] for line in by_seed[0]], np.array([[line[value] for line in one] for one in by_seed])
+
+
+def _name(arm: str, seed: int) -> str:
+    (found,) = (run.name for run in all_runs() if (run.arm, run.seed) == (arm, seed))
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+__all__ = ["ARMS", "SEEDS", "Results", "Run"]

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Asks the paper's questions again at small scale and writes results.md with its plots.
+#
+#   bash examples/reproduce/run.sh
+#
+# Run again after an interruption, it goes on where it stopped; delete RUN_DIR to start over.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+: "${RUN_DIR:=runs/reproduce}" # everything is written here
+: "${JOBS:=2}"                 # training runs at the same time, each on one core
+
+# shellcheck source=examples/common.sh
+source examples/common.sh
+
+digits=$RUN_DIR/digits
+# Pictures, tokenizers and the language model of the quickstart.
+RUN_DIR=$digits UNTIL=language_model bash examples/quickstart.sh
+phase index_held_out "$digits/index/held_out.json" python tools/index_data.py build \
+    --input "$digits/data/held_out" --output "$digits/index/held_out" --resolution 16 \
+    --text-tokenizer "$digits/text.model" --image-tokenizer "$digits/image_tokenizer"
+python examples/reproduce/train.py --run-dir "$RUN_DIR" --jobs "$JOBS"
+python examples/reproduce/measure.py --run-dir "$RUN_DIR"
+python examples/reproduce/report.py --run-dir "$RUN_DIR"

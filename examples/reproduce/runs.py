@@ -1,0 +1,75 @@
+"""The training runs that the questions need: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SEEDS = (1, 2, 3)
+STEPS = 1200
+CURVE_INTERVAL = 100  # steps between validations
+KEPT_INTERVAL = 200  # steps between checkpoints; all are kept, for the curves over steps
+
+# Text-to-image alone.
+T2I: dict[str, object] = {"data.tasks.t2i": 1.0, "data.tasks.i2t": 0.0}
+# Text experts and norms trained too.
+TEXT: dict[str, object] = {"freeze.text": False, "freeze.norms": False}
+SHARED: dict[str, object] = {**TEXT, "model.shared_experts": True}
+# The paper's model, that with the text expert trained too, and one set of parameters for both modalities; then the
+# first and the last of them with captioning beside text-to-image, as the recipe has it.
+ARMS: dict[str, dict[str, object]] = {
+    "frozen": T2I,
+    "trained": {**T2I, **TEXT},
+    "shared": {**T2I, **SHARED},
+    "joint_frozen": {},
+    "joint_shared": SHARED,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Args:
+        name: Its folder below RUN_DIR/runs.
+        arm: What is compared.
+        seed: Seed of the data (order, tasks, captions); the parameters start from the same language model.
+        settings: Dotted settings that differ from the recipe `digits`.
+    """
+
+    name: str
+    arm: str
+    seed: int
+    settings: dict[str, object] = field(default_factory=dict)
+
+    def options(self, run_dir: Path) -> list[str]:
+        """The arguments of mars_megatron.train."""
+        digits = run_dir / "digits"
+        settings: dict[str, object] = {
+            "data.path": digits / "index" / "images",
+            "data.validation_path": digits / "index" / "held_out",
+            "data.text_tokenizer": digits / "text.model",
+            "data.image_tokenizer": digits / "image_tokenizer",
+            "data.cache_dir": run_dir / "plans",
+            "data.seed": self.seed,
+            "training.seed": self.seed,
+            "training.steps": STEPS,
+            "training.eval_interval": CURVE_INTERVAL,
+            "training.eval_batches": 16,
+            "checkpoint.init_from": digits / "base",
+            "checkpoint.dir": run_dir / "runs" / self.name,
+            "checkpoint.interval": KEPT_INTERVAL,
+            "checkpoint.keep": 0,
+            "logging.progress": False,
+            **self.settings,
+        }
+        values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+        return ["--recipe", "digits", *(f"--{name}={value}" for name, value in values.items())]
+
+
+def all_runs() -> Iterator[Run]:
+    """Every run, seeds outermost, so that a first answer is there early."""
+    for seed in SEEDS:
+        for arm, settings in ARMS.items():
+            yield Run(f"{arm}_{seed}", arm, seed, settings)
