@@ -1,6 +1,7 @@
 """Distributed checkpoints of a run."""
 
+from mars_megatron.checkpoint.compatible import read_config
 from mars_megatron.checkpoint.folders import latest, resolve
-from mars_megatron.checkpoint.store import Position, load, load_model, read_config, save
+from mars_megatron.checkpoint.store import Position, load, load_model, load_optimizer, save
 
-__all__ = ["Position", "latest", "load", "load_model", "read_config", "resolve", "save"]
+__all__ = ["Position", "latest", "load", "load_model", "load_optimizer", "read_config", "resolve", "save"]

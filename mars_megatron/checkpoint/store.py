@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,20 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron.checkpoint import folders
+from mars_megatron.checkpoint.compatible import (
+    CONFIG_FILE,
+    check_has_optimizer,
+    check_same_model,
+    check_same_optimizer,
+    check_same_training,
+)
 from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
-from mars_megatron.config import from_yaml, to_yaml
+from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.initialization import start_new_slots
 from mars_megatron.model.mars import MARSModel
 
-CONFIG_FILE = "config.yaml"
 # How the tensors are cut and named; saved in the checkpoint too.
 CONTENT = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -180,12 +185,10 @@ def load(
         ValueError: the checkpoint is of another model shape, or its optimiser state is of another kind.
     """
     saved = check_same_model(folder, config)
-    _check_same_training(folder, saved, config)
-    if "optimizer" not in dist_checkpointing.load_common_state_dict(str(folder)):
-        raise ValueError(
-            f"{folder} holds parameters alone and cannot be resumed; start a new run from it with checkpoint.init_from "
-            "and another checkpoint.dir"
-        )
+    check_same_training(folder, saved, config)
+    check_has_optimizer(
+        folder, "cannot be resumed; start a new run from it with checkpoint.init_from and another checkpoint.dir"
+    )
     metadata = _metadata(groups)
     model = _sharded_model(chunks, metadata)
     request: dict[str, Any] = {
@@ -206,62 +209,32 @@ def load(
     return Position(**state["position"])
 
 
-def _check_same_training(folder: Path, saved: RunConfig, config: RunConfig) -> None:
-    """Compare what decides which optimiser state exists, and what the data position counts.
+def load_optimizer(
+    path: str | Path,
+    config: RunConfig,
+    groups: ProcessGroupCollection,
+    chunks: Sequence[MARSModel],
+    optimizer: MegatronOptimizer,
+) -> None:
+    """Load the optimiser's moments and master weights alone, under any layout; called by every rank.
 
-    Raises:
-        ValueError: naming every setting that differs.
-    """
-    names = [f"freeze.{name}" for name in asdict(config.freeze)]
-    names += ["training.precision", "parallel.distributed_optimizer"]
-    names += ["data.validation_path", "data.validation_fraction", "data.tasks", "data.caption_dropout"]
-    names += ["data.micro_batch_tokens", "data.pack_by_task", "data.too_long", "data.seed"]
-    if not config.parallel.distributed_optimizer:
-        # Its state is kept by the number of a parameter, which expert parallelism changes.
-        names.append("parallel.expert")
-    differences = _differences(saved, config, names)
-    if differences:
-        raise ValueError(
-            f"{folder} cannot be resumed: {'; '.join(differences)}. Use its settings, or start a new run "
-            "from it with checkpoint.init_from and another checkpoint.dir"
-        )
-
-
-def _differences(saved: RunConfig, config: RunConfig, names: Sequence[str]) -> list[str]:
-    """One line for each dotted setting that differs."""
-    pairs = [(name, attrgetter(name)(config), attrgetter(name)(saved)) for name in names]
-    return [f"{name} is {ours}, the checkpoint has {theirs}" for name, ours, theirs in pairs if ours != theirs]
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The configuration saved in a checkpoint."""
-    return from_yaml(folder / CONFIG_FILE)
-
-
-def check_same_model(folder: Path, config: RunConfig, *, image: bool = True, visual: bool = True) -> RunConfig:
-    """Compare what decides the model's parameters with a checkpoint's settings; returns its configuration.
+    With them come the settings that the optimiser had; see `apply_settings`.
 
     Args:
-        folder: The checkpoint.
-        config: The run that loads it.
-        image: Compare the image size as well. Parameters alone fit any (positions are rotary).
-        visual: Compare the visual experts as well.
+        path: A checkpoint, or the folder of a run (its latest checkpoint), whose parameters the chunks have.
+        config: The run that loads.
+        groups: Process groups.
+        chunks: This rank's model chunks (unwrapped).
+        optimizer: Filled.
 
     Raises:
-        ValueError: naming every setting that differs.
+        ValueError: The checkpoint has no optimiser state, or one of another kind.
     """
-    names = [f"{section}.{name}" for section in ("model", "vocabulary") for name in asdict(getattr(config, section))]
-    names = [name for name in names if not name.endswith("init_std")] + ["experts.text"]
-    if image:
-        names += [f"image.{name}" for name in asdict(config.image)]
-    if visual:
-        names += ["experts.visual", "router.condition"]
-    else:
-        names.remove("model.shared_experts")
-    if config.experts.text > 1 or (visual and config.experts.visual > 1):
-        names.append("router.top_k")
-    saved = read_config(folder)
-    differences = _differences(saved, config, names)
-    if differences:
-        raise ValueError(f"{folder} is a checkpoint of another model: " + "; ".join(differences))
-    return saved
+    folder = folders.resolve(path)
+    check_same_optimizer(folder, check_same_model(folder, config, image=False), config)
+    check_has_optimizer(folder, "no optimiser state; set checkpoint.init_optimizer to fresh")
+    metadata = _metadata(groups)
+    model = _sharded_model(chunks, metadata)
+    request = {"optimizer": optimizer.sharded_state_dict(_merged(model), is_loading=True, metadata=metadata)}
+    state = dist_checkpointing.load(request, str(folder))
+    optimizer.load_state_dict(fit_optimizer_state(state["optimizer"], folder, optimizer))

@@ -38,8 +38,9 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from tqdm import tqdm
 
 from mars_megatron.checkpoint import folders
+from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.mapped import map_tensor
-from mars_megatron.checkpoint.store import CONFIG_FILE, CONTENT, Position
+from mars_megatron.checkpoint.store import CONTENT, Position
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
 from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
 from mars_megatron.config import to_yaml

@@ -17,6 +17,7 @@ from mars_megatron.recipes import RECIPES, get_recipe
 
 DESCRIPTION = """Settings come from the recipe, then from the YAML file, then from the options below: the later wins.
 The defaults shown are those of the chosen recipe and file."""
+INIT_FROM = "--checkpoint.init_from"
 
 
 def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatron.train") -> RunConfig:
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatro
         if chosen.config:
             defaults = build(defaults, read_yaml(chosen.config), source=chosen.config)
         parser = build_parser(defaults, prog=prog, description=DESCRIPTION, parents=[first])
-        config = instantiate(parser, parser.parse_args(rest))
+        config = instantiate(parser, parser.parse_args([*rest, *_init_from(chosen, rest)]))
         world_size = os.environ.get("WORLD_SIZE")
         if chosen.print_config:
             print(to_yaml(config), end="")
@@ -67,10 +68,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), world_size: int
     return validate(override(from_yaml(path), overrides), world_size)
 
 
+def _init_from(chosen: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """The setting for which --init-from is short.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    if not chosen.init_from:
+        return []
+    if any(argument.split("=")[0] == INIT_FROM for argument in rest):
+        raise ValueError(f"--init-from is {chosen.init_from!r}; accepted: nothing, because {INIT_FROM} is given too")
+    return [INIT_FROM, chosen.init_from]
+
+
 def _first_parser() -> argparse.ArgumentParser:
     """The options that decide the defaults of all the others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default="tiny", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--config", default="", metavar="FILE", help="YAML file of settings, complete or partial")
+    parser.add_argument(
+        "--init-from", default="", metavar="CHECKPOINT", help=f"short for {INIT_FROM}: start from another run's end"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and exit")
     return parser

@@ -267,10 +267,12 @@ class CheckpointConfig:
         dir: Folder of the run: checkpoints, logs, resolved config. A complete checkpoint in it is resumed.
         interval: Steps between checkpoints; 0 saves only at the end.
         keep: Newest complete checkpoints to keep; 0 keeps all.
-        init_from: Checkpoint folder to take the first parameters from, with a fresh optimiser.
+        init_from: Checkpoint folder to take the first parameters from.
         init_visual: What init_from gives the visual side. copy: the checkpoint is a language model; visual experts
             become copies of its text experts and image rows its mean text row. keep: the checkpoint is a MARS of an
             earlier stage, whose visual experts are taken as they are.
+        init_optimizer: What init_from gives the optimiser. fresh: nothing. keep, with init_visual keep: its moments
+            and master weights; schedule and position in the data start anew.
     """
 
     dir: str = ""
@@ -278,6 +280,7 @@ class CheckpointConfig:
     keep: int = 2
     init_from: str = ""
     init_visual: Literal["copy", "keep"] = "copy"
+    init_optimizer: Literal["fresh", "keep"] = "fresh"
 
 
 @dataclass(frozen=True)
@@ -311,6 +314,8 @@ class GenerationConfig:
         seed: Seed of the random draws.
         batch_size: Prompts sampled at once (guidance doubles it).
         max_caption_tokens: Longest caption generated.
+        text_temperature: Softmax temperature of the text of documents in which the model writes and draws
+            (tools/interleave.py), whose codes have `temperature`; 0 is greedy.
     """
 
     guidance: float = 3.0
@@ -320,6 +325,7 @@ class GenerationConfig:
     seed: int = 0
     batch_size: int = 64
     max_caption_tokens: int = 64
+    text_temperature: float = 1.0
 
 
 @dataclass(frozen=True)

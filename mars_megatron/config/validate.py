@@ -44,6 +44,11 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
         if training:
             named = config.data.path != "" or len(config.data.blend) > 0
             problems.check(named, "data.path", "the prefix of an index made by tools/index_data.py, or set data.blend")
+            problems.check(
+                config.checkpoint.init_optimizer == "fresh" or config.checkpoint.init_from != "",
+                "checkpoint.init_optimizer",
+                "fresh, because checkpoint.init_from is empty",
+            )
             # The ranks of a tensor-parallel group would each train the experts on all of the group's tokens.
             problems.check(
                 config.parallel.tensor == 1 or config.parallel.sequence or not uses_expert_layers(config),
@@ -267,6 +272,12 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
     problems.check(
         checkpoint.interval <= 0 or checkpoint.dir != "", "checkpoint.interval", "0, because checkpoint.dir is empty"
     )
+    if checkpoint.init_optimizer == "keep":
+        problems.check(
+            checkpoint.init_visual == "keep",
+            "checkpoint.init_optimizer",
+            "fresh, because checkpoint.init_visual is copy: there is no optimiser state of parameters that are copied",
+        )
     if logging.sample_interval <= 0:
         return
     needs = {
@@ -288,7 +299,7 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
 
 def _generation(config: RunConfig, problems: Problems) -> None:
     generation = config.generation
-    problems.at_least(0, "generation.guidance", "generation.temperature", "generation.seed")
+    problems.at_least(0, "generation.guidance", "generation.temperature", "generation.text_temperature", "generation.seed")
     problems.at_least(1, "generation.batch_size", "generation.max_caption_tokens")
     codes = config.vocabulary.codebook_size
     problems.check(0 <= generation.top_k <= codes, "generation.top_k", f"from 0 to the {codes} codes")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mars_megatron.checkpoint import read_config, resolve
-from mars_megatron.checkpoint.store import check_same_model
+from mars_megatron.checkpoint.compatible import check_same_model
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.config.yaml_io import to_dict
 from mars_megatron.evaluation.captions import caption_accuracy

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mars_megatron import platform
-from mars_megatron.checkpoint import Position, latest, load, load_model, save
+from mars_megatron.checkpoint import Position, latest, load, load_model, load_optimizer, save
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data import Batch
@@ -70,7 +70,9 @@ class Trainer:
         self.position = Position()
         if checkpoint is not None:
             self.position = load(checkpoint, config, self.groups, self.chunks, self.optimizer, self.scheduler)
-            apply_settings(self.optimizer, config)
+        elif config.checkpoint.init_optimizer == "keep":
+            load_optimizer(config.checkpoint.init_from, config, self.groups, self.chunks, self.optimizer)
+        apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
         self.feed = Feed(config, self.vocabulary, self.groups)
         self.position = replace(self.position, data_order=self.feed.check_order(self.position))

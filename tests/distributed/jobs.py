@@ -86,11 +86,13 @@ def save_every_step(run: dict[str, Any]) -> None:
 
 
 def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
-    """Resume each run from the checkpoint in its folder; the losses to the end."""
+    """Resume each run from the checkpoint in its folder, or start it with the optimiser of another; the losses to the
+    end."""
     results = []
     for run in runs:
         trainer = Trainer(tiny_config(run))
-        assert trainer.position.step > 0, "nothing was resumed"
+        starts = trainer.config.checkpoint.init_optimizer == "keep"
+        assert starts or trainer.position.step > 0, "nothing was resumed"
         results.append(_train(trainer))
     return results
 

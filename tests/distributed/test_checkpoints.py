@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,26 +95,55 @@ def saved(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return root, result
 
 
-def _resume(root: Path, corpus: str, num_ranks: int) -> dict[tuple[str, str], list[float]]:
-    """Resume every (source, target) pair whose target has `num_ranks` ranks, in one process per rank."""
-    targets = [target for target in LAYOUTS if LAYOUTS[target][0] == num_ranks]
-    pairs = [(source, target) for target in targets for source in LAYOUTS if target in _targets(source)]
-    runs = [_run(source, target, corpus, root) for source, target in pairs]
-    return dict(zip(pairs, run_ranks(num_ranks, "resume", {"runs": runs}), strict=True))
+def _start(source: str, layout: str, corpus: str, root: Path) -> dict[str, Any]:
+    """A new run that takes parameters and optimiser of the one saved under `source`."""
+    start = {"init_from": str(root / source), "init_visual": "keep", "init_optimizer": "keep", "dir": ""}
+    run = _run(source, layout, corpus, root) | {f"checkpoint.{name}": value for name, value in start.items()}
+    return {**run, "training.steps": 4, "data.seed": 5}
+
+
+Resumed = Callable[[int], tuple[dict[tuple[str, str], list[float]], dict[str, list[float]]]]
+
+
+@pytest.fixture(scope="module")
+def resumed(saved: tuple[Path, dict[str, list[float]]], corpus: str) -> Resumed:
+    """On a number of ranks, in one process per rank: the losses of every (source, target) pair whose target has them,
+    resumed, and of runs that were started with the optimiser of the one rank's, by their layout."""
+    root, _ = saved
+
+    @cache
+    def on(num_ranks: int) -> tuple[dict[tuple[str, str], list[float]], dict[str, list[float]]]:
+        targets = [target for target in LAYOUTS if LAYOUTS[target][0] == num_ranks]
+        pairs = [(source, target) for target in targets for source in LAYOUTS if target in _targets(source)]
+        starts = [target for target in targets if target in ALL_PAIRS]
+        runs = [_run(source, target, corpus, root) for source, target in pairs]
+        runs += [_start("one", target, corpus, root) for target in starts]
+        losses = run_ranks(num_ranks, "resume", {"runs": runs})
+        return dict(zip(pairs, losses[: len(pairs)], strict=True)), dict(zip(starts, losses[len(pairs) :], strict=True))
+
+    return on
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_resumed_losses_equal_the_uninterrupted_run(
-    saved: tuple[Path, dict[str, list[float]]], corpus: str, num_ranks: int
+    saved: tuple[Path, dict[str, list[float]]], resumed: Resumed, num_ranks: int
 ) -> None:
-    root, uninterrupted = saved
-    for (source, target), losses in _resume(root, corpus, num_ranks).items():
+    _, uninterrupted = saved
+    for (source, target), losses in resumed(num_ranks)[0].items():
         expected = uninterrupted[source]
         assert len(losses) == len(expected) >= (5 if source in ALL_PAIRS else 2)
         if source == target:
             assert losses == expected, f"{source} is not bitwise equal after resuming"
         else:
             assert losses == pytest.approx(expected, rel=1e-4), f"{source} resumed as {target}"
+
+
+def test_a_kept_optimizer_is_the_same_under_every_layout(resumed: Resumed) -> None:
+    expected = resumed(1)[1]["one"]
+    for num_ranks in (2, 4):
+        for layout, losses in resumed(num_ranks)[1].items():
+            assert losses == pytest.approx(expected, rel=1e-4), layout
+    assert len(resumed(2)[1]) == 4
 
 
 def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: Path) -> None:

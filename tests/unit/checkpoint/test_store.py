@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mars_megatron.checkpoint import Position, load, load_model, read_config, save
+from mars_megatron.checkpoint.compatible import check_same_model, check_same_training
 from mars_megatron.checkpoint.rng import rng_state, set_rng_state
-from mars_megatron.checkpoint.store import _check_same_training, check_same_model
 from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import CheckpointConfig, ImageConfig, ModelConfig, RunConfig
@@ -177,15 +177,15 @@ def test_what_may_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", ["--freeze.norms=False", "--data.seed=5", "--training.precision=bf16"])
 def test_a_run_goes_on_as_it_began(tmp_path: Path, changed: str) -> None:
     with pytest.raises(ValueError, match=rf"cannot be resumed: {changed[2:].split('=')[0]} is .*, the checkpoint has"):
-        _check_same_training(tmp_path, CONFIG, override(CONFIG, [changed]))
-    _check_same_training(tmp_path, CONFIG, override(CONFIG, ["--optimizer.lr=0.5", "--training.steps=9"]))
+        check_same_training(tmp_path, CONFIG, override(CONFIG, [changed]))
+    check_same_training(tmp_path, CONFIG, override(CONFIG, ["--optimizer.lr=0.5", "--training.steps=9"]))
 
 
 def test_a_plain_optimizer_keeps_its_expert_parallelism(tmp_path: Path) -> None:
     plain = override(CONFIG, ["--parallel.distributed_optimizer=False"])
     with pytest.raises(ValueError, match=r"parallel\.expert is 2, the checkpoint has 1"):
-        _check_same_training(tmp_path, plain, override(plain, ["--parallel.expert=2"]))
-    _check_same_training(tmp_path, CONFIG, override(CONFIG, ["--parallel.expert=2"]))
+        check_same_training(tmp_path, plain, override(plain, ["--parallel.expert=2"]))
+    check_same_training(tmp_path, CONFIG, override(CONFIG, ["--parallel.expert=2"]))
 
 
 def test_no_configuration_beside_the_tensors(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_recipe_then_file_then_overrides(partial, monkeypatch, override_first):
     assert config.model == recipe.model != RunConfig().model
 
 
+@pytest.mark.parametrize("option", [["--init-from", "runs/one"], ["--init-from=runs/one"]])
+def test_the_short_form_of_the_start(option, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("checkpoint: {init_from: runs/other, init_visual: keep}\n")
+    config = parse([*DATA, "--config", str(file), *option])
+    assert config == parse([*DATA, "--config", str(file), "--checkpoint.init_from", "runs/one"])
+    assert (config.checkpoint.init_from, config.checkpoint.init_visual) == ("runs/one", "keep")
+
+
 def test_overrides_of_every_kind():
     config = parse(
         [
@@ -83,6 +92,7 @@ def test_overrides_of_every_kind():
         (["--model.num_layer", "3"], "unrecognized arguments: --model.num_layer 3"),  # no abbreviations
         (["--parallel.tensors=3"], "unrecognized arguments: --parallel.tensors=3"),
         (["--model.num_layers", "many"], "model.num_layers"),
+        (["--init-from", "a", "--checkpoint.init_from=b"], "--init-from is 'a'; accepted: nothing, because"),
         (["--recipe", "huge"], "--recipe is 'huge'; accepted: tiny, "),
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["--parallel.tensor", "3"], "accepted: a multiple of parallel.tensor, which is 3"),

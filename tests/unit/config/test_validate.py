@@ -171,6 +171,7 @@ REJECTED = [
     (dict(training__backend="transformer_engine"), "training.precision", "bf16 with training.backend"),
     (dict(checkpoint__keep=-1), "checkpoint.keep", "0 or more"),
     (dict(checkpoint__interval=5), "checkpoint.interval", "0, because checkpoint.dir is empty"),
+    (dict(checkpoint__init_optimizer="keep"), "checkpoint.init_optimizer", "fresh, because checkpoint.init_visual is"),
     (dict(logging__interval=0), "logging.interval", "1 or more"),
     (SAMPLING | dict(logging__sample_prompts=()), "logging.sample_prompts", "one or more prompts"),
     (SAMPLING | dict(logging__sample_prompts=("a", "")), "logging.sample_prompts", "none empty"),
@@ -185,6 +186,7 @@ REJECTED = [
         "local",
     ),
     (dict(generation__guidance=-1.0), "generation.guidance", "0 or more"),
+    (dict(generation__text_temperature=-1.0), "generation.text_temperature", "0 or more"),
     (dict(generation__top_k=257), "generation.top_k", "from 0 to the 256 codes"),
     (dict(generation__top_p=0.0), "generation.top_p", "above 0, up to 1"),
     (dict(generation__batch_size=0), "generation.batch_size", "1 or more"),
@@ -296,6 +298,14 @@ def test_only_training_needs_data():
     validate(changed(data__path="corpus/train"), training=True)
     with pytest.raises(ValueError, match=r"data\.path is ''; accepted: the prefix"):
         validate(RunConfig(), training=True)
+
+
+def test_a_kept_optimizer_is_that_of_a_checkpoint():
+    kept = changed(data__path="corpus/train", checkpoint__init_visual="keep", checkpoint__init_optimizer="keep")
+    validate(kept)  # a recipe, for example
+    with pytest.raises(ValueError, match=r"checkpoint\.init_optimizer is 'keep'; accepted: fresh, because .* is empty"):
+        validate(kept, training=True)
+    validate(with_setting(kept, ["checkpoint", "init_from"], "runs/one"), training=True)
 
 
 def test_the_types_of_a_corpus_are_checked():

@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from mars_megatron.checkpoint import Position, folders, latest, read_config
+from mars_megatron.checkpoint.streaming import write_checkpoint
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.conversion.formats import open_checkpoint
+from mars_megatron.conversion.parts import as_parameters
 from mars_megatron.training import Trainer
+from mars_megatron.training.optimizer import apply_settings
 from mars_megatron.training.signals import StopRequest
 from tests.distributed.corpus import write_corpus
 
@@ -236,6 +240,57 @@ def test_start_from_another_run(base: RunConfig, tmp_path: Path) -> None:
         if ".visual." in name and name.startswith("decoder"):
             assert (value - theirs[name.replace(".visual.", ".text.")]).abs().max() < 3 * trainer._lr(), name
     assert first.grad_norm > 0
+
+
+@pytest.mark.parametrize("case", [{}, {"training__precision": "bf16"}, {"parallel__distributed_optimizer": False}])
+def test_a_kept_optimizer_goes_on(base: RunConfig, tmp_path: Path, case: dict[str, Any]) -> None:
+    """Under the schedule, the settings and the data position of the new run."""
+    flat = {"optimizer__lr": 0.01, "optimizer__min_lr": 0.01, "optimizer__warmup_ratio": 0.0}
+    source = Trainer(configured(base, **case, **flat, training__steps=3, checkpoint__dir=tmp_path / "source"))
+    source.run()
+    start = {"checkpoint__init_from": tmp_path / "source", "checkpoint__init_visual": "keep"}
+    next_stage = configured(base, **case, **start, optimizer__lr=0.02, optimizer__beta1=0.5)
+    fresh = Trainer(next_stage)
+    kept = Trainer(configured(next_stage, checkpoint__init_optimizer="keep"))
+    assert consumed(kept) == (0, 0) and kept.scheduler.num_steps == 0
+    for name, value in parameters(source).items():
+        assert torch.equal(value, parameters(kept)[name]) and torch.equal(value, parameters(fresh)[name]), name
+    # The source goes on with the new run's data and settings.
+    going_on = configured(source.config, optimizer__lr=0.02, optimizer__min_lr=1e-5, optimizer__beta1=0.5)
+    source.train_batches, source.scheduler = fresh._per_chunk(fresh.feed.batches("train")), fresh.scheduler
+    source.scheduler.optimizer = source.optimizer
+    apply_settings(source.optimizer, going_on)
+    for _ in range(2):
+        assert kept._step() == source._step()
+    expected = parameters(source)
+    for name, value in parameters(kept).items():
+        assert torch.equal(value, expected[name]), name
+    other = Trainer(next_stage)
+    other._step()
+    other._step()
+    moved = [name for name, value in parameters(other).items() if not torch.equal(value, expected[name])]
+    assert set(moved) == {name for name, value in other.chunks[0].named_parameters() if value.requires_grad}
+
+
+def test_an_optimizer_that_cannot_be_kept(base: RunConfig, tmp_path: Path) -> None:
+    source = Trainer(configured(base, training__steps=1, checkpoint__dir=tmp_path / "source"))
+    source.run()
+    kept = {"checkpoint__init_visual": "keep", "checkpoint__init_optimizer": "keep"}
+    start = configured(base, checkpoint__init_from=tmp_path / "source", **kept)
+    for setting, value in {
+        "freeze__norms": False,
+        "training__precision": "bf16",
+        "parallel__distributed_optimizer": False,
+    }.items():
+        name = setting.replace("__", ".")
+        with pytest.raises(ValueError, match=rf"is of another kind: {name} is .*, the checkpoint has .*init_optimizer"):
+            Trainer(configured(start, **{setting: value}))
+    step = tmp_path / "converted" / "step_00000000"
+    config = dataclasses.replace(source.config, checkpoint=dataclasses.replace(base.checkpoint, dir=""))
+    parts = as_parameters(open_checkpoint(tmp_path / "source").parts, config)
+    write_checkpoint(step.parent, config, 0, parts, progress=False)
+    with pytest.raises(ValueError, match="holds parameters alone and no optimiser state"):
+        Trainer(configured(start, checkpoint__init_from=step.parent))
 
 
 def test_shared_experts_start_from_the_language_model_of_semvie(base: RunConfig, tmp_path: Path) -> None:
