@@ -67,16 +67,23 @@ class Sampler:
 
         Replicas of the model share the work.
         """
-        texts = [self.text_tokenizer.encode(prompt) for prompt in prompts for _ in range(num_per_prompt)]
+        texts = [prompt for prompt in prompts for _ in range(num_per_prompt)]
+        return self.sample_each(texts, range(len(texts)), progress=progress)
+
+    def sample_each(self, texts: Sequence[str], indices: Sequence[int], *, progress: bool = False) -> torch.Tensor:
+        """Codes int64 [len(texts), grid] of one image for each text; `indices` are those of `generate_images`.
+
+        Replicas of the model share the work.
+        """
         _, config, groups, vocabulary = self.loaded
         replicas, mine = groups.dp.size(), range(groups.dp.rank(), len(texts), groups.dp.size())
         codes = generate_images(
             self.loaded.model,
-            [texts[index] for index in mine],
+            [self.text_tokenizer.encode(texts[number]) for number in mine],
             vocabulary,
             self.grid[0] * self.grid[1],
             config.generation,
-            indices=mine,
+            indices=[indices[number] for number in mine],
             progress=progress,
         )
         if replicas == 1:
