@@ -49,15 +49,15 @@ def sample_lengths(plan: DispatchPlan) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """New tokens of the same modality for each sample: the plan is the same in every step, only ids change.
+    """New tokens for each sample, of modalities that are known: the plan stays the same while only ids change.
 
     Args:
         template: Batch with the plan of a step, on the device of the model.
-        id_offset: What is taken off a joined id to get a row of the table.
+        id_offset: What is taken off a joined id to get a row of its table; int64 [num_samples] if they differ.
     """
 
     template: Batch
-    id_offset: int
+    id_offset: int | torch.Tensor
 
     @classmethod
     def build(
@@ -76,6 +76,22 @@ class DecodeStep:
         input_ids = torch.zeros(plan.num_rows, dtype=torch.int64)
         offset = vocabulary.text_size if modality == VISUAL else 0
         return cls(_batch(plan, input_ids, plan.sequence_to_sorted).to(device), offset)
+
+    @classmethod
+    def mixed(
+        cls,
+        modalities: Sequence[int],
+        vocabulary: Vocabulary,
+        row_multiple: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> DecodeStep:
+        """The step in which each sample goes on with one token, of its own modality."""
+        ends = torch.arange(len(modalities) + 1, dtype=torch.int32)
+        modality = torch.tensor(modalities, dtype=torch.uint8)
+        plan = build_plan(modality, ends, row_multiple=row_multiple)
+        input_ids = torch.zeros(plan.num_rows, dtype=torch.int64)
+        offset = modality.long() * vocabulary.text_size
+        return cls(_batch(plan, input_ids, plan.sequence_to_sorted).to(device), offset.to(device))
 
     def batch(self, ids: torch.Tensor) -> Batch:
         """The batch that feeds joined ids int64 [num_samples * num_tokens], those of the first sample first."""

@@ -31,6 +31,12 @@ class KVCache:
         self.is_empty = False
         assert int(self.lengths.max()) <= self.max_length, "the cache is too short for these samples"
 
+    def rewind(self, sample: int, length: int) -> None:
+        """Forget all tokens of a sample but its first `length`."""
+        assert 0 <= length <= int(self.lengths[sample]), (length, self.lengths)
+        self.lengths = self.lengths.clone()
+        self.lengths[sample] = length
+
     def start_positions(self, device: torch.device) -> Tensor:
         """int64 [num_samples]: position of the first token of the coming forward pass."""
         return self.lengths.to(device)

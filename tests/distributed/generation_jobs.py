@@ -24,6 +24,7 @@ from mars_megatron.config.schema import (
 from mars_megatron.generation import Sampler, generate_captions, generate_images, load_for_inference, upscale
 from mars_megatron.generation.batches import pack_samples
 from mars_megatron.generation.decoding import Decoder, inference, row_multiple
+from mars_megatron.generation.joint import Joint, Request, write_and_draw
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.ops import VISUAL
 from mars_megatron.platform.parallel import initialize_parallel, shut_down
@@ -87,6 +88,26 @@ def of_super_resolution(tensor: int, sequence: bool, routed: bool) -> dict[str, 
         draw_routers(model)
         found[str(next_k)] = upscale(model, low, PROMPTS, model.vocabulary, image, SETTINGS).tolist()
     return found
+
+
+def of_documents(tensor: int, sequence: bool, routed: bool) -> list[list[int]]:
+    """What a random model that likes to draw adds to documents with and without images."""
+    platform.initialize("auto")
+    config = replace(CONFIG, parallel=ParallelConfig(tensor=tensor, sequence=sequence))
+    if routed:
+        config = replace(config, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
+    (model,) = build_model(config, initialize_parallel(config.parallel, 1))
+    draw_routers(model)
+    vocabulary = model.vocabulary
+    row = vocabulary.image_row(vocabulary.boi)
+    rows_of_rank = vocabulary.padded_image_size // tensor
+    if model.tp_group.rank() == row // rows_of_rank:
+        with torch.no_grad():
+            model.head.visual.weight[row % rows_of_rank] *= 8
+    image = [vocabulary.boi, *range(30, 34), vocabulary.eoi]
+    beginnings = [[3, 4, 5], [*image, 7], [9, *image, *image], [8]]
+    requests = [Request(ids, seed, 2, 12) for seed, ids in enumerate(beginnings)]
+    return write_and_draw(model, requests, Joint(vocabulary, 4, EOS, 29), replace(SETTINGS, text_temperature=2.0))
 
 
 def of_checkpoint(path: str) -> dict[str, Any]:

@@ -35,6 +35,10 @@ def super_resolution(tensor: int, sequence: bool, routed: bool) -> tuple[str, di
     return "of_super_resolution", {"tensor": tensor, "sequence": sequence, "routed": routed}
 
 
+def documents(tensor: int, sequence: bool, routed: bool) -> tuple[str, dict[str, Any]]:
+    return "of_documents", {"tensor": tensor, "sequence": sequence, "routed": routed}
+
+
 def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["codes"] == expected["codes"]
     assert found["captions"] == expected["captions"]
@@ -67,13 +71,15 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             tensor,
             data,
             *(super_resolution(2, sequence=True, routed=routed) for routed in (False, True)),
+            *(documents(2, sequence=not routed, routed=routed) for routed in (False, True)),
         ],
         tmp_path,
     )
     one = {"tensor": 1, "sequence": False}
     large = [super_resolution(1, sequence=False, routed=routed) for routed in (False, True)]
-    random_model, routed_model, loaded_model, sampled, *upscaled = launch(
-        1, [("of_layout", one), ("of_layout", {**one, "routed": True}), load, data, *large], tmp_path
+    mixed = [documents(1, sequence=False, routed=routed) for routed in (False, True)]
+    random_model, routed_model, loaded_model, sampled, *upscaled, written, routed_written = launch(
+        1, [("of_layout", one), ("of_layout", {**one, "routed": True}), load, data, *large, *mixed], tmp_path
     )
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4
     assert random_model["difference"] < 1e-4
@@ -84,4 +90,7 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
     check_same(two[3], routed_model)
     check_same(two[4], loaded_model)
     assert len(sampled) == 15 and two[5] == two[6] == sampled
-    assert two[7:] == upscaled and len({tuple(codes) for found in upscaled for codes in found["4"]}) == 8
+    assert two[9:] == [written, routed_written] and written != routed_written
+    boi = 45
+    assert sum(ids.count(boi) for ids in written) >= 2 and sum(token < 29 for ids in written for token in ids) >= 4
+    assert two[7:9] == upscaled and len({tuple(codes) for found in upscaled for codes in found["4"]}) == 8

@@ -1,0 +1,260 @@
+"""Joint generation: a model goes on writing, and draws where it begins an image by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from mars_megatron.config.schema import GenerationConfig
+from mars_megatron.generation.decoding import agree, inference
+from mars_megatron.generation.mixed_decoding import MixedDecoder
+from mars_megatron.huggingface.sampling_mars import draw, guide, uniforms
+from mars_megatron.model import MARSModel
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+# What the next token of a document is.
+WORD, CODE, END_OF_IMAGE, NOTHING = range(4)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One document to go on with.
+
+    Args:
+        ids: Joined ids that it begins with: text, and whole images as BOI codes EOI, in any order; not empty.
+        seed: Seed of its random numbers, which depend on nothing else.
+        max_images: Most images that it may draw.
+        max_text_tokens: Most text tokens that it may write, images aside; it ends there.
+        stop_after_image: It ends behind its first image.
+    """
+
+    ids: Sequence[int]
+    seed: int = 0
+    max_images: int = 1
+    max_text_tokens: int = 64
+    stop_after_image: bool = False
+
+
+@dataclass(frozen=True)
+class Joint:
+    """What holds for all documents of a model.
+
+    Args:
+        vocabulary: Layout of the joined ids.
+        num_codes: Codes of an image.
+        eos_id: End-of-text id of the text tokenizer.
+        num_text_ids: Text ids that may occur are those below it, where the tokenizer has fewer than the model.
+    """
+
+    vocabulary: Vocabulary
+    num_codes: int
+    eos_id: int
+    num_text_ids: int
+
+
+def write_and_draw(
+    model: MARSModel,
+    requests: Sequence[Request],
+    joint: Joint,
+    config: GenerationConfig,
+    *,
+    progress: bool = False,
+) -> list[list[int]]:
+    """Continue each document until EOS, until its text is as long as it may be, or behind an image.
+
+    In text any text id can be drawn, and BOI while images are left; after BOI exactly `num_codes` codes, and nothing
+    else; EOI follows by itself, and text again. With guidance, a code is compared with the same image without anything
+    in front of it. Every tensor-parallel rank must call it, and gets the same. What a document gets does not depend on
+    the others.
+
+    Args:
+        model: The whole model (parallel.pipeline 1); put back in the mode it came in.
+        requests: The documents.
+        joint: Ids and sizes.
+        config: Guidance and temperature of codes, text_temperature, top_k, top_p, batch_size.
+        progress: Show a progress bar on rank 0.
+
+    Returns:
+        The new joined ids of each, without EOS; images are whole, BOI codes EOI.
+
+    Raises:
+        ValueError: The model is split over pipeline stages, or a request is empty or allows nothing.
+    """
+    for number, request in enumerate(requests):
+        _check(request, f"request {number}")
+    written: list[list[int]] = []
+    hidden = not progress or torch.distributed.get_rank() != 0
+    with inference(model), tqdm(total=len(requests), desc="write and draw", unit="document", disable=hidden) as bar:
+        for start in range(0, len(requests), config.batch_size):
+            part = requests[start : start + config.batch_size]
+            written += _Batch(model, part, joint, config).run()
+            bar.update(len(part))
+    return written
+
+
+def _check(request: Request, name: str) -> None:
+    if not request.ids:
+        raise ValueError(f"{name} is empty; accepted: text, images, or both")
+    for setting, least in (("max_text_tokens", 1), ("max_images", 0), ("seed", 0)):
+        value = getattr(request, setting)
+        if value < least:
+            raise ValueError(f"{setting} of {name} is {value}; accepted: {least} or more")
+
+
+class _Document:
+    """What was written of one request, and what comes next.
+
+    Args:
+        request: The request.
+        joint: Ids and sizes.
+    """
+
+    def __init__(self, request: Request, joint: Joint) -> None:
+        self.joint = joint
+        self.stop_after_image = request.stop_after_image
+        self.images_left, self.words_left, self.codes_left = request.max_images, request.max_text_tokens, 0
+        self.expects = WORD
+        self.written: list[int] = []
+        num_draws = request.max_text_tokens + request.max_images * (joint.num_codes + 1)
+        self.noise = uniforms(request.seed, [0], num_draws)[0].tolist()
+        self.num_drawn = 0
+
+    def next_noise(self) -> float:
+        """The next random number."""
+        self.num_drawn += 1
+        return self.noise[self.num_drawn - 1]
+
+    def take(self, token: int) -> None:
+        """Go on with a joined id that was drawn."""
+        if self.expects == WORD and token == self.joint.eos_id:
+            self.expects = NOTHING
+            return
+        self.written.append(token)
+        if self.expects == CODE:
+            self.codes_left -= 1
+            self.expects = CODE if self.codes_left else END_OF_IMAGE
+            if self.expects == END_OF_IMAGE and self.stop_after_image:
+                self.end_image()
+        elif token == self.joint.vocabulary.boi:
+            self.images_left -= 1
+            self.codes_left, self.expects = self.joint.num_codes, CODE
+        else:
+            self.words_left -= 1
+            self.expects = WORD if self.words_left else NOTHING
+
+    def end_image(self) -> None:
+        """Go on with EOI, which is not drawn."""
+        self.written.append(self.joint.vocabulary.eoi)
+        self.expects = NOTHING if self.stop_after_image else WORD
+
+
+class _Batch:
+    """Some documents decoded together.
+
+    Args:
+        model, requests, joint, config: Of `write_and_draw`.
+    """
+
+    def __init__(self, model: MARSModel, requests: Sequence[Request], joint: Joint, config: GenerationConfig) -> None:
+        self.model, self.joint, self.config = model, joint, config
+        self.documents = [_Document(request, joint) for request in requests]
+        vocabulary = joint.vocabulary
+        most = max(request.max_text_tokens + request.max_images * (joint.num_codes + 2) for request in requests)
+        self.decoder = MixedDecoder(model, vocabulary, [request.ids for request in requests], most)
+        self.unconditional: MixedDecoder | None = None
+        if config.guidance != 1 and any(request.max_images for request in requests):
+            self.unconditional = MixedDecoder(model, vocabulary, [[vocabulary.boi]] * len(requests), joint.num_codes)
+
+    def run(self) -> list[list[int]]:
+        """The new ids of each document."""
+        documents, eos_id = self.documents, self.joint.eos_id
+        logits = self.decoder.start()
+        if self.unconditional is not None:
+            self.first_unconditional = self.unconditional.start()
+        without = None
+        while True:
+            self._draw(logits, without)
+            going = [document.expects != NOTHING for document in documents]
+            if not any(going):
+                return [document.written for document in documents]
+            last = [document.written[-1] if on else eos_id for document, on in zip(documents, going, strict=True)]
+            logits = self.decoder.step(last, going)
+            without = self._step_unconditional(last)
+
+    def _draw(self, logits: torch.Tensor, without: torch.Tensor | None) -> None:
+        """Give every document its next token.
+
+        Args:
+            logits: fp32 [documents, vocabulary.size].
+            without: The same of the images without anything in front of them, where guidance is on.
+        """
+        words, codes, ends = (
+            [number for number, document in enumerate(self.documents) if document.expects == kind]
+            for kind in (WORD, CODE, END_OF_IMAGE)
+        )
+        drawn = torch.cat((self._words(logits, words), self._codes(logits, without, codes)))
+        ids = agree(drawn, self.model).tolist()
+        for number, token in zip(words + codes, ids, strict=True):
+            self.documents[number].take(token)
+        for number in ends:
+            self.documents[number].end_image()
+
+    def _words(self, logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """Joined ids of text, or BOI, for these documents."""
+        boi, config = self.joint.vocabulary.boi, self.config
+        device = logits.device
+        chosen = logits[rows]
+        begins = chosen[:, boi : boi + 1]
+        full = [self.documents[number].images_left == 0 for number in rows]
+        begins = begins.masked_fill(torch.tensor(full, dtype=torch.bool, device=device)[:, None], float("-inf"))
+        num_text = self.joint.num_text_ids
+        columns = draw(
+            torch.cat((chosen[:, :num_text], begins), dim=1),
+            self._noise(rows, device),
+            temperature=config.text_temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        )
+        return torch.where(columns == num_text, boi, columns)
+
+    def _codes(self, logits: torch.Tensor, without: torch.Tensor | None, rows: list[int]) -> torch.Tensor:
+        """Joined ids of codes for these documents."""
+        vocabulary, config = self.joint.vocabulary, self.config
+        columns = slice(vocabulary.text_size, vocabulary.text_size + vocabulary.codebook_size)
+        chosen = logits[rows, columns]
+        if without is not None:
+            chosen = guide(chosen, without[rows, columns], config.guidance)
+        codes = draw(
+            chosen,
+            self._noise(rows, logits.device),
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        )
+        return vocabulary.code_to_id(codes)
+
+    def _noise(self, rows: list[int], device: torch.device) -> torch.Tensor:
+        numbers = [self.documents[number].next_noise() for number in rows]
+        return torch.tensor(numbers, dtype=torch.float64, device=device)
+
+    def _step_unconditional(self, last: list[int]) -> torch.Tensor | None:
+        """Logits [documents, vocabulary.size] of images alone; rows of documents that draw nothing mean nothing."""
+        if self.unconditional is None:
+            return None
+        boi = self.joint.vocabulary.boi
+        inside = [
+            document.expects == CODE and token != boi for document, token in zip(self.documents, last, strict=True)
+        ]
+        for number, (document, token) in enumerate(zip(self.documents, last, strict=True)):
+            if document.expects == CODE and token == boi:
+                self.unconditional.rewind(number, 1)
+        if not any(inside):
+            return self.first_unconditional
+        # Whoever is not inside an image is fed a token of the same modality, which it does not keep.
+        fed = [token if within else boi for token, within in zip(last, inside, strict=True)]
+        logits = self.unconditional.step(fed, inside)
+        within = torch.tensor(inside, device=logits.device)
+        return torch.where(within[:, None], logits, self.first_unconditional)

@@ -1,0 +1,70 @@
+"""Decoding samples of which some write while others draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mars_megatron import platform
+from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
+from mars_megatron.generation.decoding import row_multiple
+from mars_megatron.model import KVCache, MARSModel
+from mars_megatron.ops import TEXT, VISUAL
+from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+
+class MixedDecoder:
+    """Decodes some samples together whose next tokens may be of different modalities.
+
+    A plan is made when the modalities are not those of the step before: while all go on as they did, a step costs what
+    it costs where the modality never changes.
+
+    Args:
+        model: The whole model (one pipeline stage).
+        vocabulary: Layout of the joined ids.
+        samples: Joined ids that each sample begins with; lengths may differ.
+        max_new_tokens: How many tokens each sample is given at most.
+    """
+
+    def __init__(
+        self, model: MARSModel, vocabulary: Vocabulary, samples: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> None:
+        self.model = model
+        self.vocabulary = vocabulary
+        self._prompt = pack_samples(samples, vocabulary, row_multiple(model))
+        # One place more, for what a sample is fed that does not go on.
+        self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens + 1)
+        self._modalities: list[int] = []
+        self._step: DecodeStep | None = None
+
+    def start(self) -> torch.Tensor:
+        """Read the beginnings; fp32 logits [samples, vocabulary.size] of the first new tokens."""
+        logits = self.model(self._prompt.to(platform.device()), cache=self._cache, return_logits=True)
+        self._cache.advance(sample_lengths(self._prompt.plan))
+        return logits
+
+    def step(self, ids: Sequence[int], goes_on: Sequence[bool]) -> torch.Tensor:
+        """Read one token of each sample.
+
+        Args:
+            ids: Joined id for each sample.
+            goes_on: Whether the sample keeps it. One that does not is where it was after the step, and its logits mean
+                nothing.
+
+        Returns:
+            fp32 logits [samples, vocabulary.size] of the next ones.
+        """
+        modalities = [VISUAL if token >= self.vocabulary.text_size else TEXT for token in ids]
+        device = platform.device()
+        if self._step is None or modalities != self._modalities:
+            self._step = DecodeStep.mixed(modalities, self.vocabulary, row_multiple(self.model), device)
+            self._modalities = modalities
+        batch = self._step.batch(torch.tensor(ids, device=device))
+        logits = self.model(batch, cache=self._cache, return_logits=True)
+        self._cache.advance(torch.tensor(goes_on, dtype=torch.int64))
+        return logits
+
+    def rewind(self, sample: int, length: int) -> None:
+        """Go back to the first `length` tokens of a sample without text."""
+        self._cache.rewind(sample, length)
