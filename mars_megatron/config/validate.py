@@ -299,7 +299,9 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
 
 def _generation(config: RunConfig, problems: Problems) -> None:
     generation = config.generation
-    problems.at_least(0, "generation.guidance", "generation.temperature", "generation.text_temperature", "generation.seed")
+    problems.at_least(
+        0, "generation.guidance", "generation.temperature", "generation.text_temperature", "generation.seed"
+    )
     problems.at_least(1, "generation.batch_size", "generation.max_caption_tokens")
     codes = config.vocabulary.codebook_size
     problems.check(0 <= generation.top_k <= codes, "generation.top_k", f"from 0 to the {codes} codes")

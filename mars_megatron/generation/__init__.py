@@ -1,6 +1,7 @@
 """Sampling: images from prompts, captions from images."""
 
 from mars_megatron.generation.captions import generate_captions
+from mars_megatron.generation.documents import Document
 from mars_megatron.generation.grid import image_grid
 from mars_megatron.generation.images import generate_images
 from mars_megatron.generation.load import LoadedModel, load_for_inference
@@ -10,6 +11,7 @@ from mars_megatron.generation.super_resolution import upscale
 from mars_megatron.generation.text import generate_text
 
 __all__ = [
+    "Document",
     "LoadedModel",
     "Prompt",
     "Sampler",

@@ -17,6 +17,7 @@ from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 # What the next token of a document is.
 WORD, CODE, END_OF_IMAGE, NOTHING = range(4)
+LEAST = {"max_text_tokens": 1, "max_images": 0, "seed": 0}  # accepted values of a request
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def write_and_draw(
         ValueError: The model is split over pipeline stages, or a request is empty or allows nothing.
     """
     for number, request in enumerate(requests):
-        _check(request, f"request {number}")
+        check_request(request, f"request {number}")
     written: list[list[int]] = []
     hidden = not progress or torch.distributed.get_rank() != 0
     with inference(model), tqdm(total=len(requests), desc="write and draw", unit="document", disable=hidden) as bar:
@@ -95,10 +96,15 @@ def write_and_draw(
     return written
 
 
-def _check(request: Request, name: str) -> None:
+def check_request(request: Request, name: str) -> None:
+    """Whether it can be gone on with.
+
+    Raises:
+        ValueError: It is empty or allows nothing.
+    """
     if not request.ids:
         raise ValueError(f"{name} is empty; accepted: text, images, or both")
-    for setting, least in (("max_text_tokens", 1), ("max_images", 0), ("seed", 0)):
+    for setting, least in LEAST.items():
         value = getattr(request, setting)
         if value < least:
             raise ValueError(f"{setting} of {name} is {value}; accepted: {least} or more")

@@ -10,7 +10,9 @@ import torch
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.generation.captions import generate_captions
+from mars_megatron.generation.documents import Document, Part, to_parts, to_request
 from mars_megatron.generation.images import generate_images
+from mars_megatron.generation.joint import Joint, check_request, write_and_draw
 from mars_megatron.generation.load import LoadedModel
 from mars_megatron.generation.text import generate_text
 from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
@@ -144,3 +146,30 @@ class Sampler:
         wholes = [self.text_tokenizer.decode([*begin, *ids]) for begin, ids in zip(beginnings, written, strict=True)]
         starts = [self.text_tokenizer.decode(begin) for begin in beginnings]
         return [whole.removeprefix(start) for whole, start in zip(wholes, starts, strict=True)]
+
+    def continue_documents(self, documents: Sequence[Document], *, progress: bool = False) -> list[list[Part]]:
+        """Go on with documents of texts and images: the model writes, begins images by itself, and draws them.
+
+        Replicas of the model share the work. The settings are those of the configuration; see `write_and_draw`.
+
+        Returns:
+            For each document the texts and images that were added.
+
+        Raises:
+            ValueError: A document is empty, allows nothing, or has an image of another size.
+        """
+        model, config, groups, vocabulary = self.loaded
+        tokenizer, (rows, columns) = self.text_tokenizer, self.grid
+        joint = Joint(vocabulary, rows * columns, tokenizer.eos_id, tokenizer.size)
+        requests = [to_request(document, tokenizer, joint) for document in documents]
+        for number, request in enumerate(requests):
+            check_request(request, f"document {number}")
+        replicas, rank = groups.dp.size(), groups.dp.rank()
+        mine = write_and_draw(model, requests[rank::replicas], joint, config.generation, progress=progress)
+        everyones: list[list[list[int]]] = [mine] * replicas
+        if replicas > 1:
+            torch.distributed.all_gather_object(everyones, mine, group=groups.dp)
+        return [
+            to_parts(everyones[number % replicas][number // replicas], document, tokenizer, vocabulary)
+            for number, document in enumerate(documents)
+        ]

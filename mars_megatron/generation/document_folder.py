@@ -1,0 +1,130 @@
+"""The folder that documents of texts and images are written to, and what of it is there already."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+RESULTS, PAGE, SETTINGS, IMAGES = "documents.jsonl", "index.html", "settings.json", "images"
+_STYLE = """\
+body { font-family: sans-serif; max-width: 60em; margin: 2em auto; }
+article { border-top: 1px solid #ccc; padding: 1em 0; }
+.given { color: #666; }
+img { min-width: 64px; image-rendering: pixelated; vertical-align: middle; margin: 0 0.3em; }
+"""
+
+
+class DocumentFolder:
+    """Documents that were finished, in the order of their prompts.
+
+    documents.jsonl has a line for each, {"number", "prompt", "parts"}; parts are {"text": ...} or {"image": ...}, a PNG
+    file in the folder. settings.json says what they were made with; index.html shows them.
+
+    Args:
+        path: The folder; made when something is written.
+        settings: What decides the results, beside the prompts; JSON values.
+        prompts: What decides the result of each document; JSON values.
+
+    Raises:
+        ValueError: It holds results of other settings or prompts.
+    """
+
+    def __init__(self, path: str | Path, settings: dict[str, Any], prompts: Sequence[dict[str, Any]]) -> None:
+        self.path = Path(path)
+        self.settings, self.prompts = settings, prompts
+        self.lines: list[dict[str, Any]] = []
+        results = self.path / RESULTS
+        if results.is_file():
+            self._check_settings()
+            self.lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+            self._check_prompts()
+
+    @property
+    def num_finished(self) -> int:
+        """How many of the first prompts have their results."""
+        return len(self.lines)
+
+    def add(self, parts: Sequence[str | torch.Tensor], given: torch.Tensor) -> None:
+        """Add the next document; `save` writes it.
+
+        Args:
+            parts: Texts and images, uint8 [height, width, 3].
+            given: The images of the prompt as the model got them, uint8 [images, height, width, 3].
+        """
+        number = len(self.lines)
+        for place, image in enumerate(given):
+            self._write_image(image, f"{number:04d}_given_{place}.png")
+        described = [
+            {"text": part} if isinstance(part, str) else {"image": self._write_image(part, f"{number:04d}_{place}.png")}
+            for place, part in enumerate(parts)
+        ]
+        self.lines.append({"number": number, "prompt": self.prompts[number], "parts": described})
+
+    def save(self) -> None:
+        """Write the lines and the page; the images are there. Each file appears complete."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write(SETTINGS, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
+        self._write(PAGE, self._page())
+        self._write(RESULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines))
+
+    def _check_settings(self) -> None:
+        file = self.path / SETTINGS
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        names = [name for name in {**found, **self.settings} if found.get(name) != self.settings.get(name)]
+        if names:
+            raise ValueError(
+                f"{self.path} holds documents of other settings ("
+                + ", ".join(f"{name} {found.get(name)!r}, now {self.settings.get(name)!r}" for name in names)
+                + "); accepted: those, or another folder"
+            )
+
+    def _check_prompts(self) -> None:
+        for line, prompt in zip(self.lines, self.prompts, strict=False):
+            if line["prompt"] != prompt:
+                raise ValueError(
+                    f"{self.path} holds another document {line['number']}: {line['prompt']}, now {prompt}; accepted: "
+                    "the same prompts, perhaps with more behind them, or another folder"
+                )
+        if len(self.lines) > len(self.prompts):
+            raise ValueError(
+                f"{self.path} holds {len(self.lines)} documents, more than the {len(self.prompts)} prompts; accepted: "
+                "the same prompts, or another folder"
+            )
+
+    def _page(self) -> str:
+        articles = "".join(self._article(line) for line in self.lines)
+        return (
+            f'<!DOCTYPE html>\n<meta charset="utf-8">\n<title>Documents</title>\n<style>\n{_STYLE}</style>\n{articles}'
+        )
+
+    def _article(self, line: dict[str, Any]) -> str:
+        number, places = line["number"], iter(range(len(line["prompt"]["parts"])))
+        given = [
+            escape(part["text"]) if "text" in part else _picture(f"{IMAGES}/{number:04d}_given_{next(places)}.png")
+            for part in line["prompt"]["parts"]
+        ]
+        added = [escape(part["text"]) if "text" in part else _picture(part["image"]) for part in line["parts"]]
+        return f'<article>\n<span class="given">{"".join(given)}</span> {"".join(added)}\n</article>\n'
+
+    def _write_image(self, image: torch.Tensor, name: str) -> str:
+        (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
+        temporary = self.path / IMAGES / f"{name}.tmp"
+        Image.fromarray(image.numpy()).save(temporary, format="PNG")
+        os.replace(temporary, temporary.with_suffix(""))
+        return f"{IMAGES}/{name}"
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f"{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+
+def _picture(source: str) -> str:
+    return f'<img src="{escape(source)}" alt="">'

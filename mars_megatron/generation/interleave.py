@@ -1,0 +1,65 @@
+"""A file of documents gone on with by a model, into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mars_megatron.checkpoint import resolve
+from mars_megatron.generation.document_folder import DocumentFolder
+from mars_megatron.generation.document_prompts import DocumentPrompt, load_documents
+from mars_megatron.generation.documents import Part
+from mars_megatron.generation.load import load_for_inference
+from mars_megatron.generation.sampler import Sampler
+
+
+def interleave(
+    checkpoint: str | Path,
+    prompts: Sequence[DocumentPrompt],
+    output: str | Path,
+    *,
+    tensor: int | None = None,
+    overrides: Sequence[str] = (),
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    progress: bool = True,
+) -> DocumentFolder:
+    """Go on with documents, a batch at a time; those that the folder holds already are left as they are.
+
+    Every rank must call it; rank 0 writes.
+
+    Args:
+        checkpoint, tensor, overrides, device: See `load_for_inference`.
+        prompts: The documents.
+        output: The folder.
+        progress: Show progress bars on rank 0.
+
+    Raises:
+        ValueError: A wrong setting, prompt or image, or the folder holds other results.
+    """
+    loaded = load_for_inference(checkpoint, tensor, overrides, device=device)
+    settings = loaded.config.generation
+    # Neither decides what is drawn; seeds and lengths are those of the prompts.
+    others = ("batch_size", "seed", "max_caption_tokens")
+    decisive = {name: value for name, value in asdict(settings).items() if name not in others}
+    described = [prompt.described() for prompt in prompts]
+    # All ranks read it before rank 0 writes: that follows the first batch, which they make together.
+    folder = DocumentFolder(output, {"checkpoint": str(resolve(checkpoint).resolve()), **decisive}, described)
+    sampler, resolution = Sampler(loaded), loaded.config.image.resolution
+    for start in range(folder.num_finished, len(prompts), settings.batch_size):
+        part = load_documents(prompts[start : start + settings.batch_size], sampler.image_tokenizer, resolution)
+        results = sampler.continue_documents([document for document, _ in part], progress=progress)
+        if os.environ.get("RANK", "0") == "0":
+            for parts, (_, given) in zip(results, part, strict=True):
+                folder.add(_decoded(parts, sampler), given)
+            folder.save()
+    return folder
+
+
+def _decoded(parts: Sequence[Part], sampler: Sampler) -> list[str | torch.Tensor]:
+    """The same with pixels, uint8 [height, width, 3], in place of codes."""
+    return [part if isinstance(part, str) else sampler.decode(part[None])[0] for part in parts]
