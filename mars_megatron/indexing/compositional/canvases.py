@@ -1,0 +1,57 @@
+"""Drawing scenes with real handwriting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from mars_megatron.indexing.compositional.scenes import COLOURS, HORIZONTAL, Scene, Thing
+from mars_megatron.indexing.digits import load_digit_images, vary
+
+SIDE = 32  # pixels of a canvas
+DIGIT = 14  # pixels of a digit's picture
+TILE = 16  # and with the margin that keeps a varied one whole
+JITTER = 3  # most pixels a digit lies off the middle, across the direction of the relation
+
+
+class Painter:
+    """Paints canvases with one half of the handwritten digits.
+
+    Args:
+        split: "train" or "held_out", as of `load_digit_images`.
+        seed: Seed of which digit is taken, and how it is varied and placed.
+        division_seed: Seed of the halves.
+    """
+
+    def __init__(self, split: str, seed: int = 0, division_seed: int = 0) -> None:
+        images, digits = load_digit_images(split, DIGIT, division_seed)
+        self._images = F.pad(images, [(TILE - DIGIT) // 2] * 4)
+        self._of_digit = [(digits == digit).nonzero()[:, 0] for digit in range(10)]
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def paint(self, scenes: Sequence[Scene]) -> torch.Tensor:
+        """uint8 [len(scenes), 3, SIDE, SIDE], digits in their colours on black."""
+        first = self._tiles([scene.first for scene in scenes])
+        second = self._tiles([scene.second for scene in scenes])
+        middle = (SIDE - TILE) // 2
+        offsets = torch.randint(-JITTER, JITTER + 1, (len(scenes), 2), generator=self._generator) + middle
+        canvases = torch.zeros((len(scenes), 3, SIDE, SIDE), dtype=torch.uint8)
+        for canvas, scene, tiles, across in zip(
+            canvases, scenes, zip(first, second, strict=True), offsets.tolist(), strict=True
+        ):
+            for tile, along, off in zip(tiles, (0, SIDE - TILE), across, strict=True):
+                top, left = (off, along) if scene.relation in HORIZONTAL else (along, off)
+                canvas[:, top : top + TILE, left : left + TILE] = tile
+        return canvases
+
+    def _tiles(self, things: Sequence[Thing]) -> torch.Tensor:
+        """uint8 [len(things), 3, TILE, TILE]."""
+        chosen = [self._draw(self._of_digit[thing.digit]) for thing in things]
+        gray = vary(self._images[torch.tensor(chosen)], self._generator, shift=0.5 / TILE)
+        colours = torch.tensor([COLOURS[thing.colour] for thing in things])[:, :, None, None]
+        return (gray.float() * (colours / 255)).round().to(torch.uint8)
+
+    def _draw(self, numbers: torch.Tensor) -> int:
+        return int(numbers[torch.randint(len(numbers), (), generator=self._generator)])

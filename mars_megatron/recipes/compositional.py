@@ -1,0 +1,56 @@
+"""Two coloured digits in a spatial relation, on a CPU: the base language model, and MARS on top of it.
+
+Sizes follow 32-pixel canvases and a VQ model of f=4 and 256 codes: a sample is 64 codes, BOI, EOI and about twelve
+caption tokens. The model is that of the quickstart's digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mars_megatron.config.schema import (
+    DataConfig,
+    GenerationConfig,
+    ImageConfig,
+    OptimizerConfig,
+    RunConfig,
+    TaskWeights,
+    TrainingConfig,
+    VocabularyConfig,
+)
+from mars_megatron.config.validate_data import RESERVED_ROWS
+from mars_megatron.recipes.digits import digits, digits_base
+
+TOKENS_PER_SAMPLE = 78
+TEXT_TOKENS_PER_MICRO_BATCH = 1024
+SAMPLES_PER_MICRO_BATCH = 24
+
+
+def compositional_base() -> RunConfig:
+    """The text-only base language model, which learns what colours, numbers and sides are, and what goes with what."""
+    base = digits_base()
+    return replace(
+        base,
+        vocabulary=VocabularyConfig(text_size=128, codebook_size=256, pad_multiple=8),
+        image=ImageConfig(resolution=32, downsample=4),
+        data=replace(base.data, micro_batch_tokens=TEXT_TOKENS_PER_MICRO_BATCH + RESERVED_ROWS),
+        optimizer=replace(base.optimizer, lr=4e-3, min_lr=4e-4),
+        training=TrainingConfig(steps=1500, global_batch_size=2),
+    )
+
+
+def compositional() -> RunConfig:
+    """Text-to-image with the text expert frozen; start from compositional_base by checkpoint.init_from."""
+    base = compositional_base()
+    return replace(
+        base,
+        freeze=digits().freeze,
+        data=DataConfig(
+            tasks=TaskWeights(t2i=1.0, i2t=0.0),
+            caption_dropout=0.1,
+            micro_batch_tokens=TOKENS_PER_SAMPLE * SAMPLES_PER_MICRO_BATCH + RESERVED_ROWS,
+        ),
+        optimizer=OptimizerConfig(lr=2e-3, min_lr=1e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.0),
+        training=TrainingConfig(steps=2500, global_batch_size=2),
+        generation=GenerationConfig(guidance=3.0, temperature=0.3, max_caption_tokens=24),
+    )
