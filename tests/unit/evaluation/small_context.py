@@ -23,10 +23,11 @@ class SmallContext:
         self.sampler = sampler
         self.folder = folder
         self.images = images
+        self.progress = False
         self.said: list[str] = []
         self.drawn: list[str] = []
 
-    def draw(self, texts: Sequence[str], per_prompt: int = 1) -> torch.Tensor:
+    def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
         self.drawn = list(texts)
         if self.images is not None:
             assert len(self.images) == len(texts) * per_prompt

@@ -15,11 +15,22 @@ from transformers import (
     CLIPModel,
     CLIPProcessor,
     CLIPTokenizer,
+    DPTConfig,
+    DPTForDepthEstimation,
+    OwlViTConfig,
+    OwlViTForObjectDetection,
+    OwlViTProcessor,
+    ViltConfig,
+    ViltForQuestionAnswering,
+    ViltProcessor,
     YolosConfig,
     YolosForObjectDetection,
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
+from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 SIDE = 16  # pixels
@@ -28,12 +39,17 @@ VISION = {**TRANSFORMER, "image_size": SIDE, "patch_size": 8}
 WORDS = "yes no a the red green blue square circle cup dog cat ?".split()
 
 
-def write_clip(folder: Path, max_tokens: int = 16) -> Path:
-    """A CLIP model that spells words."""
+def _speller(max_tokens: int) -> CLIPTokenizer:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = CLIPTokenizer(vocab=ids, merges=[])
+    return CLIPTokenizer(vocab=ids, merges=[], model_max_length=max_tokens)
+
+
+def write_clip(folder: Path, max_tokens: int = 16) -> Path:
+    """A CLIP model that spells words."""
+    tokenizer = _speller(max_tokens)
+    ids = tokenizer.get_vocab()
     text = {
         **TRANSFORMER,
         "vocab_size": len(ids),
@@ -70,6 +86,51 @@ def write_blip(folder: Path) -> Path:
     images = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     model.save_pretrained(folder)
     BlipProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_open_detector(folder: Path) -> Path:
+    """An OWL-ViT model that spells words."""
+    text = {**TRANSFORMER, "vocab_size": 54, "max_position_embeddings": 24}
+    config = OwlViTConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    torch.manual_seed(0)
+    OwlViTForObjectDetection(config).save_pretrained(folder)
+    size = {"height": SIDE, "width": SIDE}
+    images = OwlViTImageProcessorPil(size=size, crop_size=size)
+    OwlViTProcessor(image_processor=images, tokenizer=_speller(24)).save_pretrained(folder)
+    return folder
+
+
+def write_vilt(folder: Path, answers: Sequence[str] = ("maybe", "yes", "no")) -> Path:
+    """A ViLT model for visual questions."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)}, model_max_length=16)
+    config = ViltConfig(
+        **VISION,
+        vocab_size=len(vocabulary),
+        max_position_embeddings=16,
+        id2label=dict(enumerate(answers)),
+        label2id={answer: number for number, answer in enumerate(answers)},
+        initializer_range=1.0,
+    )
+    torch.manual_seed(0)
+    ViltForQuestionAnswering(config).save_pretrained(folder)
+    images = ViltImageProcessorPil(size={"shortest_edge": SIDE}, size_divisor=8)
+    ViltProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_depth(folder: Path) -> Path:
+    """A DPT model."""
+    config = DPTConfig(
+        **{**VISION, "num_hidden_layers": 4},
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[4, 4, 8, 8],
+        fusion_hidden_size=8,
+    )
+    torch.manual_seed(0)
+    DPTForDepthEstimation(config).save_pretrained(folder)
+    DPTImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return folder
 
 
