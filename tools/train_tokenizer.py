@@ -34,7 +34,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--input", required=True, metavar="FOLDER", help="folder of images, or with captions.jsonl that names them"
     )
     image.add_argument("--output", required=True, metavar="FOLDER", help="the model folder to write")
-    image.add_argument("--resolution", type=int, required=True, metavar="PIXELS", help="square of the images")
+    image.add_argument(
+        "--resolution",
+        type=int,
+        nargs="+",
+        required=True,
+        metavar="PIXELS",
+        help="square of the images; of several sizes, each is trained in turn",
+    )
     image.add_argument("--max-images", type=int, default=50000, help="most images read (all are held in memory)")
     image.add_argument("--codebook-size", type=int, default=256, help="number of codes")
     image.add_argument("--code-dim", type=int, default=8, help="channels of a code")
@@ -87,14 +94,18 @@ def train_image(options: argparse.Namespace) -> None:
         seed=options.seed,
         device=options.device,
     )
-    if options.resolution < 1 or options.resolution % config.downsample:
-        raise ValueError(f"--resolution is {options.resolution}; it must be a multiple of {config.downsample}")
-    images, unreadable = load_images(folder_images(options.input, options.max_images), options.resolution)
+    for resolution in options.resolution:
+        if resolution < 1 or resolution % config.downsample:
+            raise ValueError(f"--resolution is {resolution}; it must be a multiple of {config.downsample}")
+    paths, sets = folder_images(options.input, options.max_images), []
+    for resolution in options.resolution:
+        images, unreadable = load_images(paths, resolution)
+        sets.append(images)
     for path, why in unreadable:
         print(f"warning: {path} left out: {why}", file=sys.stderr)
-    report = train_image_tokenizer(images, options.output, config)
+    report = train_image_tokenizer(sets, options.output, config)
     print(
-        f"{options.output}: {len(images)} images, codes in use {report.codes_used} of {report.codebook_size} "
+        f"{options.output}: {len(sets[0])} images, codes in use {report.codes_used} of {report.codebook_size} "
         f"({report.num_revived} revived), reconstruction MSE {report.reconstruction_mse:.5f}"
     )
 

@@ -7,9 +7,10 @@ training are moved to latents that are badly served.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,7 +99,8 @@ class ImageTrainingReport:
     Args:
         codes_used: Codes that occur in them.
         codebook_size: Number of codes.
-        reconstruction_mse: Mean squared error per channel of the decoded images, of pixels in [0, 1].
+        reconstruction_mse: Mean squared error per channel of the decoded images, of pixels in [0, 1]; the mean over
+            the sizes.
         num_revived: Codes moved during training.
     """
 
@@ -109,12 +111,16 @@ class ImageTrainingReport:
 
 
 def train_image_tokenizer(
-    images: torch.Tensor, output: str | Path, config: ImageTrainingConfig, *, progress: bool = True
+    images: torch.Tensor | Sequence[torch.Tensor],
+    output: str | Path,
+    config: ImageTrainingConfig,
+    *,
+    progress: bool = True,
 ) -> ImageTrainingReport:
     """Train a VQModel and save it as a diffusers folder, which appears under its name only when complete.
 
     Args:
-        images: uint8 [N, 3, H, W] or [N, H, W, 3].
+        images: uint8 [N, 3, H, W] or [N, H, W, 3]; or several of these, of other sizes, which take turns.
         output: The folder; an image tokenizer already there is replaced.
         config: Shape and training.
         progress: Show progress bars.
@@ -124,22 +130,28 @@ def train_image_tokenizer(
             output is something else than an image tokenizer.
     """
     output = Path(output)
-    images = channels_first(images).contiguous()
-    _check(images, output, config)
+    sets = [images] if isinstance(images, torch.Tensor) else images
+    sets = [channels_first(images).contiguous() for images in sets]
+    for images in sets:
+        _check(images, output, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # initialisation
-        trainer = _Trainer(images, config, progress)
+        trainer = _Trainer(sets, config, progress)
         trainer.warm_up()
         trainer.make_codebook()
         trainer.train()
     tokenizer = _save(trainer.model, output, config.device)
-    images = images[torch.randperm(len(images), generator=trainer.generator)[:REPORT_IMAGES]]
-    codes = tokenizer.encode(images)
-    decoded = tokenizer.decode(codes, trainer.grid).permute(0, 3, 1, 2)
+    used, errors = set(), []
+    for images in sets:
+        images = images[torch.randperm(len(images), generator=trainer.generator)[: REPORT_IMAGES // len(sets)]]
+        codes = tokenizer.encode(images)
+        decoded = tokenizer.decode(codes, _grid(images, config)).permute(0, 3, 1, 2)
+        used.update(codes.unique().tolist())
+        errors.append(float(((decoded.float() - images.float()) / 255).square().mean()))
     return ImageTrainingReport(
-        codes_used=len(codes.unique()),
+        codes_used=len(used),
         codebook_size=config.codebook_size,
-        reconstruction_mse=float(((decoded.float() - images.float()) / 255).square().mean()),
+        reconstruction_mse=sum(errors) / len(errors),
         num_revived=trainer.num_revived,
     )
 
@@ -147,13 +159,12 @@ def train_image_tokenizer(
 class _Trainer:
     """The model and the three stages of its training."""
 
-    def __init__(self, images: torch.Tensor, config: ImageTrainingConfig, progress: bool) -> None:
-        self.images = images
+    def __init__(self, sets: Sequence[torch.Tensor], config: ImageTrainingConfig, progress: bool) -> None:
+        self.sets = sets
         self.config = config
         self.progress = progress
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = make_model(config).to(config.device)
-        self.grid = (images.shape[2] // config.downsample, images.shape[3] // config.downsample)
         self.num_revived = 0
 
     def warm_up(self) -> None:
@@ -199,14 +210,18 @@ class _Trainer:
     @torch.no_grad()
     def latents(self) -> torch.Tensor:
         """Encoder outputs of a random draw of images, as rows [at most about max_latents, code_dim]."""
-        per_image = self.grid[0] * self.grid[1]
-        count = min(len(self.images), -(-self.config.max_latents // per_image))
-        order = torch.randperm(len(self.images), generator=self.generator)[:count]
-        parts = [self.model.encode(self._floats(part)).latents for part in order.split(256)]
-        return torch.cat(parts).permute(0, 2, 3, 1).reshape(-1, self.config.code_dim)
+        found = []
+        for images in self.sets:
+            per_image = math.prod(_grid(images, self.config)) * len(self.sets)
+            count = min(len(images), -(-self.config.max_latents // per_image))
+            order = torch.randperm(len(images), generator=self.generator)[:count]
+            for part in order.split(256):
+                latents = self.model.encode(self._floats(images[part])).latents
+                found.append(latents.permute(0, 2, 3, 1).reshape(-1, self.config.code_dim))
+        return torch.cat(found)
 
-    def _floats(self, numbers: torch.Tensor) -> torch.Tensor:
-        return to_float(self.images[numbers].to(self.config.device))
+    def _floats(self, images: torch.Tensor) -> torch.Tensor:
+        return to_float(images.to(self.config.device))
 
     def _optimise(
         self,
@@ -225,8 +240,9 @@ class _Trainer:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         bar = tqdm(range(1, steps + 1), desc=name, disable=not self.progress, mininterval=0.5)
         for step in bar:
-            numbers = torch.randint(len(self.images), (self.config.batch_size,), generator=self.generator)
-            loss = loss_of(self._floats(numbers))
+            images = self.sets[step % len(self.sets)]
+            numbers = torch.randint(len(images), (self.config.batch_size,), generator=self.generator)
+            loss = loss_of(self._floats(images[numbers]))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -235,6 +251,11 @@ class _Trainer:
             after_step(step)
             if step % 10 == 0 or step == steps:
                 bar.set_postfix(loss=f"{loss.item():.4f}")
+
+
+def _grid(images: torch.Tensor, config: ImageTrainingConfig) -> tuple[int, int]:
+    """Rows and columns of the tokens of one of the images."""
+    return images.shape[2] // config.downsample, images.shape[3] // config.downsample
 
 
 def make_model(config: ImageTrainingConfig) -> VQModel:

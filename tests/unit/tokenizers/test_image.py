@@ -109,7 +109,7 @@ def test_training_is_deterministic_and_leaves_the_global_generator_alone(images,
 
 
 def test_dead_codes_are_revived(images):
-    trainer = _Trainer(images, replace(TINY, warmup_steps=10), progress=False)
+    trainer = _Trainer([images], replace(TINY, warmup_steps=10), progress=False)
     trainer.warm_up()
     trainer.make_codebook()
     weight = trainer.model.quantize.embedding.weight
@@ -122,9 +122,22 @@ def test_dead_codes_are_revived(images):
     assert weight.max() < 1000.0
 
 
+def test_images_of_several_sizes_take_turns(images, tmp_path):
+    small = images[:, :, ::2, ::2]
+    short = replace(TINY, warmup_steps=2, steps=2)
+    trainer, seen = _Trainer([images, small], short, progress=False), []
+    per_image = 2 * images.shape[2] * images.shape[3] // short.downsample**2
+    trainer._optimise("both", 4, 1e-3, lambda part: seen.append(part.shape[-1]) or trainer.model(part).sample.mean())
+    assert seen == [small.shape[-1], images.shape[-1]] * 2
+    trainer.config = replace(short, max_latents=per_image)  # half of each size
+    assert len(trainer.latents()) == per_image // 2 + per_image // 2
+    report = train_image_tokenizer([images, small], tmp_path / "both", short, progress=False)
+    assert report.codes_used > 1 and 0 < report.reconstruction_mse < 1
+
+
 @pytest.mark.parametrize("interval", [0, 5])
 def test_training_revives_at_its_interval(images, interval):
-    trainer = _Trainer(images, replace(TINY, warmup_steps=5, steps=10, revive_interval=interval), progress=False)
+    trainer = _Trainer([images], replace(TINY, warmup_steps=5, steps=10, revive_interval=interval), progress=False)
     trainer.make_codebook()
     with torch.no_grad():
         trainer.model.quantize.embedding.weight[8:] = 1000.0

@@ -43,6 +43,11 @@ def test_image(main, tmp_path, capsys):
     tokenizer = load_image_tokenizer(tmp_path / "vq")
     assert (tokenizer.codebook_size, tokenizer.downsample) == (8, 2)
 
+    sizes = [*map(str, arguments)]
+    sizes.insert(sizes.index("--resolution") + 2, "4")
+    assert main(sizes) == 0
+    assert load_image_tokenizer(tmp_path / "vq").fingerprint != tokenizer.fingerprint
+
     arguments[arguments.index(8)] = 9
     assert main(list(map(str, arguments))) == 1
     assert "--resolution is 9; it must be a multiple of 2" in capsys.readouterr().err
