@@ -1,0 +1,1 @@
+"""Scores on canvases of two coloured digits in a spatial relation."""
