@@ -64,6 +64,7 @@ def build(folder: str | Path, settings: BuildSettings, *, progress: bool = True)
     Writes:
         train/, held_out/: image-text folders whose lines also have "scene" and "split".
         text/captions.jsonl: text documents. tokenizer.txt, symbols.txt: for the text tokenizer.
+        facts.jsonl: for each prompt a question about one of its things, for the language model.
         shown_prompts.txt: some prompts to look at. settings.json: the settings and the unseen pairs.
         prompts.jsonl: lines of prompt, group (the language), split and scene.
     """
@@ -87,6 +88,7 @@ def build(folder: str | Path, settings: BuildSettings, *, progress: bool = True)
     _write(folder / "shown_prompts.txt", "".join(prompt + "\n" for prompt in shown.values()))
     unseen = [asdict(thing) for thing in division.unseen]
     _write(folder / "settings.json", json.dumps({**asdict(settings), "unseen": unseen}, indent=2) + "\n")
+    _write_lines(folder / "facts.jsonl", _facts(prompts, rng))
     _write_lines(folder / PROMPTS_FILE, prompts)
     return division
 
@@ -98,6 +100,12 @@ def _prompts(division: Division, settings: BuildSettings, rng: random.Random) ->
                 form, from_second = rng.randrange(settings.caption_forms), rng.random() < 0.5
                 prompt = language.caption(scene, group, form, from_second)
                 yield {"prompt": prompt, "group": group, "split": split, "scene": scene.to_dict()}
+
+
+def _facts(prompts: Sequence[dict[str, Any]], rng: random.Random) -> Iterable[dict[str, str]]:
+    for line in prompts:
+        question, answer = language.question(Scene.from_dict(line["scene"]), line["group"], rng.random() < 0.5)
+        yield {"prompt": f"{line['prompt']} . {question}", "answer": answer, "group": line["split"]}
 
 
 def _spread(scenes: Sequence[Scene], count: int, rng: random.Random) -> list[Scene]:

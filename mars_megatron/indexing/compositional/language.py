@@ -97,6 +97,13 @@ def documents(scenes: Sequence[Scene], count: int, num_forms: int = NUM_FORMS, s
         yield " / ".join(_sentence(rng, rng.choice(scenes), num_forms) for _ in range(SENTENCES))
 
 
+def question(scene: Scene, language: str, about_second: bool) -> tuple[str, str]:
+    """What stands after a caption in the documents: "left :" and its answer "red three"."""
+    relation = RELATIONS[scene.relation] if about_second else scene.relation
+    thing = scene.second if about_second else scene.first
+    return f"{SIDE_WORDS[language][relation]} :", name_of(thing, language)
+
+
 def _sentence(rng: random.Random, scene: Scene, num_forms: int) -> str:
     kind = rng.random()
     said = captions(scene, num_forms)
@@ -112,13 +119,14 @@ def _sentence(rng: random.Random, scene: Scene, num_forms: int) -> str:
 
 def _answers(scene: Scene) -> list[str]:
     """Short sentences about one thing of a scene each."""
-    result = []
+    result = [
+        " ".join(question(scene, language, about_second)) for language in LANGUAGES for about_second in (False, True)
+    ]
     for thing, relation in ((scene.first, scene.relation), (scene.second, RELATIONS[scene.relation])):
         for language in LANGUAGES:
             side, colour = SIDE_WORDS[language][relation], COLOUR_WORDS[language][thing.colour]
             number = NUMBERS[language][thing.digit]
             result += [
-                f"{side} : {name_of(thing, language)}",
                 f"{side} : {number}",
                 f"{side} : {colour}",
                 f"{colour} : {number}",

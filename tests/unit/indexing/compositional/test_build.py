@@ -24,6 +24,12 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def said_of(line):
+    """Every prompt of the scene in the language of a line."""
+    scene = Scene.from_dict(line["scene"])
+    return {caption(scene, line["group"], form, other) for form in range(4) for other in (False, True)}
+
+
 def test_what_is_written(folder):
     train, held_out = lines(folder / "train" / "captions.jsonl"), lines(folder / "held_out" / "captions.jsonl")
     assert len(train) == 60 and {line["split"] for line in train} == {"seen"}
@@ -31,10 +37,10 @@ def test_what_is_written(folder):
     assert all((folder / "train" / line["image"]).is_file() and len(line["captions"]) == 16 for line in train)
     prompts = lines(folder / "prompts.jsonl")
     assert len(prompts) == 30 and len({(line["split"], line["group"]) for line in prompts}) == 6
-    for line in prompts:
-        scene = Scene.from_dict(line["scene"])
-        said = {caption(scene, line["group"], form, other) for form in range(4) for other in (False, True)}
-        assert line["prompt"] in said
+    assert all(line["prompt"] in said_of(line) for line in prompts)
+    for line, fact in zip(prompts, lines(folder / "facts.jsonl"), strict=True):
+        assert fact["group"] == line["split"] and fact["prompt"].startswith(f"{line['prompt']} . ")
+        assert fact["prompt"].endswith(" :") and any(fact["answer"] in text for text in said_of(line))
     assert len((folder / "text" / "captions.jsonl").read_text(encoding="utf-8").splitlines()) == 20
 
 

@@ -13,6 +13,7 @@ from mars_megatron.indexing.compositional.language import (
     caption,
     captions,
     documents,
+    question,
 )
 from mars_megatron.indexing.compositional.scenes import Scene, Thing, divide
 
@@ -27,6 +28,11 @@ def test_captions_say_what_is_where():
     assert caption(STACKED, "en", 3, from_second=True) == "bottom: a blue seven, top: a red three"
     assert caption(BESIDE, "zh", 0) == "一个红色的三在一个蓝色的七的左边"
     assert caption(STACKED, "zh", 2, from_second=True) == "一个红色的三，它的下面是一个蓝色的七"
+
+
+def test_questions():
+    assert question(BESIDE, "en", False) == ("left :", "red three")
+    assert question(STACKED, "zh", True) == ("下面 :", "蓝色的七")
 
 
 def test_captions_of_different_scenes_differ():
