@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +24,7 @@ class T2ICompBench:
     published ones as far as the models are those of the benchmark (its detector, UniDet, is none of transformers).
 
     Args:
-        prompts: Prompt files, separated by commas: color_val.txt, ...
+        prompts: Prompt files: color_val.txt, ...
         category: Of all the files, where their names do not begin with it.
         scorer: auto (by category), none (only write the images), or module:attribute or file.py:attribute of a function
             of images (uint8 [N, height, width, 3]) and prompts that gives a score for each.
@@ -40,7 +40,7 @@ class T2ICompBench:
     """
 
     name: ClassVar[str] = "t2i_compbench"
-    prompts: str
+    prompts: tuple[str, ...]
     category: str = ""
     scorer: str = "auto"
     vqa: str = "Salesforce/blip-vqa-capfilt-large"
@@ -51,7 +51,7 @@ class T2ICompBench:
     samples_per_prompt: int = 10
     max_prompts: int = 0
     judge_batch_size: int = 16
-    images_folder: str = ""
+    images_folder: str = field(default="", metadata={"written": True})
 
     def check(self) -> None:
         """Look at the options and the files that they name.
@@ -172,11 +172,10 @@ class T2ICompBench:
     def _files(self) -> list[PromptFile]:
         from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file
 
-        paths = [path.strip() for path in self.prompts.split(",") if path.strip()]
-        if not paths:
-            raise ValueError("t2i_compbench: prompts is empty; give prompt files, separated by commas")
+        if not self.prompts:
+            raise ValueError("t2i_compbench: prompts is empty; give prompt files")
         own = self.scorer != "auto"
-        files = [read_prompt_file(path, self.category, own_scorer=own).first(self.max_prompts) for path in paths]
+        files = [read_prompt_file(path, self.category, own_scorer=own).first(self.max_prompts) for path in self.prompts]
         stems = [file.stem for file in files]
         if len(set(stems)) < len(stems):
             raise ValueError(f"t2i_compbench: prompts has several files of one name: {', '.join(stems)}")

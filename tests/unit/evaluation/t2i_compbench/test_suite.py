@@ -51,7 +51,7 @@ def sampler(folder: Path) -> Sampler:
 @pytest.fixture(scope="module")
 def suite(folder: Path) -> T2ICompBench:
     return T2ICompBench(
-        ",".join(str(folder / f"{name}.txt") for name in PROMPTS),
+        tuple(str(folder / f"{name}.txt") for name in PROMPTS),
         vqa=str(write_blip(folder / "blip")),
         detector=str(write_detector(folder / "yolos")),
         clip=str(write_clip(folder / "clip", max_tokens=60)),
@@ -92,7 +92,7 @@ def test_a_complex_prompt_counts_in_the_ways_of_its_own(
     suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_path: Path
 ) -> None:
     images = sampler.decode(sampler.sample(PROMPTS["complex_val"], 2))
-    complex_file = replace(suite, prompts=str(folder / "complex_val.txt"))
+    complex_file = replace(suite, prompts=(str(folder / "complex_val.txt"),))
 
     def score(max_prompts: int, category: str = "") -> float:
         part = replace(complex_file, max_prompts=max_prompts, category=category)
@@ -108,7 +108,9 @@ def test_a_complex_prompt_counts_in_the_ways_of_its_own(
 
 
 def test_own_scorer(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_path: Path) -> None:
-    own = replace(suite, prompts=str(folder / "color_val.txt"), scorer=f"{folder / 'own.py'}:Brightness", vqa="missing")
+    own = replace(
+        suite, prompts=(str(folder / "color_val.txt"),), scorer=f"{folder / 'own.py'}:Brightness", vqa="missing"
+    )
     own.check()
     images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 8, 8, 3) * 50
     result = own.run(SmallContext(sampler, tmp_path, images))
@@ -117,7 +119,7 @@ def test_own_scorer(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_pat
 
 def test_images_alone(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_path: Path) -> None:
     alone = replace(
-        suite, prompts=str(folder / "own_prompts.txt"), scorer="none", images_folder=str(tmp_path / "images")
+        suite, prompts=(str(folder / "own_prompts.txt"),), scorer="none", images_folder=str(tmp_path / "images")
     )
     long = "a very_long/prompt " * 20
     (folder / "own_prompts.txt").write_text(f"{long}\n")
@@ -134,7 +136,7 @@ def test_images_alone(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompts": " , "}, "prompts is empty"),
+        ({"prompts": ()}, "prompts is empty"),
         ({"samples_per_prompt": 0}, "samples_per_prompt is 0"),
         ({"detector_threshold": 1.0}, "detector_threshold is 1.0"),
         ({"detector": ""}, "spatial_val.txt is of category spatial, for which detector is needed"),
