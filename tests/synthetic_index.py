@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ TEXT_SIZE, CODEBOOK_SIZE, EOS = 60, 32, 1
 GRID, LOW_GRID = (4, 4), (2, 2)
 
 
-def random_document(rng: np.random.Generator, kind: str, text: tuple[int, int] = (1, 12)) -> list[tuple[int, int]]:
+def random_document(
+    rng: np.random.Generator, kind: str, text: tuple[int, int] = (1, 12), side: int = GRID[0]
+) -> list[tuple[int, int]]:
     """(mode, length) of each sequence of a document."""
-    codes, low = GRID[0] * GRID[1], LOW_GRID[0] * LOW_GRID[1]
+    codes, low = side**2, (side // 2) ** 2
 
     def length() -> int:
         return int(rng.integers(text[0], text[1] + 1))
@@ -38,6 +41,7 @@ def write_synthetic(
     seed: int = 0,
     weights: bool = False,
     text: tuple[int, int] = (1, 12),
+    side: int = GRID[0],
 ) -> str:
     """Write one document of each of the named kinds, in this order; returns the prefix.
 
@@ -47,9 +51,10 @@ def write_synthetic(
         seed: Of lengths and tokens.
         weights: Give captions random weights.
         text: Shortest and longest text.
+        side: Codes along each side of an image; half of it for the low resolution.
     """
     rng = np.random.default_rng(seed)
-    documents = [random_document(rng, kind, text) for kind in kinds]
+    documents = [random_document(rng, kind, text, side) for kind in kinds]
     sequences = [sequence for document in documents for sequence in document]
     modes = np.array([mode for mode, _ in sequences], dtype=np.int8)
     lengths = np.array([length for _, length in sequences], dtype=np.int32)
@@ -64,9 +69,9 @@ def write_synthetic(
         drawn = rng.integers(1, 6, len(modes)).astype(np.float32) if weights else None
         writer.add(tokens, lengths, modes, np.array([len(document) for document in documents]), drawn)
         has_images, has_pairs = bool((~is_text).any()), "pair" in kinds
-        image = ImageTokenizerInfo("", "", CODEBOOK_SIZE, GRID, 16)
+        image = ImageTokenizerInfo("", "", CODEBOOK_SIZE, (side, side), 4 * side)
         if has_pairs:
-            image = ImageTokenizerInfo("", "", CODEBOOK_SIZE, GRID, 16, LOW_GRID, 8)
+            image = replace(image, low_grid=(side // 2, side // 2), low_resolution=2 * side)
         writer.commit(
             lambda contents: Manifest(
                 documents=contents.documents(),

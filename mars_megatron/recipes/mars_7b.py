@@ -35,10 +35,11 @@ IMAGE_MARKS = 2  # BOI and EOI
 # Assumptions: mean caption lengths with the Qwen tokenizer, EOS included (stage II has "better captions").
 STAGE1_CAPTION_TOKENS = 62
 STAGE2_CAPTION_TOKENS = 126
-# Assumptions of stage III, for which the paper gives neither resolutions nor a batch.
+# Assumptions of stage III, for which the paper gives neither resolutions nor a batch nor K.
 STAGE3_LOW_RESOLUTION = 512
 STAGE3_HIGH_RESOLUTION = 1024
 STAGE3_GLOBAL_BATCH = 1536
+STAGE3_NEXT_K = 4
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,13 @@ def mars_7b_stage2() -> RunConfig:
 def mars_7b_stage3() -> RunConfig:
     """Stage III: cascaded super-resolution on 10M (low, caption, high) triplets, 1 epoch.
 
-    It learns to predict one token at a time; the paper's next-K-token prediction is not there yet. The resolutions (512
-    to 1024 px) and the batch are assumptions, as the paper gives none.
+    Goes on from stage II: give its folder as checkpoint.init_from. The resolutions (512 to 1024 px), the batch, and of
+    next-K-token prediction both K and the order are assumptions, as the paper gives none.
     """
     run = _run(STAGE3, resolution=STAGE3_HIGH_RESOLUTION)
     return replace(
         run,
-        image=replace(run.image, low_resolution=STAGE3_LOW_RESOLUTION),
+        image=replace(run.image, low_resolution=STAGE3_LOW_RESOLUTION, next_k=STAGE3_NEXT_K, order="regions"),
         data=replace(run.data, tasks=TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)),
         checkpoint=CheckpointConfig(init_visual="keep"),
     )
