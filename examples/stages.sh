@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The three stages of MARS in a chain on scikit-learn's handwritten digits: stage I at 16 pixels, stage II at 32, stage
+# III from 16 to 32. Each stage is a recipe that starts from the checkpoint of the one before.
+#
+#   bash examples/stages.sh
+#
+# Run again after an interruption, it goes on where it stopped; delete RUN_DIR to start over.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+: "${RUN_DIR:=runs/stages}" # everything is written here
+: "${RANKS:=2}"             # ranks: data parallel for the language model, tensor parallel for MARS
+
+# shellcheck source=examples/common.sh
+source examples/common.sh
+
+data=$RUN_DIR/data index=$RUN_DIR/index
+text_tokenizer=$RUN_DIR/text.model image_tokenizer=$RUN_DIR/image_tokenizer
+tokenizers=(--text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer")
+
+phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --output "$data" --resolution 32
+mapfile -t symbols <"$data/symbols.txt"
+phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
+    --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
+# One image tokenizer for both resolutions. One process at a time here: it may have all cores.
+phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$(nproc)" python tools/train_tokenizer.py image \
+    --input "$data/train" --output "$image_tokenizer" --resolution 16 32
+phase index_text "$index/text.json" python tools/index_data.py build \
+    --input "$data/text" --output "$index/text" --text-tokenizer "$text_tokenizer"
+phase index_low "$index/low.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py build \
+    --input "$data/train" --output "$index/low" --resolution 16 "${tokenizers[@]}"
+# Each picture at both resolutions: stage II takes the high one, stage III the pair.
+phase index_pairs "$index/pairs.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py build \
+    --input "$data/train" --output "$index/pairs" --resolution 32 --low-resolution 16 "${tokenizers[@]}"
+
+phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \
+    --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base"
+
+# stage NUMBER START INDEX: trains a stage from the run START.
+stage() {
+    phase "stage$1" "$RUN_DIR/stage$1/finished" train "$RANKS" --recipe "digits_stage$1" --init-from "$RUN_DIR/$2" \
+        --parallel.tensor "$RANKS" --data.path "$index/$3" --data.text_tokenizer "$text_tokenizer" \
+        --data.image_tokenizer "$image_tokenizer" --checkpoint.dir "$RUN_DIR/stage$1" --checkpoint.interval 500
+}
+stage 1 base low
+stage 2 stage1 pairs
+stage 3 stage2 pairs
