@@ -12,8 +12,11 @@ from mars_megatron.evaluation.clip_similarity import ClipSimilarity
 from mars_megatron.evaluation.t2i_compbench.detection import CountScorer, DepthScorer, SpatialScorer
 from mars_megatron.evaluation.t2i_compbench.detector import Detector
 from mars_megatron.evaluation.t2i_compbench.prompt_files import ATTRIBUTES, COUNT, DEPTH, SPATIAL, WHOLE
+from mars_megatron.evaluation.t2i_compbench.scenes import PREFIX, SceneScorer, check_scenes
 from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
 from mars_megatron.evaluation.user_code import is_attribute, load_attribute
+
+ACCEPTED = f"auto, none, {PREFIX}FOLDER, module:attribute, file.py:attribute"
 
 
 class Scorer(Protocol):
@@ -55,7 +58,7 @@ class UserScorer:
 
     def __init__(self, attribute: str) -> None:
         if not is_attribute(attribute):
-            raise ValueError(f"scorer is {attribute!r}; accepted: auto, none, module:attribute, file.py:attribute")
+            raise ValueError(f"scorer is {attribute!r}; accepted: {ACCEPTED}")
         found = load_attribute("scorer", attribute)
         self.name = attribute.rpartition(":")[2]
         self._score: Callable[[torch.Tensor, Sequence[str]], Sequence[float]]
@@ -71,6 +74,23 @@ class UserScorer:
         if len(scores) != len(prompts):
             raise ValueError(f"scorer {self.name} gave {len(scores)} scores for {len(prompts)} images")
         return scores
+
+
+def check_own_scorer(name: str, prompts: Sequence[str]) -> None:
+    """Whether `own_scorer` can be made, and can score these prompts.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if name.startswith(PREFIX):
+        check_scenes(name.removeprefix(PREFIX), prompts)
+    else:
+        UserScorer(name)
+
+
+def own_scorer(name: str) -> Scorer:
+    """A scorer that takes all prompts, whatever their category."""
+    return SceneScorer(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else UserScorer(name)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ class T2ICompBench:
     Args:
         prompts: Prompt files: color_val.txt, ...
         category: Of all the files, where their names do not begin with it.
-        scorer: auto (by category), none (only write the images), or module:attribute or file.py:attribute of a function
-            of images (uint8 [N, height, width, 3]) and prompts that gives a score for each.
+        scorer: auto (by category), none (only write the images), compositional:FOLDER (prompts of this project's own
+            benchmark), or module:attribute or file.py:attribute of a function of images (uint8 [N, height, width, 3])
+            and prompts that gives a score for each.
         vqa: Model for visual questions: BLIP or ViLT.
         detector: Object detector: one with classes, or OWL-ViT or OWLv2.
         clip: CLIP model.
@@ -60,7 +61,7 @@ class T2ICompBench:
             ValueError: What is wrong, and what would be accepted.
         """
         from mars_megatron.evaluation.t2i_compbench.picture_files import check_folder, picture_names
-        from mars_megatron.evaluation.t2i_compbench.scorers import UserScorer
+        from mars_megatron.evaluation.t2i_compbench.scorers import check_own_scorer
 
         for option, minimum in {"samples_per_prompt": 1, "max_prompts": 0, "judge_batch_size": 1}.items():
             if getattr(self, option) < minimum:
@@ -71,7 +72,7 @@ class T2ICompBench:
         if self.scorer == "auto":
             self._check_judges(files)
         elif self.scorer != "none":
-            UserScorer(self.scorer)
+            check_own_scorer(self.scorer, [prompt for file in files for prompt in file.prompts])
         elif not self.images_folder:
             raise ValueError("t2i_compbench: scorer none without images_folder would leave nothing; give images_folder")
         if self.images_folder:
@@ -146,9 +147,9 @@ class T2ICompBench:
 
     def _scorer(self, part: str) -> Scorer:
         from mars_megatron import platform
-        from mars_megatron.evaluation.t2i_compbench.scorers import UserScorer
+        from mars_megatron.evaluation.t2i_compbench.scorers import own_scorer
 
-        return self._judges().scorer(part, platform.device()) if self.scorer == "auto" else UserScorer(self.scorer)
+        return self._judges().scorer(part, platform.device()) if self.scorer == "auto" else own_scorer(self.scorer)
 
     def _judges(self) -> Judges:
         from mars_megatron.evaluation.t2i_compbench.scorers import Judges
