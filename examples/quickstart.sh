@@ -32,8 +32,8 @@ phase index_images "$index/images.json" env OMP_NUM_THREADS="$(nproc)" python to
 
 phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \
     --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base"
-phase language_model_score "$RUN_DIR/base/report.json" python tools/evaluate.py --checkpoint "$RUN_DIR/base" \
-    --facts "$data/facts.jsonl" --group-name kind --output "$RUN_DIR/base/report.json"
+phase language_model_score "$RUN_DIR/base/scores/facts.json" python tools/evaluate.py facts "$RUN_DIR/base" \
+    --facts "$data/facts.jsonl" --output "$RUN_DIR/base/scores"
 
 phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe digits --parallel.tensor "$RANKS" \
     --data.path "$index/images" --data.text_tokenizer "$text_tokenizer" --data.image_tokenizer "$image_tokenizer" \
@@ -43,9 +43,12 @@ phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe digits --parallel.te
 phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/sample.py \
     --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-per-prompt 10 \
     --output "$RUN_DIR/samples.png"
+cat >"$RUN_DIR/suites.yaml" <<EOF
+prompt_fidelity: {prompts: $data/prompts.jsonl, images: $data/held_out, samples_per_prompt: 5, controls: true}
+captions: {images: $data/held_out, label_words: $data/label_words.json}
+text: {base: $RUN_DIR/base, texts: $data/prompts.jsonl}
+EOF
 # One rank: the text logits of base and MARS must be equal to the last bit.
-phase score "$RUN_DIR/mars/report.json" python tools/evaluate.py --checkpoint "$RUN_DIR/mars" \
-    --prompts "$data/prompts.jsonl" --samples-per-prompt 5 --images "$data/held_out" \
-    --label-words "$data/label_words.json" --base "$RUN_DIR/base" \
-    --label-name digit --group-name language --controls --output "$RUN_DIR/mars/report.json"
+phase score "$RUN_DIR/mars/scores/text.json" python tools/evaluate.py all "$RUN_DIR/mars" \
+    --config "$RUN_DIR/suites.yaml" --output "$RUN_DIR/mars/scores"
 python examples/quickstart/report.py --run "$RUN_DIR" --output "$RUN_DIR/report.json"

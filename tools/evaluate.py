@@ -1,25 +1,23 @@
-"""Sample from a checkpoint, score what comes out, and write a JSON report."""
+"""Score a checkpoint with one suite, or with all that a file asks for."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 
 EPILOG = """\
-  torchrun --nproc-per-node 2 tools/evaluate.py --checkpoint runs/digits --output report.json \\
-      --prompts prompts.jsonl --images held_out --label-words words.json --base runs/language_model --controls
+  python tools/evaluate.py facts runs/base --facts facts.jsonl
+  torchrun --nproc-per-node 2 tools/evaluate.py prompt_fidelity runs/digits --prompts prompts.jsonl --images held_out
+  python tools/evaluate.py all runs/digits --config suites.yaml
+  python tools/evaluate.py SUITE --help
 
-prompts.jsonl  {"prompt": "a handwritten digit three", "label": "3", "group": "en"}   one per line
-held_out/      captions.jsonl with {"image": "a.png", "captions": [...], "label": "3"}, and the images
-words.json     {"3": ["three", "三"]}
-facts.jsonl    {"prompt": "three plus four is", "answer": "seven", "group": "arithmetic"}   one per line
+suites.yaml has the options of each suite, and loads the model once:
 
-What is not given is not scored. The report has, as far as scored: prompt_fidelity, prompt_fidelity_by_<group name>,
-prompt_fidelity_by_<label name>, num_samples, classifier_accuracy_real, classifier_accuracy_reconstructed,
-controls {experts_swapped, visual_from_text}, caption_accuracy, num_captions, text_logits_max_abs_diff,
-frozen_tensors_changed, completion_accuracy, completion_accuracy_by_<group name>, seconds, config.
+  facts: {facts: facts.jsonl}
+  fidelity_at_3: {suite: prompt_fidelity, prompts: prompts.jsonl, images: held_out, samples_per_prompt: 5}
+
+Scores are printed with their 95 % confidence intervals, and written with all settings to OUTPUT/SUITE.json. What is
+there is not computed again, and a run after an interruption goes on behind the images that it had drawn.
 """
 # Settings of the checkpoint that have an option of their own.
 SETTINGS = {
@@ -32,63 +30,65 @@ SETTINGS = {
     "--text-tokenizer": "data.text_tokenizer",
     "--image-tokenizer": "data.image_tokenizer",
 }
-# Options that are fields of EvaluationRequest.
-PATHS = {
-    "prompts": "prompts with labels (JSONL), for prompt fidelity",
-    "images": "folder of real images with labels that the model has not seen",
-    "label-words": "words of each label (JSON), for caption accuracy",
-    "base": "checkpoint of the language model it was made from, for text preservation",
-    "facts": "sentences to complete (JSONL)",
-    "grid": "PNG file for a picture of the samples with their prompts",
-}
+
+
+def common_options() -> argparse.ArgumentParser:
+    """What all suites take."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or the folder of a run")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="for SUITE.json (default: evaluation/STEP in the folder of the run)"
+    )
+    parser.add_argument("--again", action="store_true", help="compute also what is there, and replace it")
+    parser.add_argument("--tensor", type=int, metavar="N", help="tensor-parallel size (default: all ranks)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    group = parser.add_argument_group("settings of the checkpoint")
+    for option, setting in SETTINGS.items():
+        group.add_argument(option, metavar="VALUE", dest=setting, help=f"{setting}, instead of the checkpoint's")
+    return parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    from mars_megatron.evaluation.options import add_arguments, description_of
+    from mars_megatron.evaluation.registry import SUITES, suite_class
+
+    common = common_options()
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, metavar="FOLDER", help="a checkpoint, or the folder of a run")
-    parser.add_argument("--output", default="report.json", metavar="FILE", help="the report (default: %(default)s)")
-    for name, text in PATHS.items():
-        parser.add_argument(f"--{name}", default="", metavar="PATH", help=text)
-    parser.add_argument("--samples-per-prompt", type=int, default=1, metavar="N", help="default: %(default)s")
-    parser.add_argument("--max-captions", type=int, default=0, metavar="N", help="most images captioned; 0 is all")
-    parser.add_argument("--controls", action="store_true", help="also score models that must fail")
-    parser.add_argument("--label-name", default="label", metavar="NAME", help="what the report calls labels")
-    parser.add_argument("--group-name", default="group", metavar="NAME", help="what the report calls groups")
-    parser.add_argument("--tensor", type=int, metavar="N", help="tensor-parallel size (default: all ranks)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    for option, setting in SETTINGS.items():
-        parser.add_argument(option, metavar="VALUE", dest=setting, help=f"{setting}, instead of the checkpoint's")
+    suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
+    for name in SUITES:
+        suite = suite_class(name)
+        short, long = (part.replace("%", "%%") for part in description_of(suite))
+        one = suites.add_parser(name, parents=[common], help=short, description=f"{short}\n\n{long}")
+        one.formatter_class = argparse.RawDescriptionHelpFormatter
+        add_arguments(one, suite)
+    every = suites.add_parser("all", parents=[common], help="all suites that a file asks for")
+    every.add_argument("--config", required=True, metavar="FILE", help="YAML or JSON of suites with their options")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> None:
-    from mars_megatron.evaluation import EvaluationRequest, evaluate
+    from mars_megatron.config.yaml_io import read_yaml
+    from mars_megatron.evaluation.options import from_arguments
+    from mars_megatron.evaluation.registry import Job, make_jobs, suite_class
+
+    if options.suite == "all":
+        jobs = make_jobs(read_yaml(options.config), options.config)
+    else:
+        jobs = [Job(options.suite, from_arguments(suite_class(options.suite), options))]
+    from mars_megatron.evaluation.runner import evaluate
 
     given = {setting: getattr(options, setting) for setting in SETTINGS.values()}
-    request = EvaluationRequest(
-        checkpoint=options.checkpoint,
-        samples_per_prompt=options.samples_per_prompt,
-        max_captions=options.max_captions,
-        controls=options.controls,
-        label_name=options.label_name,
-        group_name=options.group_name,
+    evaluate(
+        options.checkpoint,
+        jobs,
+        options.output,
         tensor=options.tensor,
-        device=options.device,
         overrides=[f"--{setting}={value}" for setting, value in given.items() if value is not None],
-        **{name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in PATHS},
+        device=options.device,
+        again=options.again,
     )
-    report = evaluate(request)
-    if os.environ.get("RANK", "0") == "0":
-        temporary = f"{options.output}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(report, file, ensure_ascii=False, indent=2)
-            file.write("\n")
-        os.replace(temporary, options.output)
-        scores = {name: value for name, value in report.items() if name not in ("config", "seconds")}
-        print(json.dumps(scores, ensure_ascii=False, indent=2))
-        print(f"{options.output}: written after {report['seconds']['total']} s")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,13 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    from mars_megatron.platform.parallel import shut_down
-
     try:
         run(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from mars_megatron.platform.parallel import shut_down
+
     shut_down()
     return 0
 

@@ -14,15 +14,49 @@ def main() -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="the report")
     options = parser.parse_args()
     run = Path(options.run)
-    report: dict[str, Any] = json.loads((run / "mars" / "report.json").read_text(encoding="utf-8"))
-    base = json.loads((run / "base" / "report.json").read_text(encoding="utf-8"))
-    report["language_model"] = {name: value for name, value in base.items() if name.startswith("completion")}
-    report["seconds"] = phase_seconds(run / "phases.txt")
+    report = scores(run) | {"seconds": phase_seconds(run / "phases.txt")}
     output = Path(options.output)
     temporary = output.with_name(output.name + ".tmp")
     temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     temporary.rename(output)
     print_summary(report, run, output)
+
+
+def scores(run: Path) -> dict[str, Any]:
+    """Scores of both models under the names of the report, and the settings of MARS."""
+    drawn, captions, text, facts = (
+        json.loads((run / file).read_text(encoding="utf-8"))
+        for file in (
+            *("mars/scores/prompt_fidelity.json", "mars/scores/captions.json", "mars/scores/text.json"),
+            "base/scores/facts.json",
+        )
+    )
+    values = {name: score["value"] for part in (drawn, captions, text, facts) for name, score in part["scores"].items()}
+
+    def below(prefix: str) -> dict[str, float]:
+        return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+    return {
+        "prompt_fidelity": values["prompt_fidelity"],
+        "prompt_fidelity_interval": [drawn["scores"]["prompt_fidelity"][end] for end in ("low", "high")],
+        "prompt_fidelity_by_language": below("prompt_fidelity/group/"),
+        "prompt_fidelity_by_digit": below("prompt_fidelity/label/"),
+        "num_samples": drawn["details"]["num_samples"],
+        "classifier_accuracy_real": values["classifier_accuracy/real"],
+        "classifier_accuracy_reconstructed": values["classifier_accuracy/reconstructed"],
+        "controls": below("control/"),
+        "caption_accuracy": values["caption_accuracy"],
+        "num_captions": captions["details"]["num_captions"],
+        "text_logits_max_abs_diff": values["logits_max_abs_diff"],
+        "frozen_tensors_changed": text["details"]["frozen_tensors_changed"],
+        "text_perplexity": values["perplexity"],
+        "base_text_perplexity": values["base_perplexity"],
+        "language_model": {
+            "completion_accuracy": values["completion_accuracy"],
+            "completion_accuracy_by_kind": below("completion_accuracy/group/"),
+        },
+        "config": drawn["config"],
+    }
 
 
 def phase_seconds(path: Path) -> dict[str, float]:
@@ -39,10 +73,12 @@ def print_summary(report: dict[str, Any], run: Path, output: Path) -> None:
     by_language = ", ".join(f"{name} {value:.3f}" for name, value in report["prompt_fidelity_by_language"].items())
     digits = report["prompt_fidelity_by_digit"]
     worst = min(digits, key=digits.get)
+    low, high = report["prompt_fidelity_interval"]
     lines = [
         (
             "prompt fidelity",
-            f"{report['prompt_fidelity']:.3f} ({by_language}; worst digit {worst}: {digits[worst]:.3f})",
+            f"{report['prompt_fidelity']:.3f} (95 %: {low:.3f} .. {high:.3f}; {by_language}; worst digit {worst}: "
+            f"{digits[worst]:.3f})",
         ),
         ("classifier on real digits", f"{report['classifier_accuracy_real']:.3f}"),
         ("classifier on reconstructions", f"{report['classifier_accuracy_reconstructed']:.3f}"),

@@ -65,7 +65,7 @@ class Measure:
         codes = sampler.sample([prompt.text for prompt in self.prompts], per_prompt)
         asked = [prompt for prompt in self.prompts for _ in range(per_prompt)]
         fidelity = prompt_fidelity(self.classifier.predict(sampler.decode(codes)), asked)
-        return {"guidance": guidance, "fidelity": fidelity.overall, "num_images": fidelity.num_images}
+        return {"guidance": guidance, "fidelity": fidelity.overall, "num_images": len(fidelity.right)}
 
     def _language(self, loaded: LoadedModel) -> dict[str, float]:
         """Differences from the base language model in its own text, and what is left of its knowledge."""

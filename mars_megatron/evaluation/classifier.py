@@ -48,8 +48,11 @@ class ImageClassifier:
 
     def accuracy(self, data: LabelledImages) -> float:
         """Share of images whose label is predicted."""
-        pairs = zip(self.predict(data.images), data.labels, strict=True)
-        return sum(predicted == label for predicted, label in pairs) / len(data.labels)
+        return sum(self.right(data)) / len(data.labels)
+
+    def right(self, data: LabelledImages) -> list[bool]:
+        """For each image, whether its label is predicted."""
+        return [predicted == label for predicted, label in zip(self.predict(data.images), data.labels, strict=True)]
 
     def _features(self, images: torch.Tensor):
         x = images.float() / 255

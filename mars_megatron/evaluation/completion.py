@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mars_megatron.evaluation.labels import whole_word
-from mars_megatron.evaluation.shares import shares
+from mars_megatron.evaluation.shares import Judged
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,6 @@ class Fact:
     prompt: str
     answer: str
     group: str = ""
-
-
-@dataclass(frozen=True)
-class CompletionAccuracy:
-    """Shares of facts that are completed rightly: of all, and by group."""
-
-    overall: float
-    by_group: dict[str, float]
 
 
 def read_facts(path: str | Path) -> list[Fact]:
@@ -59,12 +51,11 @@ def read_facts(path: str | Path) -> list[Fact]:
     return facts
 
 
-def completion_accuracy(completions: Sequence[str], facts: Sequence[Fact]) -> CompletionAccuracy:
+def completion_accuracy(completions: Sequence[str], facts: Sequence[Fact]) -> Judged:
     """Compare what was written after each prompt with its answer: it must begin with it, as a whole word."""
     assert len(completions) == len(facts) > 0, (len(completions), len(facts))
     right = [
         whole_word(fact.answer).match(written.strip()) is not None
         for written, fact in zip(completions, facts, strict=True)
     ]
-    groups = [fact.group for fact in facts]
-    return CompletionAccuracy(sum(right) / len(right), shares(right, groups) if any(groups) else {})
+    return Judged(right, {"group": [fact.group for fact in facts]})

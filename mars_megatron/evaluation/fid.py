@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -41,7 +41,7 @@ class Fid:
     max_prompts: int = 0
     max_reference: int = 0
     feature_batch_size: int = 64
-    cache: str = "~/.cache/mars_megatron/statistics"
+    cache: str = field(default="~/.cache/mars_megatron/statistics", metadata={"written": True})
 
     def check(self) -> None:
         """Look at the options and the files that they name.

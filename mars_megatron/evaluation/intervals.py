@@ -37,7 +37,10 @@ def proportion(right: Sequence[bool]) -> Estimate:
     denominator = 1 + _Z**2 / count
     centre = (share + _Z**2 / (2 * count)) / denominator
     half = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2)) / denominator
-    return Estimate(share, max(centre - half, 0.0), min(centre + half, 1.0), count)
+    # exact at the ends, where rounding leaves 1e-17
+    low = max(centre - half, 0.0) if share > 0 else 0.0
+    high = min(centre + half, 1.0) if share < 1 else 1.0
+    return Estimate(share, low, high, count)
 
 
 def mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Estimate:

@@ -34,15 +34,14 @@ class LabelledImages:
         return LabelledImages(self.images[list(numbers)], [self.labels[number] for number in numbers])
 
 
-def read_labelled_images(folder: str | Path, resolution: int) -> LabelledImages:
-    """Read the images of an image-text folder whose lines have a "label".
+def list_labelled_images(folder: str | Path) -> tuple[list[Path], list[str]]:
+    """Files and labels of the images of an image-text folder whose lines have a "label".
 
     Args:
         folder: Has captions.jsonl with lines such as {"image": "a.png", "captions": [...], "label": "cat"}.
-        resolution: Height and width that they are brought to, in pixels.
 
     Raises:
-        ValueError: There is no such file, a line is damaged, no image has a label, or an image cannot be read.
+        ValueError: There is no such file, a line is damaged, or no image has a label.
     """
     file = Path(folder) / CAPTIONS_FILE
     if not file.is_file():
@@ -60,6 +59,20 @@ def read_labelled_images(folder: str | Path, resolution: int) -> LabelledImages:
             labels.append(str(sample["label"]))
     if not paths:
         raise ValueError(f'{file} has no line with both "image" and "label"')
+    return paths, labels
+
+
+def read_labelled_images(folder: str | Path, resolution: int) -> LabelledImages:
+    """Read the images that `list_labelled_images` lists.
+
+    Args:
+        folder: See there.
+        resolution: Height and width that they are brought to, in pixels.
+
+    Raises:
+        ValueError: As there, or an image cannot be read.
+    """
+    paths, labels = list_labelled_images(folder)
     images, unreadable = load_images(paths, resolution, progress=False)
     if unreadable:
         raise ValueError(f"{len(unreadable)} images cannot be read, first {unreadable[0][0]}: {unreadable[0][1]}")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
 
 
 def my_share(count: int) -> range:
@@ -29,6 +32,26 @@ def score_shared(count: int, score: Callable[[Sequence[int]], Sequence[float]]) 
     for rank, values in enumerate(parts):
         whole[rank::ranks] = values
     return whole
+
+
+def over_replicas(
+    count: int, group: torch.distributed.ProcessGroup, work: Callable[[list[int]], Sequence[Item]]
+) -> list[Item]:
+    """What `work` gives for `count` things, shared among the replicas of the model; every rank must call it, and gets
+    all.
+
+    Args:
+        count: How many things there are.
+        group: The data-parallel group.
+        work: Gives the results of the things with these numbers; the ranks of one replica call it together.
+    """
+    replicas, mine = group.size(), list(range(group.rank(), count, group.size()))
+    part = list(work(mine)) if mine else []
+    assert len(part) == len(mine), (len(part), len(mine))
+    parts: list[list[Item]] = [part] * replicas
+    if replicas > 1:
+        torch.distributed.all_gather_object(parts, part, group=group)
+    return [parts[number % replicas][number // replicas] for number in range(count)]
 
 
 def on_rank_0(value: object) -> object:

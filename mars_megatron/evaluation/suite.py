@@ -31,12 +31,20 @@ class Context(Protocol):
 
     sampler: Sampler
     folder: Path  # of this suite's unfinished work; on every rank the same
+    progress: bool  # whether to show progress bars
 
-    def draw(self, texts: Sequence[str], per_prompt: int = 1) -> torch.Tensor:
+    def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
         """uint8 [len(texts) * per_prompt, height, width, 3] on the CPU, all images of the first text first.
 
-        The work is shared among the replicas of the model, and kept in `folder`: a run after an interruption goes on
-        behind the last images that are there.
+        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
+        last images that are there, and suites that draw the same share them. A text that is there twice has other
+        images each time.
+
+        Args:
+            texts: What to draw.
+            per_prompt: Images of each text.
+            variant: What a suite that changes the model in between calls the change; images of one are never taken
+                for those of another.
         """
 
     def say(self, text: str) -> None:
@@ -45,6 +53,9 @@ class Context(Protocol):
 
 class Suite(Protocol):
     """A frozen dataclass whose fields are the suite's options, documented in its docstring (`Args:`).
+
+    Types of fields are those of `mars_megatron.evaluation.options.Option`. What a field names is taken for an input of
+    the suite, unless its metadata say that it is {"written": True}. The module imports no torch before `run`.
 
     Bad values and unreadable files raise ValueError in `check`, which is called before any model is loaded.
     """

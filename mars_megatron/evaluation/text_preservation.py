@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -21,30 +22,64 @@ def text_logits(model: MARSModel, samples: Sequence[Sequence[int]], vocabulary: 
         return model(batch.to(platform.device()), return_logits=True)[:, : vocabulary.text_size]
 
 
-def text_logits_max_abs_diff(
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on one text, of which the first token is given and the others are predicted.
+
+    Attributes:
+        max_abs_difference: Largest absolute difference of a text logit; NaN where one is.
+        num_predicted: Tokens that are predicted.
+        nats: What the model needs for them, in all: minus the logarithm of their probability among the text ids.
+        base_nats: The same of the base.
+        divergence: KL(base || model) of the distributions that predict them, in all.
+    """
+
+    max_abs_difference: float
+    num_predicted: int
+    nats: float
+    base_nats: float
+    divergence: float
+
+
+def compare_text(
     model: MARSModel,
     base: MARSModel,
     samples: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     batch_size: int = 16,
-) -> float:
-    """Largest absolute difference of the text logits of two models of the same layout, on the same samples.
+) -> list[Comparison]:
+    """Compare two models of the same layout on the same texts.
 
     Args:
         model: The trained model.
         base: The language model that it was made from.
-        samples: Text ids of each sample; none empty.
+        samples: Text ids of each text; none empty.
         vocabulary: Layout of the joined ids.
-        batch_size: Samples in one forward pass.
+        batch_size: Texts in one forward pass.
     """
     assert samples
-    largest = 0.0
+    found = []
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
-        difference = text_logits(model, part, vocabulary) - text_logits(base, part, vocabulary)
-        # a NaN must not be lost in a comparison
-        largest = float(torch.tensor([largest, float(difference.abs().max())]).max())
-    return largest
+        lengths = [len(sample) for sample in part]
+        ours, theirs = text_logits(model, part, vocabulary), text_logits(base, part, vocabulary)
+        by_sample = zip(ours.split(lengths), theirs.split(lengths), part, strict=True)
+        found += [_compare(of_model, of_base, sample) for of_model, of_base, sample in by_sample]
+    return found
+
+
+def _compare(ours: torch.Tensor, theirs: torch.Tensor, ids: Sequence[int]) -> Comparison:
+    """Of fp32 logits [tokens, text_size] of one text."""
+    difference = float((ours - theirs).abs().max())
+    ours, theirs = ours[:-1].double().log_softmax(-1), theirs[:-1].double().log_softmax(-1)
+    following = torch.tensor(ids[1:], device=ours.device)[:, None]
+    return Comparison(
+        difference,
+        len(ids) - 1,
+        -float(ours.gather(1, following).sum()),
+        -float(theirs.gather(1, following).sum()),
+        float((theirs.exp() * (theirs - ours)).sum()),
+    )
 
 
 def changed_frozen_tensors(model: MARSModel, base: MARSModel) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +39,40 @@ def read_texts(path: str | Path) -> list[str]:
     if not texts:
         raise ValueError(f"{file} has no caption of an image")
     return texts
+
+
+def read_sentences(path: str | Path) -> list[str]:
+    """The texts of a file, one on each line: plain, or JSONL with "prompt" and perhaps "answer", in that order.
+
+    Raises:
+        ValueError: The file is missing or has no text, or a line is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"texts {path} is not a file; give one with a text on each line")
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        text = _sentence(line, f"{path} line {number}") if path.suffix == ".jsonl" else line
+        if text.strip():
+            texts.append(text)
+    if not texts:
+        raise ValueError(f"texts {path} is empty; give one text on each line")
+    return texts
+
+
+def _sentence(line: str, where: str) -> str:
+    if not line.strip():
+        return ""
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    parts = [fields.get("prompt"), fields.get("answer", "")] if isinstance(fields, dict) else []
+    if not parts or not all(isinstance(part, str) for part in parts):
+        raise ValueError(f'{where} is {line}; accepted: {{"prompt": "...", "answer": "..."}}, answer optional')
+    # Chinese has no spaces between words
+    space = " " if parts[1] and parts[0][-1:].isascii() and not parts[0].endswith(" ") else ""
+    return space.join(parts)
 
 
 def spread(items: Sequence[Item], limit: int) -> list[Item]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mars_megatron import platform
 from mars_megatron.config.schema import (
@@ -21,7 +22,7 @@ from mars_megatron.data.batch import collate
 from mars_megatron.data.samples import T2I, make_sample
 from mars_megatron.evaluation.controls import expert_pairs, swap_experts, visual_from_text
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
-from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, text_logits_max_abs_diff
+from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, compare_text, text_logits
 from mars_megatron.generation import generate_images
 from mars_megatron.generation.prompts import Prompt
 from mars_megatron.model import MARSModel, build_model
@@ -137,18 +138,36 @@ def test_controls_need_experts_of_each_modality(control) -> None:
 def test_text_is_preserved_by_training(trained: MARSModel) -> None:
     samples = [[1, 2, 3], [FILLER], list(range(16))]
     base = new_model()
-    assert text_logits_max_abs_diff(trained, base, samples, VOCABULARY, batch_size=2) == 0.0
+    same = compare_text(trained, base, samples, VOCABULARY, batch_size=2)
+    assert [sample.num_predicted for sample in same] == [2, 0, 15]
+    assert all(sample.max_abs_difference == sample.divergence == 0.0 for sample in same)
+    assert all(sample.nats == sample.base_nats for sample in same)
     assert changed_frozen_tensors(trained, base) == []
 
     weight = base.decoder.layers[1].mlp.text.linear_fc2.weight
     with torch.no_grad():
         weight[0, 0] += 1e-3
-    assert text_logits_max_abs_diff(trained, base, samples, VOCABULARY) > 0
+    assert max(sample.max_abs_difference for sample in compare_text(trained, base, samples, VOCABULARY)) > 0
     assert changed_frozen_tensors(trained, base) == ["decoder.layers.1.mlp.text.linear_fc2.weight"]
+
+
+def test_what_a_text_costs_a_model(trained: MARSModel) -> None:
+    """Against torch's cross entropy and divergence of the same logits."""
+    other, ids = new_model(), [3, 1, 4, 1, 5]
+    with torch.no_grad():
+        other.decoder.layers[1].mlp.text.linear_fc2.weight += 0.1
+    ours, theirs = (text_logits(model, [ids], VOCABULARY)[:-1] for model in (trained, other))
+    (found,) = compare_text(trained, other, [ids], VOCABULARY)
+    following = torch.tensor(ids[1:], device=ours.device)
+    assert found.nats == pytest.approx(float(F.cross_entropy(ours, following, reduction="sum")), rel=1e-5)
+    assert found.base_nats == pytest.approx(float(F.cross_entropy(theirs, following, reduction="sum")), rel=1e-5)
+    divergence = F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="sum", log_target=True)
+    assert found.divergence == pytest.approx(float(divergence), rel=1e-3) and found.divergence > 0
 
 
 def test_nan_is_a_difference(trained: MARSModel) -> None:
     broken = new_model()
     with torch.no_grad():
         broken.embedding.text.weight[3] = float("nan")
-    assert np.isnan(text_logits_max_abs_diff(trained, broken, [[3], [1]], VOCABULARY, batch_size=1))
+    first, second = compare_text(trained, broken, [[3], [1]], VOCABULARY, batch_size=1)
+    assert np.isnan(first.max_abs_difference) and second.max_abs_difference == 0

@@ -1,0 +1,114 @@
+"""What suites work with: a loaded model, and images drawn once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mars_megatron.evaluation.ranks import on_rank_0
+from mars_megatron.generation import Sampler
+
+# Of generation: what does not decide which images are drawn.
+_UNIMPORTANT = ("batch_size", "max_caption_tokens")
+
+
+class RunContext:
+    """The `Context` of one suite; every rank makes the same.
+
+    Args:
+        sampler: The model.
+        folder: Of this suite's unfinished work.
+        drawn: Where drawn codes are kept, for all suites of one model.
+        model: Fingerprint of the model.
+        say: Prints a line.
+        progress: Whether to show progress bars.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        folder: Path,
+        drawn: Path,
+        model: str,
+        say: Callable[[str], None],
+        progress: bool = True,
+    ) -> None:
+        self.sampler, self.folder, self.progress = sampler, folder, progress
+        self._drawn, self._model, self._say = drawn, model, say
+
+    def say(self, text: str) -> None:
+        """Print a line on rank 0."""
+        if torch.distributed.get_rank() == 0:
+            self._say(text)
+
+    def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
+        """See `Context`."""
+        wanted = [text for text in texts for _ in range(per_prompt)]
+        chunks = _Chunks(self._drawn / self._key(wanted, variant))
+        parts = chunks.read()
+        done = sum(len(part) for part in parts)
+        if 0 < done < len(wanted):
+            self.say(f"{done} of {len(wanted)} images are drawn already")
+        config, groups = self.sampler.loaded.config, self.sampler.loaded.groups
+        size = config.generation.batch_size * groups.dp.size()
+        hidden = not self.progress or torch.distributed.get_rank() != 0
+        with tqdm(total=len(wanted), initial=done, desc=variant or "draw", unit="image", disable=hidden) as bar:
+            for start in range(done, len(wanted), size):
+                part = slice(start, start + size)
+                codes = self.sampler.sample_each(wanted[part], range(len(wanted))[part])
+                chunks.write(start, codes)
+                parts.append(codes)
+                bar.update(len(codes))
+        return self.sampler.decode(torch.cat(parts))
+
+    def _key(self, wanted: Sequence[str], variant: str) -> str:
+        """What decides the codes, as a name."""
+        config = self.sampler.loaded.config
+        generation = {name: value for name, value in asdict(config.generation).items() if name not in _UNIMPORTANT}
+        return digest([self._model, generation, config.data.text_tokenizer, list(wanted), variant])
+
+
+class _Chunks:
+    """Drawn codes as files, each named by the number of its first image and written by rank 0."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self) -> list[torch.Tensor]:
+        """Those that are there without a gap, in order; on every rank what rank 0 sees."""
+        found: list[torch.Tensor] = []
+        if torch.distributed.get_rank() == 0:
+            start = 0
+            while (path := self._path(start)).is_file():
+                found.append(torch.from_numpy(np.load(path, allow_pickle=False)))
+                start += len(found[-1])
+        codes = on_rank_0(found)
+        assert isinstance(codes, list)
+        return codes
+
+    def write(self, start: int, codes: torch.Tensor) -> None:
+        """Keep codes int64 [images, grid]; a file has its name only when it is complete."""
+        if torch.distributed.get_rank() != 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._path(start).with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, codes.numpy())
+        os.replace(temporary, self._path(start))
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start:08d}.npy"
+
+
+def digest(value: Any) -> str:
+    """A short name of plain values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]

@@ -1,0 +1,190 @@
+"""Runs suites on a model and keeps their results."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mars_megatron import platform
+from mars_megatron.checkpoint import read_config, resolve
+from mars_megatron.checkpoint.folders import step_of
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.evaluation.context import RunContext, digest
+from mars_megatron.evaluation.ranks import on_rank_0
+from mars_megatron.evaluation.registry import Job
+from mars_megatron.evaluation.report import ModelIdentity, Report, expected, fingerprint_of, read_report
+from mars_megatron.evaluation.table import table
+from mars_megatron.generation import Sampler, load_for_inference
+
+UNFINISHED = "unfinished"  # folder of what a run after an interruption goes on from
+
+
+def evaluate(
+    checkpoint: str | Path,
+    jobs: Sequence[Job],
+    output: str | Path | None = None,
+    *,
+    tensor: int | None = None,
+    overrides: Sequence[str] = (),
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    again: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Report]:
+    """Score a checkpoint; every rank must call it, and gets the same.
+
+    Results that are there already, of the same model, options, inputs and settings, are not computed again.
+
+    Args:
+        checkpoint: A checkpoint, or the folder of a run (its latest).
+        jobs: The suites.
+        output: Folder for a LABEL.json of each; None takes `default_output`.
+        tensor: Tensor-parallel size; None takes all ranks.
+        overrides: Settings in place of the checkpoint's: ["--generation.guidance=2", ...].
+        device: Where the model runs.
+        again: Compute what is there too.
+        say: Prints a line, on rank 0.
+
+    Returns:
+        The result of each job by its label.
+
+    Raises:
+        ValueError: An option is wrong, an input is missing or damaged or does not fit the model, or there is a result
+            of another model, other options, inputs or settings under the same name.
+    """
+    platform.initialize(device)
+    platform.init_process_group()
+    for job in jobs:
+        job.suite.check()
+    folder = resolve(checkpoint)
+    config = override(read_config(folder), overrides)
+    model = ModelIdentity(str(folder), step_of(folder), fingerprint_of(folder))
+    output = default_output(folder) if output is None else Path(output)
+    found = {} if again else _existing(jobs, output, model, config)
+    missing = [job for job in jobs if job.label not in found]
+    if missing:
+        sampler = open_sampler(missing, checkpoint, tensor, overrides, device)
+        for label, report in run_jobs(missing, sampler, model, output, say):
+            found[label] = report
+    if torch.distributed.get_rank() == 0:
+        for job in jobs:
+            note = "" if job in missing else ", from an earlier run"
+            say(f"{job.label}: {output / job.label}.json{note}")
+            if job not in missing:
+                say(table(found[job.label].scores))
+    return {job.label: found[job.label] for job in jobs}
+
+
+def default_output(checkpoint: Path) -> Path:
+    """Where results of a checkpoint are: in the folder of its run, by step."""
+    return checkpoint.parent / "evaluation" / checkpoint.name
+
+
+def open_sampler(
+    jobs: Sequence[Job],
+    checkpoint: str | Path,
+    tensor: int | None,
+    overrides: Sequence[str],
+    device: Literal["auto", "cpu", "cuda"],
+) -> Sampler:
+    """Load the model and the tokenizers that the jobs need."""
+    sampler = Sampler(load_for_inference(checkpoint, tensor, overrides, device=device))
+    check_tokenizers(jobs, sampler)
+    return sampler
+
+
+def check_tokenizers(jobs: Sequence[Job], sampler: Sampler) -> None:
+    """Open the image tokenizer now if one of the jobs needs it.
+
+    Raises:
+        ValueError: There is none, or it does not fit the model.
+    """
+    if any(job.needs_image_tokenizer for job in jobs):
+        sampler.image_tokenizer  # noqa: B018
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    sampler: Sampler,
+    model: ModelIdentity,
+    output: Path,
+    say: Callable[[str], None],
+    progress: bool = True,
+) -> Iterator[tuple[str, Report]]:
+    """Run suites on a loaded model, one after the other; what they draw alike is drawn once.
+
+    Args:
+        jobs: The suites, checked.
+        sampler: The model.
+        model: What is written of it.
+        output: Folder of results; unfinished work is kept below it until all are done.
+        say: Prints a line.
+        progress: Whether to show progress bars.
+
+    Yields:
+        Label and result, once it is written.
+    """
+    config, unfinished = sampler.loaded.config, output / UNFINISHED
+    work = unfinished / model.fingerprint
+    for job in jobs:
+        report = expected(job, model, config)
+        key = digest([report.suite, dict(report.options), dict(report.inputs), dict(report.settings)])
+        context = RunContext(sampler, work / key, work / "drawn", model.fingerprint, say, progress)
+        start = time.monotonic()
+        result = job.suite.run(context)
+        report = replace(
+            report,
+            scores=result.scores,
+            details=result.details,
+            seconds=round(time.monotonic() - start, 2),
+            config=to_dict(config),
+        )
+        if torch.distributed.get_rank() == 0:
+            report.write(output / f"{job.label}.json")
+            if progress:
+                say(f"{job.label}, step {model.step}, {report.seconds} s\n{table(report.scores)}")
+        yield job.label, report
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0 and work.is_dir():
+        shutil.rmtree(work)
+        if not any(unfinished.iterdir()):
+            unfinished.rmdir()
+
+
+def _existing(jobs: Sequence[Job], output: Path, model: ModelIdentity, config: RunConfig) -> dict[str, Report]:
+    """The results that are there; on every rank what rank 0 sees.
+
+    Raises:
+        ValueError: One is of something else, or damaged.
+    """
+    found: dict[str, Report] = {}
+    error = ""
+    if torch.distributed.get_rank() == 0:
+        try:
+            for job in jobs:
+                file = output / f"{job.label}.json"
+                if file.is_file():
+                    found[job.label] = _usable(read_report(file), expected(job, model, config), file)
+        except ValueError as raised:
+            error = str(raised)
+    outcome = on_rank_0((found, error))
+    assert isinstance(outcome, tuple)
+    if outcome[1]:
+        raise ValueError(outcome[1])
+    return dict(outcome[0])
+
+
+def _usable(report: Report, wanted: Report, file: Path) -> Report:
+    differences = report.differences(wanted)
+    if differences:
+        raise ValueError(
+            f"{file} is a result with other {', '.join(differences)}; replace it with --again, or give another --output"
+        )
+    return report
