@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from mars_megatron.config.data_schema import CorpusConfig as CorpusConfig
 from mars_megatron.config.data_schema import DataConfig as DataConfig
@@ -303,14 +303,30 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """Scores of the model while it is trained, beside the losses on the validation split.
+
+    Args:
+        interval: Steps between evaluations, the last one behind the last step; 0 disables.
+        suites: Suites of tools/evaluate.py by name, with their options, such as {"facts": {"facts": "facts.jsonl"}}.
+    """
+
+    interval: int = 0
+    suites: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class GenerationConfig:
     """Sampling of images.
 
     Args:
         guidance: Classifier-free guidance scale; 1 disables.
+        guidance_schedule: How the scale goes over the steps of an image. constant: it stays. linear, cosine: from 1 at
+            the first code to `guidance` at the last, evenly or with gentle ends.
         temperature: Softmax temperature; 0 is greedy.
         top_k: Keep the k most probable codes; 0 keeps all.
-        top_p: Keep the smallest set of codes with this total probability; 1 keeps all.
+        top_p: Keep the smallest set of codes with this total probability, among those of top_k; 1 keeps all.
+        min_p: Of these, keep codes with at least this share of the largest probability; 0 keeps all.
         seed: Seed of the random draws.
         batch_size: Prompts sampled at once (guidance doubles it).
         max_caption_tokens: Longest caption generated.
@@ -319,9 +335,11 @@ class GenerationConfig:
     """
 
     guidance: float = 3.0
+    guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int = 0
     batch_size: int = 64
     max_caption_tokens: int = 64
@@ -347,6 +365,7 @@ class RunConfig:
         training: Length, batch, precision, device.
         checkpoint: Saving, resuming, starting point.
         logging: Console, TensorBoard, JSONL.
+        evaluation: Scores while training.
         generation: Sampling.
     """
 
@@ -364,4 +383,5 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)

@@ -278,23 +278,38 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
             "checkpoint.init_optimizer",
             "fresh, because checkpoint.init_visual is copy: there is no optimiser state of parameters that are copied",
         )
-    if logging.sample_interval <= 0:
-        return
-    needs = {
-        "logging.sample_prompts": (
-            len(logging.sample_prompts) > 0 and all(logging.sample_prompts),
-            "one or more prompts, none empty",
-        ),
-        "logging.tensorboard": (logging.tensorboard, "true, the grids are written to TensorBoard"),
-        "checkpoint.dir": (checkpoint.dir != "", "a folder to write to"),
+    if logging.sample_interval > 0:
+        prompts = len(logging.sample_prompts) > 0 and all(logging.sample_prompts)
+        needs = {
+            "logging.sample_prompts": (prompts, "one or more prompts, none empty"),
+            "logging.tensorboard": (logging.tensorboard, "true, the grids are written to TensorBoard"),
+            "data.image_tokenizer": (config.data.image_tokenizer != "", "the tokenizer that decodes the codes"),
+        }
+        _sampling(config, problems, "logging.sample_interval", needs)
+    problems.at_least(0, "evaluation.interval")
+    if config.evaluation.interval > 0:
+        suites = {"evaluation.suites": (len(config.evaluation.suites) > 0, "one or more suites of tools/evaluate.py")}
+        _sampling(config, problems, "evaluation.interval", suites)
+
+
+def _sampling(config: RunConfig, problems: Problems, because: str, needs: dict[str, tuple[bool, str]]) -> None:
+    """What a run must have that samples from its model while it trains it, and `needs` besides.
+
+    Args:
+        config: The run.
+        problems: Where what is missing is noted.
+        because: The setting that asks for it.
+        needs: (whether it is fine, what would be accepted) by setting.
+    """
+    needs = needs | {
+        "checkpoint.dir": (config.checkpoint.dir != "", "a folder to write to"),
         "data.text_tokenizer": (config.data.text_tokenizer != "", "the tokenizer that reads the prompts"),
-        "data.image_tokenizer": (config.data.image_tokenizer != "", "the tokenizer that decodes the codes"),
         "parallel.pipeline": (config.parallel.pipeline == 1, "1, sampling runs on tensor parallelism alone"),
         "parallel.expert": (config.parallel.expert == 1, "1, sampling runs on tensor parallelism alone"),
         "training.backend": (config.training.backend == "local", "local, the one that decodes with a cache"),
     }
     for setting, (fine, accepted) in needs.items():
-        problems.check(fine, setting, f"{accepted} (logging.sample_interval is {logging.sample_interval})")
+        problems.check(fine, setting, f"{accepted} ({because} is {problems.value(because)})")
 
 
 def _generation(config: RunConfig, problems: Problems) -> None:
@@ -306,6 +321,7 @@ def _generation(config: RunConfig, problems: Problems) -> None:
     codes = config.vocabulary.codebook_size
     problems.check(0 <= generation.top_k <= codes, "generation.top_k", f"from 0 to the {codes} codes")
     problems.check(0 < generation.top_p <= 1, "generation.top_p", "above 0, up to 1")
+    problems.check(0 <= generation.min_p <= 1, "generation.min_p", "from 0 to 1")
 
 
 def _world(config: RunConfig, world_size: int, problems: Problems) -> None:

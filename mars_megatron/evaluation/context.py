@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mars_megatron.evaluation.ranks import on_rank_0
 from mars_megatron.generation import Sampler
+from mars_megatron.huggingface.sampling_mars import image_numbers
 
 # Of generation: what does not decide which images are drawn.
 _UNIMPORTANT = ("batch_size", "max_caption_tokens")
@@ -53,6 +54,7 @@ class RunContext:
     def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
         """See `Context`."""
         wanted = [text for text in texts for _ in range(per_prompt)]
+        numbers = image_numbers(wanted)
         chunks = _Chunks(self._drawn / self._key(wanted, variant))
         parts = chunks.read()
         done = sum(len(part) for part in parts)
@@ -64,7 +66,7 @@ class RunContext:
         with tqdm(total=len(wanted), initial=done, desc=variant or "draw", unit="image", disable=hidden) as bar:
             for start in range(done, len(wanted), size):
                 part = slice(start, start + size)
-                codes = self.sampler.sample_each(wanted[part], range(len(wanted))[part])
+                codes = self.sampler.sample_each(wanted[part], numbers[part])
                 chunks.write(start, codes)
                 parts.append(codes)
                 bar.update(len(codes))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import Decoder, agree
-from mars_megatron.huggingface.sampling_mars import draw, guide
+from mars_megatron.generation.decoding import Decoder, agree, chooser
+from mars_megatron.huggingface.sampling_mars import guidance_at, guide
 from mars_megatron.model import MARSModel
 from mars_megatron.ops import VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -36,7 +35,7 @@ def draw_codes(
         unconditional: The same without the prompt, for guidance; not looked at where that is off.
         vocabulary: Layout of the joined ids.
         noise: float64 [samples, codes], the random numbers.
-        config: Guidance, temperature, top_k, top_p.
+        config: Guidance and its schedule, temperature, top_k, top_p, min_p.
         bar: Is advanced by the codes drawn.
         per_step: Codes of a sample drawn from one forward pass; divides the codes.
 
@@ -52,13 +51,14 @@ def draw_codes(
     logits = decoder.start()
     # [steps, samples * per_step]
     numbers = noise.to(logits.device).unflatten(1, (-1, per_step)).transpose(0, 1).flatten(1)
-    choose = partial(draw, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    choose = chooser(config)
     steps: list[torch.Tensor] = []
     while True:
-        logits = logits[:, vocabulary.text_size : vocabulary.text_size + vocabulary.codebook_size]
+        logits = logits[:, : vocabulary.codebook_size]
         if guided:
             conditional, without = logits.chunk(2)
-            logits = guide(conditional, without, config.guidance)
+            scale = guidance_at(len(steps), len(numbers), config.guidance, config.guidance_schedule)
+            logits = guide(conditional, without, scale)
         steps.append(agree(choose(logits, numbers[len(steps)]), model))
         bar.update(num_samples * per_step)
         if len(steps) == len(numbers):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from mars_megatron import platform
+from mars_megatron.config.schema import GenerationConfig
+from mars_megatron.data.batch import Batch
 from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.model import KVCache, MARSModel
+from mars_megatron.huggingface.sampling_mars import draw
+from mars_megatron.model import DirectDecoding, KVCache, MARSModel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -31,12 +35,14 @@ def inference(model: MARSModel) -> Iterator[None]:
                 f"(a checkpoint of any layout can be loaded with parallel.{name} 1)"
             )
     was_training = model.training
-    model.eval()
+    if was_training:  # looks at every module
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def row_multiple(model: MARSModel) -> int:
@@ -51,6 +57,17 @@ def agree(ids: torch.Tensor, model: MARSModel) -> torch.Tensor:
         first = torch.distributed.get_process_group_ranks(model.tp_group)[0]
         torch.distributed.broadcast(ids, src=first, group=model.tp_group)
     return ids
+
+
+def chooser(config: GenerationConfig, temperature: float | None = None) -> Callable[..., torch.Tensor]:
+    """`draw` with the settings of a configuration; `temperature` in place of its own."""
+    return partial(
+        draw,
+        temperature=config.temperature if temperature is None else temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+    )
 
 
 class Decoder:
@@ -79,12 +96,17 @@ class Decoder:
         multiple, device = row_multiple(model), platform.device()
         self.per_step = per_step
         self._prompt = pack_samples(samples, vocabulary, multiple, num_last=per_step)
-        self._step = DecodeStep.build(len(samples), modality, vocabulary, multiple, device, per_step)
+        self._modality = modality
         self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens)
+        self._direct: DirectDecoding | None = None
+        if DirectDecoding.serves(model):
+            self._direct = DirectDecoding(model, self._cache.max_length)
+        else:
+            self._step = DecodeStep.build(len(samples), modality, vocabulary, multiple, device, per_step)
 
     def start(self) -> torch.Tensor:
-        """Read the beginnings; fp32 logits [samples * per_step, vocabulary.size] of the first new tokens."""
-        logits = self.model(self._prompt.to(platform.device()), cache=self._cache, return_logits=True)
+        """Read the beginnings; fp32 logits [samples * per_step, ids of the modality] of the first new tokens."""
+        logits = self._read(self._prompt.to(platform.device()))
         self._cache.advance(sample_lengths(self._prompt.plan))
         return logits
 
@@ -92,8 +114,16 @@ class Decoder:
         """Read joined ids, int64 [samples * per_step], those of the first sample first.
 
         Returns:
-            fp32 logits [samples * per_step, vocabulary.size] of as many next ones.
+            fp32 logits [samples * per_step, ids of the modality] of as many next ones.
         """
-        logits = self.model(self._step.batch(ids), cache=self._cache, return_logits=True)
+        if self._direct is not None:
+            logits = self._direct.step(ids, self._modality, self._cache, self._modality)
+        else:
+            logits = self._read(self._step.batch(ids))
         self._cache.advance(torch.full((len(ids) // self.per_step,), self.per_step))
         return logits
+
+    def _read(self, batch: Batch) -> torch.Tensor:
+        if self._direct is not None:
+            return self._direct.forward(batch, self._cache, self._modality)
+        return self.model(batch, cache=self._cache, return_logits=True, only=self._modality)

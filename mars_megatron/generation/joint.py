@@ -9,9 +9,9 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import agree, inference
+from mars_megatron.generation.decoding import agree, chooser, inference
 from mars_megatron.generation.mixed_decoding import MixedDecoder
-from mars_megatron.huggingface.sampling_mars import draw, guide, uniforms
+from mars_megatron.huggingface.sampling_mars import guidance_at, guide, uniforms
 from mars_megatron.model import MARSModel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
@@ -75,7 +75,7 @@ def write_and_draw(
         model: The whole model (parallel.pipeline 1); put back in the mode it came in.
         requests: The documents.
         joint: Ids and sizes.
-        config: Guidance and temperature of codes, text_temperature, top_k, top_p, batch_size.
+        config: Guidance, its schedule and the temperature of codes, text_temperature, top_k, top_p, min_p, batch_size.
         progress: Show a progress bar on rank 0.
 
     Returns:
@@ -125,7 +125,7 @@ class _Document:
         self.expects = WORD
         self.written: list[int] = []
         num_draws = request.max_text_tokens + request.max_images * (joint.num_codes + 1)
-        self.noise = uniforms(request.seed, [0], num_draws)[0].tolist()
+        self.noise = uniforms([(request.seed, 0)], num_draws)[0].tolist()
         self.num_drawn = 0
 
     def next_noise(self) -> float:
@@ -217,30 +217,23 @@ class _Batch:
         full = [self.documents[number].images_left == 0 for number in rows]
         begins = begins.masked_fill(torch.tensor(full, dtype=torch.bool, device=device)[:, None], float("-inf"))
         num_text = self.joint.num_text_ids
-        columns = draw(
-            torch.cat((chosen[:, :num_text], begins), dim=1),
-            self._noise(rows, device),
-            temperature=config.text_temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-        )
+        choose = chooser(config, config.text_temperature)
+        columns = choose(torch.cat((chosen[:, :num_text], begins), dim=1), self._noise(rows, device))
         return torch.where(columns == num_text, boi, columns)
 
     def _codes(self, logits: torch.Tensor, without: torch.Tensor | None, rows: list[int]) -> torch.Tensor:
         """Joined ids of codes for these documents."""
-        vocabulary, config = self.joint.vocabulary, self.config
+        vocabulary, config, schedule = self.joint.vocabulary, self.config, self.config.guidance_schedule
         columns = slice(vocabulary.text_size, vocabulary.text_size + vocabulary.codebook_size)
         chosen = logits[rows, columns]
         if without is not None:
-            chosen = guide(chosen, without[rows, columns], config.guidance)
-        codes = draw(
-            chosen,
-            self._noise(rows, logits.device),
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-        )
-        return vocabulary.code_to_id(codes)
+            num_codes = self.joint.num_codes
+            scales = [
+                guidance_at(num_codes - self.documents[number].codes_left, num_codes, config.guidance, schedule)
+                for number in rows
+            ]
+            chosen = guide(chosen, without[rows, columns], chosen.new_tensor(scales)[:, None])
+        return vocabulary.code_to_id(chooser(config)(chosen, self._noise(rows, logits.device)))
 
     def _noise(self, rows: list[int], device: torch.device) -> torch.Tensor:
         numbers = [self.documents[number].next_noise() for number in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -13,8 +13,11 @@ from mars_megatron.generation.captions import generate_captions
 from mars_megatron.generation.documents import Document, Part, to_parts, to_request
 from mars_megatron.generation.images import generate_images
 from mars_megatron.generation.joint import Joint, check_request, write_and_draw
+from mars_megatron.generation.likelihood import caption_likelihood
 from mars_megatron.generation.load import LoadedModel
+from mars_megatron.generation.super_resolution import upscale
 from mars_megatron.generation.text import generate_text
+from mars_megatron.huggingface.sampling_mars import image_numbers
 from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
 
 
@@ -69,30 +72,113 @@ class Sampler:
 
         Replicas of the model share the work.
         """
-        texts = [prompt for prompt in prompts for _ in range(num_per_prompt)]
-        return self.sample_each(texts, range(len(texts)), progress=progress)
+        return self.sample_each([prompt for prompt in prompts for _ in range(num_per_prompt)], progress=progress)
 
-    def sample_each(self, texts: Sequence[str], indices: Sequence[int], *, progress: bool = False) -> torch.Tensor:
-        """Codes int64 [len(texts), grid] of one image for each text; `indices` are those of `generate_images`.
+    def sample_each(
+        self,
+        texts: Sequence[str],
+        numbers: Sequence[int] | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        settings: GenerationConfig | None = None,
+        progress: bool = False,
+    ) -> torch.Tensor:
+        """Codes int64 [len(texts), grid] of one image for each text. Replicas of the model share the work.
 
-        Replicas of the model share the work.
+        Args:
+            texts: The prompts.
+            numbers, seeds: See `generate_images`.
+            settings: Instead of those of the configuration.
+            progress: Show a progress bar on rank 0.
         """
-        _, config, groups, vocabulary = self.loaded
-        replicas, mine = groups.dp.size(), range(groups.dp.rank(), len(texts), groups.dp.size())
-        codes = generate_images(
-            self.loaded.model,
-            [self.text_tokenizer.encode(texts[number]) for number in mine],
-            vocabulary,
-            self.grid[0] * self.grid[1],
-            config.generation,
-            indices=[indices[number] for number in mine],
-            progress=progress,
-        )
+        loaded, num_codes = self.loaded, self.grid[0] * self.grid[1]
+        how, prompts = settings or loaded.config.generation, [self.text_tokenizer.encode(text) for text in texts]
+        numbers = image_numbers(prompts) if numbers is None else numbers
+
+        def draw(mine: slice) -> torch.Tensor:
+            seed = None if seeds is None else seeds[mine]
+            return generate_images(
+                loaded.model,
+                prompts[mine],
+                loaded.vocabulary,
+                num_codes,
+                how,
+                seeds=seed,
+                numbers=numbers[mine],
+                progress=progress,
+            )
+
+        return self._share(draw)
+
+    def upscale_each(
+        self,
+        texts: Sequence[str],
+        low_codes: torch.Tensor,
+        numbers: Sequence[int],
+        *,
+        seeds: Sequence[int] | None = None,
+        settings: GenerationConfig | None = None,
+        progress: bool = False,
+    ) -> torch.Tensor:
+        """Codes int64 [len(texts), grid] of a high-resolution image for each low-resolution one, int64 [N, low codes].
+
+        Further arguments as for `sample_each`. Replicas of the model share the work.
+
+        Raises:
+            ValueError: This model has not learned super-resolution, or from images of another size.
+        """
+        loaded, prompts = self.loaded, [self.text_tokenizer.encode(text) for text in texts]
+
+        def draw(mine: slice) -> torch.Tensor:
+            seed = None if seeds is None else seeds[mine]
+            return upscale(
+                loaded.model,
+                low_codes[mine],
+                prompts[mine],
+                loaded.vocabulary,
+                loaded.config.image,
+                settings or loaded.config.generation,
+                seeds=seed,
+                numbers=numbers[mine],
+                progress=progress,
+            )
+
+        return self._share(draw)
+
+    def caption_scores(self, texts: Sequence[str], codes: torch.Tensor) -> torch.Tensor:
+        """How probable the model finds each text as the caption of its image; replicas share the work.
+
+        Args:
+            texts: One for each image, none empty.
+            codes: int64 [N, grid].
+
+        Returns:
+            float64 [N], see `caption_likelihood`.
+        """
+        loaded, prompts = self.loaded, [self.text_tokenizer.encode(text) for text in texts]
+
+        def score(mine: slice) -> torch.Tensor:
+            return caption_likelihood(
+                loaded.model,
+                prompts[mine],
+                codes[mine],
+                loaded.vocabulary,
+                loaded.config.generation.batch_size,
+                num_text_ids=self.text_tokenizer.size,
+            )
+
+        return self._share(score)
+
+    def _share(self, make: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """Rows of which each replica makes some: those of its slice."""
+        groups = self.loaded.groups
+        replicas = groups.dp.size()
+        rows = make(slice(groups.dp.rank(), None, replicas))
         if replicas == 1:
-            return codes
-        parts: list[torch.Tensor] = [codes] * replicas
-        torch.distributed.all_gather_object(parts, codes, group=groups.dp)
-        whole = torch.empty((len(texts), codes.shape[1]), dtype=torch.int64)
+            return rows
+        parts: list[torch.Tensor] = [rows] * replicas
+        torch.distributed.all_gather_object(parts, rows, group=groups.dp)
+        whole = rows.new_empty((sum(map(len, parts)), *rows.shape[1:]))
         for rank, part in enumerate(parts):
             whole[rank::replicas] = part
         return whole

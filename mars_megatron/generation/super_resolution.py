@@ -12,10 +12,12 @@ from mars_megatron.config.schema import GenerationConfig, ImageConfig
 from mars_megatron.data.code_order import code_order
 from mars_megatron.generation.codes import draw_codes
 from mars_megatron.generation.decoding import agree, inference
-from mars_megatron.generation.images import check_prompts
+from mars_megatron.generation.images import check_prompts, image_keys
 from mars_megatron.huggingface.sampling_mars import uniforms
 from mars_megatron.model import MARSModel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
+
+STREAM = 1  # its random numbers are others than those of the low-resolution image with the same key
 
 
 def upscale(
@@ -26,7 +28,8 @@ def upscale(
     image: ImageConfig,
     config: GenerationConfig,
     *,
-    indices: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
     progress: bool = False,
 ) -> torch.Tensor:
     """Sample a high-resolution image for each low-resolution one. Every tensor-parallel rank must call it.
@@ -40,8 +43,8 @@ def upscale(
         prompts: Text ids of the prompt of each; an empty one is an image without a caption.
         vocabulary: Layout of the joined ids.
         image: Sizes of both images, next_k and order.
-        config: Guidance, temperature, top_k, top_p, seed, batch_size.
-        indices: See `generate_images`.
+        config: Guidance and its schedule, temperature, top_k, top_p, min_p, seed, batch_size.
+        seeds, numbers: See `generate_images`.
         progress: Show a progress bar on rank 0.
 
     Returns:
@@ -60,7 +63,7 @@ def upscale(
             f"on {num_low} codes per image (image.low_resolution {image.low_resolution})"
         )
     check_prompts(prompts, vocabulary)
-    indices = range(len(prompts)) if indices is None else indices
+    keys = [(*key, STREAM) for key in image_keys(prompts, config.seed, seeds, numbers)]
     order = torch.from_numpy(code_order(image))
     codes = torch.zeros((len(prompts), len(order)), dtype=torch.int64)
     low = vocabulary.code_to_id(agree(low_codes.to(platform.device()), model)).tolist()
@@ -72,7 +75,7 @@ def upscale(
             images = [[vocabulary.boi, *ids, vocabulary.eoi] for ids in low[part]]
             beginnings = [[*image, *prompt, *slots] for image, prompt in zip(images, prompts[part], strict=True)]
             unconditional = [[*image, *slots] for image in images]
-            noise = uniforms(config.seed, indices[part], len(order))
+            noise = uniforms(keys[part], len(order))
             drawn = draw_codes(model, beginnings, unconditional, vocabulary, noise, config, bar, len(slots))
             codes[part, order] = drawn.cpu()
     return codes

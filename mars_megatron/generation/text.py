@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import Decoder, agree, inference
-from mars_megatron.huggingface.sampling_mars import draw, uniforms
+from mars_megatron.generation.decoding import Decoder, agree, chooser, inference
+from mars_megatron.huggingface.sampling_mars import uniforms
 from mars_megatron.model import MARSModel
 from mars_megatron.ops import TEXT
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -35,7 +34,8 @@ def generate_text(
         beginnings: Joined ids, the same on every rank; none empty.
         vocabulary: Layout of the joined ids.
         eos_id: End-of-text id of the text tokenizer.
-        config: Temperature (0 is greedy), top_k, top_p, seed, batch_size, max_caption_tokens. Guidance is not used.
+        config: Temperature (0 is greedy), top_k, top_p, min_p, seed, batch_size, max_caption_tokens. Guidance is not
+            used.
         num_text_ids: Ids that may occur are those below it, where the tokenizer has fewer than the model.
         progress: Show a progress bar on rank 0.
 
@@ -54,7 +54,7 @@ def generate_text(
             decoder = Decoder(
                 model, vocabulary, beginnings[start : part.stop], TEXT, max_new_tokens=config.max_caption_tokens
             )
-            noise = uniforms(config.seed, part, config.max_caption_tokens)
+            noise = uniforms([(config.seed, index) for index in part], config.max_caption_tokens)
             results += _write(model, decoder, num_text_ids, eos_id, noise, config)
             bar.update(len(part))
     return results
@@ -72,7 +72,7 @@ def _write(
     num_samples, max_tokens = noise.shape
     logits = decoder.start()
     noise = noise.to(logits.device)
-    choose = partial(draw, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    choose = chooser(config)
     ended = torch.zeros(num_samples, dtype=torch.bool, device=logits.device)
     steps: list[torch.Tensor] = []
     while True:

@@ -10,7 +10,14 @@ from transformers import PretrainedConfig
 NUM_SPECIALS = 6
 # Behind them the start slots of next-K-token prediction, of which begin of image is the first.
 _CHOICES = {"rope_type": ("none", "linear", "llama3"), "router_condition": ("none", "text")}
-_IMAGE_GENERATION = {"guidance": 3.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+_IMAGE_GENERATION = {
+    "guidance": 3.0,
+    "guidance_schedule": "constant",
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+}
 
 
 class MarsConfig(PretrainedConfig):
@@ -48,7 +55,7 @@ class MarsConfig(PretrainedConfig):
         image_resolution: Height and width of an image in pixels.
         image_downsample: Pixels per code along each side.
         image_next_k: Codes predicted from one forward pass in super-resolution, which has as many start slots.
-        image_generation: Defaults of drawing images: guidance, temperature, top_k, top_p.
+        image_generation: Defaults of drawing images: guidance, guidance_schedule, temperature, top_k, top_p, min_p.
         initializer_range: Standard deviation of random weights.
         use_cache: Keep keys and values outside training.
         eos_token_id: End-of-text id.

@@ -171,9 +171,11 @@ def build_mars_config(
         image_next_k=config.image.next_k,
         image_generation={
             "guidance": generation.guidance,
+            "guidance_schedule": generation.guidance_schedule,
             "temperature": generation.temperature,
             "top_k": generation.top_k,
             "top_p": generation.top_p,
+            "min_p": generation.min_p,
         },
         initializer_range=model.init_std,
         eos_token_id=eos_id,

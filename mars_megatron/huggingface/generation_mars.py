@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .cache_mars import MarsCache
 from .processing_mars import MarsProcessor
-from .sampling_mars import draw, guide, uniforms
+from .sampling_mars import GUIDANCE_SCHEDULES, draw, guidance_at, guide, image_key, image_numbers, uniforms
 
 
 class TextIdsOnly(LogitsProcessor):
@@ -61,27 +60,32 @@ class MarsGenerationMixin(GenerationMixin):
         prompt_ids: Sequence[Sequence[int]],
         *,
         guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        seed: int = 0,
+        min_p: float | None = None,
+        seed: int | Sequence[int] = 0,
+        numbers: Sequence[int] | None = None,
         batch_size: int = 16,
-        indices: Sequence[int] | None = None,
     ) -> Tensor:
         """Draw one image for each prompt.
 
-        Settings left at None are those of `config.image_generation`. What a prompt gets depends on the seed and its
-        index, not on batch_size.
+        Settings left at None are those of `config.image_generation`. An image is decided by its prompt, its seed and
+        its number, not by the other prompts or batch_size.
 
         Args:
             prompt_ids: Text ids of each prompt; an empty one is an image without a caption.
             guidance_scale: Classifier-free guidance; 1 disables it, anything else doubles the batch.
+            guidance_schedule: constant; or linear or cosine: from 1 at the first code to guidance_scale at the last.
             temperature: Softmax temperature; 0 is greedy.
             top_k: Keep the k most probable codes; 0 keeps all.
             top_p: Keep the smallest set of codes with this total probability; 1 keeps all.
-            seed: Seed of the random numbers.
+            min_p: Of these, keep codes with at least this share of the largest probability; 0 keeps all.
+            seed: Seed of the random numbers, of all images or of each.
+            numbers: Number of each image, which tells images of one prompt apart; None: how often its prompt stands
+                in front of it.
             batch_size: Prompts drawn at once.
-            indices: Index of each prompt, which decides its random numbers; None counts from 0.
 
         Returns:
             Codes int64 [prompts, grid * grid] on the CPU, row by row.
@@ -89,7 +93,14 @@ class MarsGenerationMixin(GenerationMixin):
         Raises:
             ValueError: A setting outside its range, or a prompt with an id that is not text.
         """
-        settings = self._image_settings(guidance_scale, temperature, top_k, top_p)
+        settings = self._image_settings(
+            guidance=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+        )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; accepted: 1 or more")
         for number, prompt in enumerate(prompt_ids):
@@ -97,12 +108,14 @@ class MarsGenerationMixin(GenerationMixin):
                 raise ValueError(
                     f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {self.config.text_vocab_size - 1}"
                 )
-        indices = range(len(prompt_ids)) if indices is None else indices
+        seeds = [seed] * len(prompt_ids) if isinstance(seed, int) else seed
+        numbers = image_numbers(prompt_ids) if numbers is None else numbers
+        keys = [image_key(*key) for key in zip(seeds, prompt_ids, numbers, strict=True)]
         codes = torch.zeros((len(prompt_ids), self.config.image_grid**2), dtype=torch.int64)
         with _evaluation(self):  # type: ignore[arg-type]
             for start in range(0, len(prompt_ids), batch_size):
                 part = slice(start, start + batch_size)
-                noise = uniforms(seed, indices[part], codes.shape[1])
+                noise = uniforms(keys[part], codes.shape[1])
                 codes[part] = self._draw(prompt_ids[part], noise, **settings).cpu()
         return codes
 
@@ -124,7 +137,7 @@ class MarsGenerationMixin(GenerationMixin):
             num_images_per_prompt: Images of each prompt.
             seed: Seed of the random numbers.
             processor: The tokenizers; by default those of the folder that the model came from.
-            settings: temperature, top_k, top_p and batch_size of `generate_image_codes`.
+            settings: Others of `generate_image_codes`.
 
         Returns:
             PIL images, all of the first prompt first.
@@ -177,16 +190,18 @@ class MarsGenerationMixin(GenerationMixin):
             self._processor = MarsProcessor.from_pretrained(source, trust_remote_code=True)
         return self._processor
 
-    def _image_settings(
-        self, guidance: float | None, temperature: float | None, top_k: int | None, top_p: float | None
-    ) -> dict[str, Any]:
-        given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    def _image_settings(self, **given: Any) -> dict[str, Any]:
         settings = {**self.config.image_generation, **{name: v for name, v in given.items() if v is not None}}
-        accepted = {"temperature": "0 or more", "top_k": "0 or more", "top_p": "above 0, at most 1"}
-        for name, range_ in accepted.items():
-            value = settings[name]
-            if value < 0 or (name == "top_p" and not 0 < value <= 1):
-                raise ValueError(f"{name} is {value}; accepted: {range_}")
+        accepted = {
+            "guidance_schedule": (settings["guidance_schedule"] in GUIDANCE_SCHEDULES, ", ".join(GUIDANCE_SCHEDULES)),
+            "temperature": (settings["temperature"] >= 0, "0 or more"),
+            "top_k": (settings["top_k"] >= 0, "0 or more"),
+            "top_p": (0 < settings["top_p"] <= 1, "above 0, at most 1"),
+            "min_p": (0 <= settings["min_p"] <= 1, "from 0 to 1"),
+        }
+        for name, (is_accepted, values) in accepted.items():
+            if not is_accepted:
+                raise ValueError(f"{name} is {settings[name]}; accepted: {values}")
         return settings
 
     def _draw(
@@ -194,13 +209,11 @@ class MarsGenerationMixin(GenerationMixin):
         prompts: Sequence[Sequence[int]],
         noise: Tensor,
         guidance: float,
-        temperature: float,
-        top_k: int,
-        top_p: float,
+        guidance_schedule: str,
+        **truncation: Any,
     ) -> Tensor:
-        """One batch; noise is float64 [prompts, codes]. Returns codes of that shape."""
+        """One batch; noise is float64 [prompts, codes], truncation of `draw`. Returns codes of that shape."""
         config, guided = self.config, guidance != 1
-        choose = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p)
         rows = [[*prompt, config.boi_token_id] for prompt in prompts]
         if guided:  # the same form as a dropped caption in training
             rows += [[config.boi_token_id]] * len(prompts)
@@ -214,8 +227,9 @@ class MarsGenerationMixin(GenerationMixin):
             logits = self.lm_head.visual(outputs.last_hidden_state[:, -1])[:, : config.codebook_size].float()
             if guided:
                 conditional, unconditional = logits.chunk(2)
-                logits = guide(conditional, unconditional, guidance)
-            codes.append(choose(logits, noise[:, len(codes)]))
+                scale = guidance_at(len(codes), noise.shape[1], guidance, guidance_schedule)
+                logits = guide(conditional, unconditional, scale)
+            codes.append(draw(logits, noise[:, len(codes)], **truncation))
             if len(codes) == noise.shape[1]:
                 return torch.stack(codes, dim=1)
             ids = (codes[-1] + config.text_vocab_size)[:, None]

@@ -59,8 +59,9 @@ images = model.generate_images(
 images[0].save("sample.png")
 ```
 
-Further arguments: `temperature`, `top_k`, `top_p`, `batch_size`; what is left out is as in `config.image_generation`.
-The same seed gives the same images, whatever the batch size. `model.generate_image_codes` gives the codes.
+Further arguments: `guidance_schedule`, `temperature`, `top_k`, `top_p`, `min_p`, `batch_size`; what is left out is as
+in `config.image_generation`. The same seed gives a prompt the same images, whatever the batch and the other prompts.
+`model.generate_image_codes` gives the codes.
 
 ## Captions
 

@@ -1,33 +1,84 @@
-"""From logits to ids: guidance, temperature, top-k, top-p, and the draw."""
+"""From logits to ids: random numbers, guidance, temperature, top-k, top-p, min-p, and the draw."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+GUIDANCE_SCHEDULES = ("constant", "linear", "cosine")
 
-def uniforms(seed: int, indices: Sequence[int], num_steps: int) -> Tensor:
-    """The random numbers of some samples: float64 [len(indices), num_steps] in [0, 1), on the CPU.
+Key = tuple[int, ...]
 
-    Those of a sample depend on the seed and its index alone, so neither the batch it is decoded in nor the
+
+def uniforms(keys: Sequence[Key], num_steps: int) -> Tensor:
+    """The random numbers of some samples: float64 [len(keys), num_steps] in [0, 1), on the CPU.
+
+    Those of a sample depend on its key alone (integers, none negative), so neither the batch it is decoded in nor the
     parallel layout changes it.
     """
-    draws = [np.random.default_rng((seed, index)).random(num_steps) for index in indices]
+    draws = [np.random.default_rng(key).random(num_steps) for key in keys]
     return torch.from_numpy(np.stack(draws))
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+def image_key(seed: int, prompt: Sequence[int], number: int) -> Key:
+    """Key of an image of `uniforms`: its seed, its number among the images of its prompt, and the prompt's text ids.
+
+    Images of other prompts have other random numbers under the same seed and number.
+    """
+    ids = np.asarray(prompt, dtype="<i8").tobytes()
+    return seed, number, int.from_bytes(hashlib.blake2b(ids, digest_size=8).digest(), "little")
+
+
+def image_numbers(prompts: Sequence[Sequence[Any]]) -> list[int]:
+    """Number of each image where none is given: how often its prompt (text or ids) stands in front of it."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    numbers = []
+    for prompt in map(tuple, prompts):
+        numbers.append(seen[prompt])
+        seen[prompt] += 1
+    return numbers
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) on logits of the same shape."""
     return unconditional + scale * (conditional - unconditional)
 
 
-def draw(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+def guidance_at(step: int, num_steps: int, guidance: float, schedule: str) -> float:
+    """Guidance scale of one step of an image: 1 + (guidance - 1) * ramp(step / (num_steps - 1)).
+
+    Args:
+        step: From 0; codes drawn together are of the same step.
+        num_steps: Steps of the image.
+        guidance: The scale of the last step.
+        schedule: ramp(x) is 1 for constant, x for linear, (1 - cos(pi * x)) / 2 for cosine.
+    """
+    if schedule == "constant" or step == num_steps - 1:
+        return guidance
+    progress = step / (num_steps - 1)
+    ramp = progress if schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2
+    return 1 + (guidance - 1) * ramp
+
+
+def draw(
+    logits: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
     """Choose one column of each row.
 
-    Top-k is applied before top-p, whose probabilities are those of the k kept.
+    Temperature comes first, then top-k, top-p (of the probabilities that top-k leaves) and min-p.
 
     Args:
         logits: [n, columns]: those of the ids that may occur.
@@ -35,13 +86,14 @@ def draw(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: in
         temperature: Softmax temperature; 0 takes the most probable.
         top_k: Keep the k most probable; 0 keeps all.
         top_p: Keep the smallest set with this total probability; 1 keeps all.
+        min_p: Keep those with at least this share of the largest probability; 0 keeps all.
 
     Returns:
         int64 [n].
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = _truncated((logits.double() / temperature).softmax(dim=-1), top_k, top_p)
+    probabilities = _truncated((logits.double() / temperature).softmax(dim=-1), top_k, top_p, min_p)
     # The inverse of the cumulative distribution: the first column at which it exceeds the uniform number.
     cumulative = probabilities.cumsum(dim=-1)
     columns = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
@@ -50,8 +102,11 @@ def draw(logits: Tensor, uniform: Tensor, *, temperature: float = 1.0, top_k: in
     return torch.minimum(columns, last)
 
 
-def _truncated(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Set to zero what top-k and top-p leave out; not normalised. At least the most probable column stays."""
+def _truncated(probabilities: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Set to zero what top-k, top-p and min-p leave out; not normalised. The most probable column stays."""
+    if min_p:
+        kept = _truncated(probabilities, top_k, top_p, 0)
+        return kept.where(kept >= min_p * kept.amax(dim=-1, keepdim=True), 0)
     num_columns = probabilities.shape[-1]
     if (top_k == 0 or top_k >= num_columns) and top_p == 1:
         return probabilities

@@ -23,7 +23,7 @@ from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.generation import Sampler, load_for_inference, read_prompts
 from mars_megatron.generation.batches import pack_samples
-from mars_megatron.huggingface.sampling_mars import guide, uniforms
+from mars_megatron.huggingface.sampling_mars import guide, image_key, uniforms
 from tests import clean_environment
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
@@ -100,7 +100,8 @@ def distance_to_edge(sampler: Sampler, clean: dict, image: int, codes: torch.Ten
         logits = model(batch, return_logits=True)[:, vocabulary.text_size :][:, : vocabulary.codebook_size]
     guided = guide(logits[:1], logits[1:], settings.guidance)
     edges = (guided.double() / settings.temperature).softmax(-1).cumsum(-1)
-    uniform = uniforms(settings.seed, [image], codes.shape[0])[0, step]
+    key = image_key(settings.seed, clean["ids"][image], image % PER_PROMPT)
+    uniform = uniforms([key], codes.shape[0])[0, step]
     return float((edges - uniform).abs().min())
 
 

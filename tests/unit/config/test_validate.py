@@ -28,6 +28,12 @@ SAMPLING = dict(
     data__text_tokenizer="t.model",
     data__image_tokenizer="vq",
 )
+EVALUATION = dict(
+    evaluation__interval=10,
+    evaluation__suites={"likelihood": {}},
+    checkpoint__dir="runs/x",
+    data__text_tokenizer="t.model",
+)
 SUPER_RESOLUTION = dict(data__tasks=TaskWeights(sr=1.0), image__low_resolution=8, data__micro_batch_tokens=90)
 SHARED = dict(model__shared_experts=True, freeze__text=False)
 LLAMA3 = dict(model__rope_scaling__type="llama3", model__rope_scaling__factor=8.0)
@@ -175,6 +181,13 @@ REJECTED = [
     (dict(logging__interval=0), "logging.interval", "1 or more"),
     (SAMPLING | dict(logging__sample_prompts=()), "logging.sample_prompts", "one or more prompts"),
     (SAMPLING | dict(logging__sample_prompts=("a", "")), "logging.sample_prompts", "none empty"),
+    (EVALUATION | dict(evaluation__suites={}), "evaluation.suites", "one or more suites of tools/evaluate.py"),
+    (EVALUATION | dict(evaluation__suites={1: {}}), "evaluation.suites", "a mapping of names"),
+    (EVALUATION | dict(evaluation__interval=-1), "evaluation.interval", "0 or more"),
+    (EVALUATION | dict(checkpoint__dir=""), "checkpoint.dir", "a folder to write to (evaluation.interval is 10)"),
+    (EVALUATION | dict(data__text_tokenizer=""), "data.text_tokenizer", "the tokenizer that reads the prompts"),
+    (EVALUATION | dict(parallel__pipeline=2), "parallel.pipeline", "1, sampling runs on tensor parallelism alone"),
+    (EVALUATION | dict(parallel__expert=2), "parallel.expert", "1, sampling runs on tensor parallelism alone"),
     (SAMPLING | dict(logging__tensorboard=False), "logging.tensorboard", "true"),
     (SAMPLING | dict(checkpoint__dir=""), "checkpoint.dir", "a folder"),
     (SAMPLING | dict(data__text_tokenizer=""), "data.text_tokenizer", "the tokenizer that reads the prompts"),
@@ -189,6 +202,7 @@ REJECTED = [
     (dict(generation__text_temperature=-1.0), "generation.text_temperature", "0 or more"),
     (dict(generation__top_k=257), "generation.top_k", "from 0 to the 256 codes"),
     (dict(generation__top_p=0.0), "generation.top_p", "above 0, up to 1"),
+    (dict(generation__min_p=1.1), "generation.min_p", "from 0 to 1"),
     (dict(generation__batch_size=0), "generation.batch_size", "1 or more"),
 ]
 
@@ -208,6 +222,7 @@ def test_a_contradiction_is_named_with_value_and_remedy(settings, named, accepte
     [
         dict(),
         SAMPLING,
+        EVALUATION,
         dict(parallel__tensor=4, parallel__sequence=True),
         dict(parallel__pipeline=2, parallel__virtual_pipeline=2),
         dict(data__micro_batch_tokens=84),

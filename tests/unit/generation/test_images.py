@@ -50,6 +50,31 @@ def test_result_depends_on_seed_but_not_on_batch_size(model: MARSModel, vocabula
     assert (other != codes).float().mean() > 0.3
 
 
+def test_an_image_is_the_same_alone_and_in_any_batch(model: MARSModel, vocabulary: Vocabulary) -> None:
+    prompts, seeds, numbers = [PROMPTS[0], PROMPTS[3], PROMPTS[0], PROMPTS[1]], [7, 8, 7, 7], [0, 1, 2, 5]
+    together = generate_images(model, prompts, vocabulary, NUM_CODES, SAMPLED, seeds=seeds, numbers=numbers)
+    for place in range(4):
+        how = replace(SAMPLED, seed=seeds[place])
+        alone = generate_images(model, [prompts[place]], vocabulary, NUM_CODES, how, numbers=[numbers[place]])
+        assert torch.equal(alone[0], together[place])
+    back = generate_images(
+        model, prompts[::-1], vocabulary, NUM_CODES, SAMPLED, seeds=seeds[::-1], numbers=numbers[::-1]
+    )
+    assert torch.equal(back, together.flip(0))
+    assert len(together.unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_guidance_schedule(model: MARSModel, vocabulary: Vocabulary, schedule: str) -> None:
+    config = GenerationConfig(temperature=0, guidance=5.0, guidance_schedule=schedule)
+    codes = generate_images(model, PROMPTS, vocabulary, NUM_CODES, config)
+    # Without guidance the first code is the same, and images differ later.
+    plain = generate_images(model, PROMPTS, vocabulary, NUM_CODES, replace(config, guidance=1.0))
+    constant = generate_images(model, PROMPTS, vocabulary, NUM_CODES, replace(config, guidance_schedule="constant"))
+    assert torch.equal(codes[:, 0], plain[:, 0])
+    assert not torch.equal(codes, plain) and not torch.equal(codes, constant)
+
+
 def test_same_prompt_twice_gives_two_images(model: MARSModel, vocabulary: Vocabulary) -> None:
     first, second = generate_images(model, [PROMPTS[0]] * 2, vocabulary, NUM_CODES, SAMPLED)
     assert not torch.equal(first, second)

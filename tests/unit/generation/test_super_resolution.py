@@ -110,7 +110,7 @@ def test_what_a_sample_gets_does_not_depend_on_its_batch(
     assert torch.equal(
         together, upscale(slotted, low, PROMPTS, slotted.vocabulary, image, replace(settings, batch_size=5))
     )
-    alone = upscale(slotted, low[3:4], PROMPTS[3:4], slotted.vocabulary, image, settings, indices=[3])
+    alone = upscale(slotted, low[3:4], PROMPTS[3:4], slotted.vocabulary, image, settings, numbers=[0])
     assert torch.equal(alone[0], together[3])
 
 

@@ -36,7 +36,14 @@ def test_files_say_what_the_run_says(exported: Exported, tmp_path: Path) -> None
     want = build_mars_config(config, num_text_ids=tokenizer.size, eos_id=tokenizer.eos_id)
     for name in values.keys() - {"auto_map", "architectures", "dtype", "training_step"}:
         assert getattr(loaded, name) == getattr(want, name), name
-    assert loaded.image_generation == {"guidance": 1.5, "temperature": 1.0, "top_k": 3, "top_p": 1.0}
+    assert loaded.image_generation == {
+        "guidance": 1.5,
+        "guidance_schedule": "constant",
+        "temperature": 1.0,
+        "top_k": 3,
+        "top_p": 1.0,
+        "min_p": 0.0,
+    }
     assert loaded.num_text_ids == tokenizer.size < loaded.text_vocab_size == config.vocabulary.text_size
     assert loaded.vocab_size == exported.loaded.vocabulary.size
     assert (loaded.boi_token_id, loaded.eoi_token_id) == (

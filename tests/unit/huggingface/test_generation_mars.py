@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from tests.unit.model.tiny import one_rank
 SQUARE = replace(CONFIG, image=ImageConfig(resolution=12, downsample=4))  # 3 x 3 codes
 CONDITIONED = replace(SQUARE, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))
 VOCABULARY = Vocabulary.from_config(CONFIG)
+DRAWING = ("guidance_schedule", "temperature", "top_k", "top_p", "min_p", "seed")
 
 
 def pair(config: RunConfig) -> tuple[MARSModel, MarsForCausalLM]:
@@ -40,26 +41,28 @@ def pair(config: RunConfig) -> tuple[MARSModel, MarsForCausalLM]:
     [
         GenerationConfig(seed=3, temperature=3.0, guidance=2.5),
         GenerationConfig(seed=4, temperature=2.0, guidance=1.0, top_k=6, top_p=0.8),
+        GenerationConfig(seed=5, temperature=3.0, guidance=4.0, guidance_schedule="cosine", min_p=0.05),
         GenerationConfig(temperature=0, guidance=0.5),
     ],
-    ids=["guided", "truncated", "greedy"],
+    ids=["guided", "truncated", "scheduled", "greedy"],
 )
 def test_image_codes_are_those_of_the_trained_model(config: RunConfig, settings: GenerationConfig) -> None:
     model, exported = pair(config)
     want = generate_images(model, PROMPTS, VOCABULARY, NUM_CODES, settings)
-    how = {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    how = {name: value for name, value in asdict(settings).items() if name in DRAWING}
     for batch_size in (8, 2):
         got = exported.generate_image_codes(PROMPTS, guidance_scale=settings.guidance, batch_size=batch_size, **how)
         assert torch.equal(got, want)
-    some = exported.generate_image_codes(PROMPTS[1:3], guidance_scale=settings.guidance, indices=[1, 2], **how)
+    some = exported.generate_image_codes(PROMPTS[1:3], guidance_scale=settings.guidance, numbers=[0, 0], **how)
     assert torch.equal(some, want[1:3])
     assert len(want.unique(dim=0)) > 1
 
 
 def test_settings_left_out_are_the_configurations() -> None:
     _, exported = pair(SQUARE)
-    exported.config.image_generation = {"guidance": 1.5, "temperature": 2.0, "top_k": 5, "top_p": 0.9}
-    given = exported.generate_image_codes(PROMPTS, guidance_scale=1.5, temperature=2.0, top_k=5, top_p=0.9)
+    how = {"guidance_schedule": "linear", "temperature": 2.0, "top_k": 5, "top_p": 0.9, "min_p": 0.01}
+    exported.config.image_generation = {"guidance": 1.5, **how}
+    given = exported.generate_image_codes(PROMPTS, guidance_scale=1.5, **how)
     assert torch.equal(exported.generate_image_codes(PROMPTS), given)
     assert not torch.equal(exported.generate_image_codes(PROMPTS, temperature=5.0, top_k=0), given)
     assert not torch.equal(exported.generate_image_codes(PROMPTS, seed=1), given)
@@ -79,6 +82,8 @@ def test_drawing_leaves_mode_and_gradients_alone() -> None:
         ({"temperature": -1.0}, "temperature is -1.0; accepted: 0 or more"),
         ({"top_p": 0.0}, "top_p is 0.0; accepted: above 0, at most 1"),
         ({"top_k": -2}, "top_k is -2"),
+        ({"min_p": 1.5}, "min_p is 1.5; accepted: from 0 to 1"),
+        ({"guidance_schedule": "square"}, "guidance_schedule is square; accepted: constant, linear, cosine"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
