@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from command_line import add_layout_options, add_settings, overrides, run_tool
+
 EPILOG = """\
   python tools/evaluate.py facts runs/base --facts facts.jsonl
   torchrun --nproc-per-node 2 tools/evaluate.py prompt_fidelity runs/digits --prompts prompts.jsonl --images held_out
@@ -19,17 +21,6 @@ suites.yaml has the options of each suite, and loads the model once:
 Scores are printed with their 95 % confidence intervals, and written with all settings to OUTPUT/SUITE.json. What is
 there is not computed again, and a run after an interruption goes on behind the images that it had drawn.
 """
-# Settings of the checkpoint that have an option of their own.
-SETTINGS = {
-    "--guidance": "generation.guidance",
-    "--temperature": "generation.temperature",
-    "--top-k": "generation.top_k",
-    "--top-p": "generation.top_p",
-    "--seed": "generation.seed",
-    "--batch-size": "generation.batch_size",
-    "--text-tokenizer": "data.text_tokenizer",
-    "--image-tokenizer": "data.image_tokenizer",
-}
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -40,11 +31,8 @@ def common_options() -> argparse.ArgumentParser:
         "--output", metavar="FOLDER", help="for SUITE.json (default: evaluation/STEP in the folder of the run)"
     )
     parser.add_argument("--again", action="store_true", help="compute also what is there, and replace it")
-    parser.add_argument("--tensor", type=int, metavar="N", help="tensor-parallel size (default: all ranks)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    group = parser.add_argument_group("settings of the checkpoint")
-    for option, setting in SETTINGS.items():
-        group.add_argument(option, metavar="VALUE", dest=setting, help=f"{setting}, instead of the checkpoint's")
+    add_layout_options(parser)
+    add_settings(parser)
     return parser
 
 
@@ -79,34 +67,19 @@ def run(options: argparse.Namespace) -> None:
         jobs = [Job(options.suite, from_arguments(suite_class(options.suite), options))]
     from mars_megatron.evaluation.runner import evaluate
 
-    given = {setting: getattr(options, setting) for setting in SETTINGS.values()}
     evaluate(
         options.checkpoint,
         jobs,
         options.output,
         tensor=options.tensor,
-        overrides=[f"--{setting}={value}" for setting, value in given.items() if value is not None],
+        overrides=overrides(options),
         device=options.device,
         again=options.again,
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    # after the arguments: --help and a wrong option should not wait for torch
-    import warnings
-
-    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    try:
-        run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    from mars_megatron.platform.parallel import shut_down
-
-    shut_down()
-    return 0
+    return run_tool(run, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

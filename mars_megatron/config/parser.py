@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from argparse import ArgumentError
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ def build_parser(defaults: RunConfig, **options: Any) -> ArgumentParser:
     """
     parser = ArgumentParser(exit_on_error=False, default_env=False, allow_abbrev=False, **options)
     parser.add_class_arguments(RunConfig)
-    parser.set_defaults(_dotted(to_dict(defaults)))
+    parser.set_defaults(_dotted(defaults))
     return parser
 
 
@@ -37,7 +38,7 @@ def build(defaults: RunConfig, settings: dict[str, Any], source: str) -> RunConf
     Raises:
         ValueError: An unknown setting, or a value of another type.
     """
-    problems = _unknown(settings, to_dict(defaults))
+    problems = _unknown(settings, defaults)
     if problems:
         raise ValueError("\n".join(f"{source}: {problem}" for problem in problems))
     parser = build_parser(defaults)
@@ -74,26 +75,30 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> RunConfig:
     return config
 
 
-def _unknown(settings: dict[Any, Any], known: dict[str, Any], prefix: str = "") -> list[str]:
-    """What is wrong with the names and the nesting of `settings`."""
+def _unknown(settings: dict[Any, Any], section: Any, prefix: str = "") -> list[str]:
+    """What is wrong with the names and the nesting of `settings` for a section of the configuration."""
     found = []
+    known = [field.name for field in dataclasses.fields(section)]
     for name, value in settings.items():
         setting = f"{prefix}{name}"
         if name not in known:
             found.append(f"unknown setting {setting}; accepted here: {', '.join(known)}")
-        elif isinstance(known[name], dict):
+        elif dataclasses.is_dataclass(inner := getattr(section, name)):
             if isinstance(value, dict):
-                found += _unknown(value, known[name], f"{setting}.")
+                found += _unknown(value, inner, f"{setting}.")
             else:
-                found.append(f"{setting} is {value!r}; accepted: a mapping of {', '.join(known[name])}")
+                names = ", ".join(field.name for field in dataclasses.fields(inner))
+                found.append(f"{setting} is {value!r}; accepted: a mapping of {names}")
     return found
 
 
-def _dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _dotted(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Plain value of every setting below a section, by dotted name; a setting that is a mapping stays one."""
     flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _dotted(value, f"{prefix}{name}.")
+    for name, value in to_dict(section).items():
+        inner = getattr(section, name)
+        if dataclasses.is_dataclass(inner):
+            flat |= _dotted(inner, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -56,6 +56,9 @@ class Problems:
                 self.check(isinstance(value, int) and not isinstance(value, bool), setting, "an integer")
             elif declared in (bool, str):
                 self.check(isinstance(value, declared), setting, declared.__name__)
+            elif declared == dict[str, Any]:
+                mapping = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+                self.check(mapping, setting, "a mapping of names")
             elif declared == tuple[CorpusConfig, ...]:
                 corpora = isinstance(value, tuple) and all(isinstance(item, CorpusConfig) for item in value)
                 self.check(corpora, setting, "a tuple of CorpusConfig")

@@ -49,7 +49,7 @@ class MetricsWriter:
             self._bar.update(1)
 
     def write(self, step: int, split: str, values: Mapping[str, float | list[list[float]] | None]) -> None:
-        """Log the values that are not None, under `split` (train or validation).
+        """Log the values that are not None, under `split` (train, validation or evaluation).
 
         A list is a table of layers x experts; TensorBoard gets a curve for each entry.
         """

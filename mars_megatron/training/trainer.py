@@ -29,6 +29,7 @@ from mars_megatron.training.signals import StopRequest
 from mars_megatron.training.step import Stepper, StepResult
 
 if TYPE_CHECKING:
+    from mars_megatron.training.evaluation import SuitesInTraining
     from mars_megatron.training.samples import SampleGrid
 
 FINISHED = "finished"
@@ -87,7 +88,7 @@ class Trainer:
             The last step's result; None if there was nothing left to do.
         """
         config, metrics = self.config, MetricsWriter(self.config, self.position.step)
-        samples = self._sample_grid()
+        samples, suites = self._sample_grid(), self._suites()
         stop, result, saved = StopRequest(), None, self.position.step
         metrics.say(self._summary())
         if torch.distributed.get_rank() == 0:
@@ -107,6 +108,9 @@ class Trainer:
                 interval.restart()
             if samples and (step % config.logging.sample_interval == 0 or last):
                 metrics.write_images(step, samples.draw(self.chunks[0]))
+                interval.restart()
+            if suites and (step % config.evaluation.interval == 0 or last):
+                suites.run(step, metrics)
                 interval.restart()
             stopping = stop.agreed()
             due = config.checkpoint.interval and step % config.checkpoint.interval == 0
@@ -172,6 +176,13 @@ class Trainer:
         from mars_megatron.training.samples import SampleGrid  # the tokenizers' libraries take seconds to import
 
         return SampleGrid(self.config, self.vocabulary)
+
+    def _suites(self) -> SuitesInTraining | None:
+        if not self.config.evaluation.interval:
+            return None
+        from mars_megatron.training.evaluation import SuitesInTraining
+
+        return SuitesInTraining(self.config, self.vocabulary, self.groups, self.chunks[0])
 
     def _lr(self) -> float:
         return max(group["lr"] for group in self.optimizer.param_groups)
