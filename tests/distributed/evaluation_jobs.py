@@ -11,11 +11,16 @@ from typing import Any
 import torch
 
 from mars_megatron import platform
+from mars_megatron.config import from_yaml
+from mars_megatron.config.parser import override
 from mars_megatron.evaluation.fid import Fid
 from mars_megatron.evaluation.frechet import FeatureSums
 from mars_megatron.evaluation.ranks import score_shared
+from mars_megatron.evaluation.registry import make_jobs
+from mars_megatron.evaluation.runner import evaluate
 from mars_megatron.evaluation.t2i_compbench import T2ICompBench
 from mars_megatron.platform.parallel import shut_down
+from mars_megatron.training import Trainer
 from tests.unit.evaluation.small_context import SmallContext
 
 
@@ -51,9 +56,28 @@ def score(folder: str) -> dict[str, Any]:
     }
 
 
+def run_suites(checkpoint: str, suites: dict[str, Any], output: str, tensor: int) -> dict[str, float]:
+    """Scores of a checkpoint by the suites of a mapping."""
+    reports = evaluate(checkpoint, make_jobs(suites, "test"), output, tensor=tensor, device="cpu", say=lambda _: None)
+    return {
+        f"{label}/{name}": score.value for label, report in reports.items() for name, score in report.scores.items()
+    }
+
+
+def train_with_suites(settings: list[str], config: str) -> dict[str, float]:
+    """Last scores of a run that evaluates as it goes."""
+    run = override(from_yaml(config), settings)
+    Trainer(run).run()
+    lines = Path(run.checkpoint.dir, "metrics.jsonl").read_text().splitlines()
+    found = [line for line in map(json.loads, lines) if line["split"] == "evaluation"]
+    assert [line.pop("step") for line in found] == [2, 4]
+    return {name: value for name, value in found[-1].items() if name != "split"}
+
+
 def main() -> None:
-    """Score, and let rank 0 write the result."""
-    value = score(**json.loads(sys.argv[1]))
+    """Run the jobs, and let rank 0 write the results."""
+    torch.set_num_threads(1)
+    value = [globals()[job](**keywords) for job, keywords in json.loads(sys.argv[1])]
     if torch.distributed.get_rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(value))
     shut_down()

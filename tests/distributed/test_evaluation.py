@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.distributed.evaluation_jobs import score
+from mars_megatron.config import to_yaml
+from mars_megatron.config.schema import EvaluationConfig
+from tests.distributed.evaluation_jobs import run_suites, score, train_with_suites
 from tests.distributed.ranks import ROOT, environment
+from tests.unit.generation.tiny_run import with_index, write_run
 
 pytestmark = pytest.mark.distributed
 
 
-def scores_of_two_ranks(folder: Path) -> dict[str, Any]:
+def on_two_ranks(jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> list[Any]:
+    """Results of jobs of evaluation_jobs.py."""
     result = folder / "result.json"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "tests.distributed.evaluation_jobs", json.dumps({"folder": str(folder)}), str(result)),
+        *("-m", "tests.distributed.evaluation_jobs", json.dumps(jobs), str(result)),
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
@@ -32,6 +37,53 @@ def scores_of_two_ranks(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the ranks of the other process run on the CPU")
 def test_two_ranks_score_what_one_rank_scores(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    checkpoint, suites, training = write_tiny(tmp_path)
+
+    def scored(ranks: int, tensor: int) -> tuple[str, dict[str, Any]]:
+        output = str(tmp_path / f"scores_{ranks}_{tensor}")
+        return "run_suites", {"checkpoint": checkpoint, "suites": suites, "output": output, "tensor": tensor}
+
+    def trained(ranks: int) -> tuple[str, dict[str, Any]]:
+        settings = [f"--checkpoint.dir={tmp_path}/run_of_{ranks}"]
+        return "train_with_suites", {"settings": settings, "config": training}
+
+    jobs = [("score", {"folder": str(tmp_path)}), scored(2, tensor=2), scored(2, tensor=1), trained(2)]
+    found, split, replicated, in_training = on_two_ranks(jobs, tmp_path)
+    check_shared(found, score(str(tmp_path)))
+    expected = run_suites(**scored(1, tensor=1)[1])
+    assert split == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert replicated == pytest.approx(expected, rel=1e-6)  # the batches differ
+    assert expected["likelihood/nats_per_visual_token/t2i"] > 1 and "drawn/control/experts_swapped" in expected
+    assert in_training == pytest.approx(train_with_suites(**trained(1)[1]), rel=1e-4, abs=1e-4)
+
+
+def write_tiny(folder: Path) -> tuple[str, dict[str, Any], str]:
+    """A checkpoint, suites that score it, and the configuration of a run that evaluates as it goes."""
+    (folder / "tiny").mkdir()
+    run = write_run(folder / "tiny")
+    facts = folder / "facts.jsonl"
+    facts.write_text("".join(f'{{"prompt": "a {word}", "answer": "square"}}\n' for word in ("red", "green", "blue")))
+    config = with_index(run)
+    suites: dict[str, Any] = {
+        "likelihood": {"index": config.data.path},
+        "drawn": {"suite": "prompt_fidelity", "prompts": run.prompts, "images": run.images, "controls": True},
+        "captions": {"images": run.images, "label_words": run.words, "max_captions": 5},
+        "facts": {"facts": str(facts)},
+        "text": {"base": write_run_of_another_seed(folder), "texts": run.prompts},
+    }
+    evaluation = EvaluationConfig(2, {name: suites[name] for name in ("likelihood", "drawn", "facts")})
+    (folder / "config.yaml").write_text(to_yaml(replace(config, evaluation=evaluation)))
+    return run.checkpoint, suites, str(folder / "config.yaml")
+
+
+def write_run_of_another_seed(folder: Path) -> str:
+    (folder / "other").mkdir()
+    return write_run(folder / "other", seed=99).checkpoint
+
+
+def write_inputs(tmp_path: Path) -> None:
+    """What `score` reads."""
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for number in range(9):
@@ -41,7 +93,9 @@ def test_two_ranks_score_what_one_rank_scores(tmp_path: Path) -> None:
     (tmp_path / "scorer.py").write_text(
         "def brightness(images, prompts):\n    return images.float().mean(dim=(1, 2, 3)) / 255\n"
     )
-    found, expected = scores_of_two_ranks(tmp_path), score(str(tmp_path))
+
+
+def check_shared(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert expected["frechet"] > 0 and expected["shared"] == [number * number for number in range(7)]
     assert found["frechet"] == pytest.approx(expected["frechet"], rel=1e-9)
     assert found["kept"] == found["frechet"] and found["statistics"] == expected["statistics"] == 1

@@ -19,6 +19,8 @@ from mars_megatron.config.schema import (
     RunConfig,
     VocabularyConfig,
 )
+from mars_megatron.indexing.build import build_index
+from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.model import build_model
 from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
@@ -66,6 +68,19 @@ def write_run(folder: Path, seed: int = 1234) -> TinyRun:
     )
     _save(replace(config, training=replace(config.training, seed=seed)), folder / "run")
     return TinyRun(*(str(folder / name) for name in ("run", "images", "prompts.jsonl", "words.json")), config=config)
+
+
+def with_index(run: TinyRun) -> RunConfig:
+    """The run's configuration with an index of its images, half of them for validation, and four steps to train."""
+    data, prefix = run.config.data, str(Path(run.images).parent / "index")
+    options = BuildOptions(resolution=RESOLUTION, workers=0)
+    build_index(run.images, prefix, data.text_tokenizer, data.image_tokenizer, options=options, progress=False)
+    return replace(
+        run.config,
+        data=replace(data, path=prefix, validation_fraction=0.5),
+        training=replace(run.config.training, steps=4),
+        logging=replace(run.config.logging, interval=1, tensorboard=False, progress=False),
+    )
 
 
 def _write_images(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ import torch
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.evaluation.registry import make_jobs
 from mars_megatron.evaluation.runner import evaluate
-from mars_megatron.indexing.build import build_index
-from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.training import Trainer
-from tests.unit.generation.tiny_run import RESOLUTION, TinyRun, write_run
+from tests.unit.generation.tiny_run import TinyRun, with_index, write_run
 from tests.unit.training.test_trainer import configured, lines, losses
 
 
@@ -27,19 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 @pytest.fixture(scope="module")
 def tiny(run: TinyRun) -> RunConfig:
-    """Four steps on the images of the tiny run."""
-    data, prefix = run.config.data, str(Path(run.images).parent / "index")
-    options = BuildOptions(resolution=RESOLUTION, workers=0)
-    build_index(run.images, prefix, data.text_tokenizer, data.image_tokenizer, options=options, progress=False)
-    return configured(
-        replace(run.config, data=replace(data, path=prefix, validation_fraction=0.5)),
-        training__steps=4,
-        training__eval_interval=2,
-        training__eval_batches=64,
-        logging__interval=1,
-        logging__tensorboard=False,
-        logging__progress=False,
-    )
+    return configured(with_index(run), training__eval_interval=2, training__eval_batches=64)
 
 
 @pytest.fixture
