@@ -59,13 +59,7 @@ class Job:
 
 
 def suite_class(name: str) -> type:
-    """The class of a suite.
-
-    Raises:
-        ValueError: There is no suite of that name.
-    """
-    if name not in SUITES:
-        raise ValueError(f"suite is {name!r}; accepted: {', '.join(SUITES)}")
+    """The class of a suite in SUITES."""
     entry = SUITES[name]
     found: type = getattr(importlib.import_module(f"mars_megatron.evaluation.{entry.module}"), entry.name)
     return found
@@ -90,7 +84,10 @@ def make_jobs(suites: Mapping[str, Any], source: str) -> list[Job]:
         if not isinstance(options, Mapping) or not _is_label(label):
             raise ValueError(f"{source}: {label} is {options!r}; accepted: a name, and a mapping of options")
         options = dict(options)
-        suite = suite_class(options.pop("suite", label))
+        name = options.pop("suite", label)
+        if name not in SUITES:
+            raise ValueError(f"{source}: {label} asks for the suite {name!r}; accepted: {', '.join(SUITES)}")
+        suite = suite_class(name)
         jobs.append(Job(label, build_suite(suite, options, f"{source}: {label}")))
     return jobs
 

@@ -96,7 +96,7 @@ def test_suites_of_a_file() -> None:
     assert not any(job.needs_image_tokenizer for job in jobs)
     for suites, message in (
         ({}, "file names no suite; accepted: prompt_fidelity, "),
-        ({"nothing": {}}, "suite is 'nothing'; accepted: prompt_fidelity, "),
+        ({"nothing": {}}, "file: nothing asks for the suite 'nothing'; accepted: prompt_fidelity, "),
         ({"facts": "f"}, "file: facts is 'f'; accepted: a name, and a mapping of options"),
         ({"a/b": {"suite": "facts", "facts": "f"}}, "file: a/b is"),
         ({"facts": {"fact": "f"}}, "file: facts: unknown option fact"),

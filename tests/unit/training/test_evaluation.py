@@ -63,7 +63,10 @@ def test_a_run_does_not_notice_its_suites(tiny: RunConfig, suites: dict[str, Any
     assert sorted(path.name for path in folders.iterdir()) == ["step_00000002", "step_00000004"]
     assert sorted(path.name for path in (folders / "step_00000004").iterdir()) == sorted(f"{s}.json" for s in suites)
 
-    later = evaluate(with_suites, make_jobs(suites, "test"))
+    later = evaluate(with_suites, make_jobs(suites | {"all": {"suite": "likelihood", "index": tiny.data.path}}, "test"))
+    whole, held_out = later.pop("all").scores, later["likelihood"].scores
+    for name in ("nats_per_visual_token/t2i", "nats_per_text_token/i2t"):
+        assert 0 < held_out[name].count < whole[name].count == 30, "an observation is a sample"
     scores = {f"{label}/{name}": s.value for label, report in later.items() for name, s in report.scores.items()}
     assert scores == pytest.approx({name: value for name, value in found[4].items() if name not in ("step", "split")})
 
@@ -72,7 +75,7 @@ def test_wrong_suites_are_refused_before_training(tiny: RunConfig, tmp_path: Pat
     for suites, message in (
         ({"facts": {"facts": "/none"}}, "facts /none is not a file"),
         ({"facts": {}}, "evaluation.suites: facts: facts is missing"),
-        ({"other": {}}, "suite is 'other'; accepted: "),
+        ({"other": {}}, "other asks for the suite 'other'; accepted: "),
     ):
         trainer = Trainer(evaluated(configured(tiny, checkpoint__dir=tmp_path / "run"), suites))
         with pytest.raises(ValueError, match=message):
