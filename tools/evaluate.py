@@ -23,9 +23,8 @@ there is not computed again, and a run after an interruption goes on behind the 
 """
 
 
-def common_options() -> argparse.ArgumentParser:
+def add_common_options(parser: argparse.ArgumentParser) -> None:
     """What all suites take."""
-    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or the folder of a run")
     parser.add_argument(
         "--output", metavar="FOLDER", help="for SUITE.json (default: evaluation/STEP in the folder of the run)"
@@ -33,14 +32,12 @@ def common_options() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="compute also what is there, and replace it")
     add_layout_options(parser)
     add_settings(parser)
-    return parser
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     from mars_megatron.evaluation.options import add_arguments, description_of
     from mars_megatron.evaluation.registry import SUITES, suite_class
 
-    common = common_options()
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,11 +45,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in SUITES:
         suite = suite_class(name)
         short, long = (part.replace("%", "%%") for part in description_of(suite))
-        one = suites.add_parser(name, parents=[common], help=short, description=f"{short}\n\n{long}")
+        one = suites.add_parser(name, help=short, description=f"{short}\n\n{long}")
         one.formatter_class = argparse.RawDescriptionHelpFormatter
         add_arguments(one, suite)
-    every = suites.add_parser("all", parents=[common], help="all suites that a file asks for")
+        add_common_options(one)
+    every = suites.add_parser("all", help="all suites that a file asks for")
     every.add_argument("--config", required=True, metavar="FILE", help="YAML or JSON of suites with their options")
+    add_common_options(every)
     return parser.parse_args(arguments)
 
 

@@ -116,8 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser, suite: type) -> None:
     group = parser.add_argument_group(f"options of {suite.name}")  # type: ignore[attr-defined]
     for option in options_of(suite):
         keywords: dict[str, Any] = {"dest": option.name, "default": None}
-        shown = {"": "none", False: "off", True: "on"}.get(option.default, option.default)
-        note = "required" if option.is_required else f"default: {shown}"
+        note = "required" if option.is_required else f"default: {_shown(option.default)}"
         keywords["help"] = f"{option.help} ({note})".replace("%", "%%")
         if option.type is bool:
             keywords["action"] = argparse.BooleanOptionalAction
@@ -140,6 +139,12 @@ def from_arguments(suite: type, arguments: argparse.Namespace) -> Any:
     given = {option.name: getattr(arguments, option.name) for option in options_of(suite)}
     present = {name: value for name, value in given.items() if value is not None}
     return build_suite(suite, present, suite.name)  # type: ignore[attr-defined]
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default in ("", ()) else str(default)
 
 
 def _docstring(suite: type) -> docstring_parser.Docstring:

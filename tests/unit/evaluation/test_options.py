@@ -32,7 +32,7 @@ class Example:
 
     name: ClassVar[str] = "example"
     file: str
-    count: int = 2
+    count: int = 0
     share: float = 0.5
     exact: bool = False
     kind: Literal["a", "b"] = "a"
@@ -64,6 +64,7 @@ def test_options_of_the_command_line() -> None:
     assert from_arguments(Example, parser.parse_args(["--file", "f"])) == Example("f")
     text = " ".join(parser.format_help().split())
     assert "What is read, over two lines. (required)" in text and "Of 100 %. (default: 0.5)" in text
+    assert all(f"{shown})" in text for shown in ("many. (default: 0", "Whether. (default: off", "Some. (default: none"))
     for wrong in (["--count", "3"], ["--file", "f", "--count", "x"], ["--file", "f", "--kind", "c"]):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
