@@ -51,6 +51,7 @@ phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe compositional \
 phase score "$RUN_DIR/scores/compositional.json" torchrun --standalone --nproc-per-node "$RANKS" tools/evaluate.py \
     compositional "$RUN_DIR/mars" --tensor 1 --benchmark "$data" --samples-per-prompt "$SAMPLES" \
     --grid "$RUN_DIR/scored.png" --output "$RUN_DIR/scores"
-phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/sample.py \
-    --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-per-prompt 8 --output "$RUN_DIR/samples.png"
+phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/generate.py \
+    --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-images 8 \
+    --output "$RUN_DIR/samples" --sheet "$RUN_DIR/samples.png"
 echo "scores: $RUN_DIR/scores/compositional.json  pictures: $RUN_DIR/samples.png, $RUN_DIR/scored.png"

@@ -40,9 +40,9 @@ phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe digits --parallel.te
     --checkpoint.init_from "$RUN_DIR/base" --checkpoint.dir "$RUN_DIR/mars" --checkpoint.interval 500 \
     --logging.sample_interval 500 --logging.sample_prompts '["a handwritten digit three", "一个手写数字七"]'
 
-phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/sample.py \
-    --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-per-prompt 10 \
-    --output "$RUN_DIR/samples.png"
+phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/generate.py \
+    --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-images 10 \
+    --output "$RUN_DIR/samples" --sheet "$RUN_DIR/samples.png"
 cat >"$RUN_DIR/suites.yaml" <<EOF
 prompt_fidelity: {prompts: $data/prompts.jsonl, images: $data/held_out, samples_per_prompt: 5, controls: true}
 captions: {images: $data/held_out, label_words: $data/label_words.json}

@@ -10,9 +10,11 @@ from collections.abc import Callable
 # Settings of the checkpoint that have an option of their own.
 SETTINGS = {
     "--guidance": "generation.guidance",
+    "--guidance-schedule": "generation.guidance_schedule",
     "--temperature": "generation.temperature",
     "--top-k": "generation.top_k",
     "--top-p": "generation.top_p",
+    "--min-p": "generation.min_p",
     "--seed": "generation.seed",
     "--batch-size": "generation.batch_size",
     "--text-tokenizer": "data.text_tokenizer",

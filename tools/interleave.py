@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from command_line import SETTINGS, add_layout_options, add_settings, overrides, run_tool
+
 EPILOG = """\
   python tools/interleave.py --checkpoint runs/mine --prompts documents.jsonl --output documents
   torchrun --nproc-per-node 2 tools/interleave.py --checkpoint runs/mine --prompts documents.jsonl --output documents
@@ -18,17 +20,9 @@ The model must have been trained on interleaved documents (data.tasks.interleave
 with a line for each ({"number", "prompt", "parts"}), PNG files in images/, index.html that shows them, and
 settings.json. Run again after an interruption, or with lines added to the file, it makes what is missing.
 """
-# Settings of the checkpoint that have an option of their own.
-SETTINGS = {
-    "--guidance": "generation.guidance",
-    "--temperature": "generation.temperature",
-    "--text-temperature": "generation.text_temperature",
-    "--top-k": "generation.top_k",
-    "--top-p": "generation.top_p",
-    "--batch-size": "generation.batch_size",
-    "--text-tokenizer": "data.text_tokenizer",
-    "--image-tokenizer": "data.image_tokenizer",
-}
+# The seed is that of a document, see --seed.
+OPTIONS = {option: setting for option, setting in SETTINGS.items() if option != "--seed"}
+OPTIONS["--text-temperature"] = "generation.text_temperature"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,10 +43,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--stop-after-image", action="store_true", help="end behind the first image, where the line does not say"
     )
-    parser.add_argument("--tensor", type=int, metavar="N", help="tensor-parallel size (default: all ranks)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
-    for option, setting in SETTINGS.items():
-        parser.add_argument(option, metavar="VALUE", dest=setting, help=f"{setting}, instead of the checkpoint's")
+    add_layout_options(parser)
+    add_settings(parser, OPTIONS)
     options = parser.parse_args(arguments)
     for name, least in (("seed", 0), ("max_images", 0), ("max_text_tokens", 1)):
         if getattr(options, name) < least:
@@ -66,13 +58,12 @@ def run(options: argparse.Namespace) -> None:
 
     defaults = DocumentPrompt((), options.seed, options.max_images, options.max_text_tokens, options.stop_after_image)
     prompts = read_document_prompts(options.prompts, defaults)
-    given = ((setting, getattr(options, setting)) for setting in SETTINGS.values())
     folder = interleave(
         options.checkpoint,
         prompts,
         options.output,
         tensor=options.tensor,
-        overrides=[f"--{setting}={value}" for setting, value in given if value is not None],
+        overrides=overrides(options),
         device=options.device,
     )
     if os.environ.get("RANK", "0") == "0":
@@ -81,21 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    # after the arguments: --help and a wrong option should not wait for torch
-    import warnings
-
-    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    from mars_megatron.platform.parallel import shut_down
-
-    try:
-        run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    shut_down()
-    return 0
+    return run_tool(run, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -57,18 +57,32 @@ def load_for_inference(
     """
     platform.initialize(device)
     platform.init_process_group()
-    config = override(read_config(resolve(path)), overrides)
     tensor = groups.tp.size() if groups else tensor or world_size()
     if tensor < 1 or world_size() % tensor:
         raise ValueError(f"tensor is {tensor}; accepted: a divisor of the number of ranks, which is {world_size()}")
+    config = config_for_inference(path, overrides, tensor, device)
+    groups = groups or initialize_parallel(config.parallel, config.training.seed)
+    (model,) = build_model(config, groups, initialize=False)
+    load_model(path, config, groups, [model])
+    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config))
+
+
+def config_for_inference(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    tensor: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> RunConfig:
+    """The configuration of a checkpoint under the layout of sampling; arguments as for `load_for_inference`.
+
+    Raises:
+        ValueError: No complete checkpoint at `path`, a wrong override, or a model that `tensor` does not divide.
+    """
+    config = override(read_config(resolve(path)), overrides)
     config = replace(
         config,
         parallel=ParallelConfig(tensor=tensor),
         recompute=RecomputeConfig(),
         training=replace(config.training, backend="local", device=device),  # the backend that decodes with a cache
     )
-    validate(config)
-    groups = groups or initialize_parallel(config.parallel, config.training.seed)
-    (model,) = build_model(config, groups, initialize=False)
-    load_model(path, config, groups, [model])
-    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config))
+    return validate(config)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,18 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     Raises:
         ValueError: The file is missing or has no prompt, or a line is not of that form.
     """
+    lines = prompt_lines(path)
+    if Path(path).suffix != ".jsonl":
+        return [Prompt(line) for _, line in lines]
+    return [parse_prompt(line, f"{path} line {number}")[0] for number, line in lines]
+
+
+def prompt_lines(path: str | Path) -> list[tuple[int, str]]:
+    """The lines of a file that are not empty, with their numbers from 1.
+
+    Raises:
+        ValueError: The file is missing, or has no such line.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"prompts {path} is not a file; give one with a prompt on each line")
@@ -36,20 +50,26 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     if not lines:
         raise ValueError(f"prompts {path} is empty; give one prompt on each line")
-    if path.suffix != ".jsonl":
-        return [Prompt(line) for _, line in lines]
-    return [_parse(line, f"{path} line {number}") for number, line in lines]
+    return lines
 
 
-def _parse(line: str, where: str) -> Prompt:
+def parse_prompt(line: str, where: str, others: Sequence[str] = ()) -> tuple[Prompt, dict[str, Any]]:
+    """The prompt of a JSON line, and those of the `others` that stand beside it.
+
+    Raises:
+        ValueError: The line is not of that form; it is named by `where`.
+    """
     try:
         values = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
     wanted = '{"prompt": "...", "label": "...", "group": "..."} with strings, label and group optional'
+    if others:
+        wanted += f"; beside them {', '.join(others)}"
     if not isinstance(values, dict) or not values.get("prompt"):
         raise ValueError(f"{where} has no prompt; accepted: {wanted}")
+    further = {name: values.pop(name) for name in others if name in values}
     fields = {"prompt": "text", "label": "label", "group": "group"}
     if not values.keys() <= fields.keys() or not all(isinstance(value, str) for value in values.values()):
         raise ValueError(f"{where} is {line}; accepted: {wanted}")
-    return Prompt(**{fields[name]: value for name, value in values.items()})
+    return Prompt(**{fields[name]: value for name, value in values.items()}), further

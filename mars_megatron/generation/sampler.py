@@ -56,7 +56,10 @@ class Sampler:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of codes of an image."""
-        return self.image_tokenizer.grid(self.loaded.config.image.resolution)
+        return self._grid(None)
+
+    def _grid(self, resolution: int | None) -> tuple[int, int]:
+        return self.image_tokenizer.grid(resolution or self.loaded.config.image.resolution)
 
     def _path(self, setting: str) -> str:
         path = getattr(self.loaded.config.data, setting)
@@ -81,6 +84,7 @@ class Sampler:
         *,
         seeds: Sequence[int] | None = None,
         settings: GenerationConfig | None = None,
+        resolution: int | None = None,
         progress: bool = False,
     ) -> torch.Tensor:
         """Codes int64 [len(texts), grid] of one image for each text. Replicas of the model share the work.
@@ -89,9 +93,10 @@ class Sampler:
             texts: The prompts.
             numbers, seeds: See `generate_images`.
             settings: Instead of those of the configuration.
+            resolution: Height and width in pixels; None for that of the configuration.
             progress: Show a progress bar on rank 0.
         """
-        loaded, num_codes = self.loaded, self.grid[0] * self.grid[1]
+        loaded, (rows, columns) = self.loaded, self._grid(resolution)
         how, prompts = settings or loaded.config.generation, [self.text_tokenizer.encode(text) for text in texts]
         numbers = image_numbers(prompts) if numbers is None else numbers
 
@@ -101,7 +106,7 @@ class Sampler:
                 loaded.model,
                 prompts[mine],
                 loaded.vocabulary,
-                num_codes,
+                rows * columns,
                 how,
                 seeds=seed,
                 numbers=numbers[mine],
@@ -145,12 +150,13 @@ class Sampler:
 
         return self._share(draw)
 
-    def caption_scores(self, texts: Sequence[str], codes: torch.Tensor) -> torch.Tensor:
+    def caption_scores(self, texts: Sequence[str], codes: torch.Tensor, batch_size: int) -> torch.Tensor:
         """How probable the model finds each text as the caption of its image; replicas share the work.
 
         Args:
             texts: One for each image, none empty.
             codes: int64 [N, grid].
+            batch_size: Images looked at together.
 
         Returns:
             float64 [N], see `caption_likelihood`.
@@ -163,7 +169,7 @@ class Sampler:
                 prompts[mine],
                 codes[mine],
                 loaded.vocabulary,
-                loaded.config.generation.batch_size,
+                batch_size,
                 num_text_ids=self.text_tokenizer.size,
             )
 
@@ -183,9 +189,9 @@ class Sampler:
             whole[rank::replicas] = part
         return whole
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes int64 [N, grid] -> uint8 [N, height, width, 3] on the CPU."""
-        return self.image_tokenizer.decode(codes, self.grid)
+    def decode(self, codes: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
+        """Codes int64 [N, grid] -> uint8 [N, height, width, 3] on the CPU, at the model's resolution or a given one."""
+        return self.image_tokenizer.decode(codes, self._grid(resolution))
 
     def caption(
         self, images: torch.Tensor, settings: GenerationConfig | None = None, *, progress: bool = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from megatron.core import parallel_state
@@ -12,6 +14,8 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from mars_megatron.config.schema import ParallelConfig
 from mars_megatron.platform.device import init_process_group
+
+Value = TypeVar("Value")
 
 # The job and the sizes for which megatron-core's groups stand.
 _standing: tuple[object, ...] | None = None
@@ -44,6 +48,24 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
         _standing = wanted
     model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()
+
+
+def only_on_rank_0(make: Callable[[], Value]) -> Value:
+    """What `make` gives on rank 0, the only one to call it, on every rank; values travel pickled.
+
+    Raises:
+        ValueError, OSError: It was raised there; every rank raises it.
+    """
+    box: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = make()
+        except (ValueError, OSError) as error:  # the others wait for an answer
+            box[1] = error
+    torch.distributed.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
 
 
 @dataclass(frozen=True)

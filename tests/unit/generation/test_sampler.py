@@ -1,31 +1,22 @@
-"""From a checkpoint to pictures: loading, the sampler, and tools/sample.py."""
+"""From a checkpoint to pictures: loading, the sampler, files of prompts."""
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mars_megatron.checkpoint import read_config, resolve
 from mars_megatron.generation import Prompt, Sampler, load_for_inference, read_prompts
-from tests.command_lines import load_tool
 from tests.unit.generation.tiny_run import TinyRun, write_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     return write_run(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return load_tool("sample")
 
 
 def test_loads_whatever_the_training_layout(run: TinyRun, tmp_path: Path) -> None:
@@ -70,6 +61,14 @@ def test_sampler(run: TinyRun) -> None:
     codes = sampler.sample(["a red square", "绿色方块"], 3)
     assert codes.shape == (6, 16) and len(codes.unique(dim=0)) > 3
     assert torch.equal(sampler.sample(["a red square"], 3), codes[:3])
+    assert torch.equal(sampler.sample(["绿色方块"], 2), codes[3:5])
+    settings = replace(sampler.loaded.config.generation, temperature=0)
+    some = sampler.sample_each(["绿色方块", "a red square"], [2, 0], seeds=[5, 6])
+    assert torch.equal(some[0], codes[5]) and not torch.equal(some[1], codes[0])
+    greedy = sampler.sample_each(["a red square"] * 2, settings=settings)
+    assert torch.equal(greedy[0], greedy[1])
+    scores = sampler.caption_scores(["a red square"] * 3, codes[:3], 2)
+    assert scores.shape == (3,) and (scores < 0).all() and len(scores.unique()) == 3
     images = sampler.decode(codes)
     assert images.shape == (6, 8, 8, 3) and images.dtype == torch.uint8
     captions = sampler.caption(images)
@@ -112,40 +111,3 @@ def test_read_prompts(run: TinyRun, tmp_path: Path) -> None:
             read_prompts(lines)
     with pytest.raises(ValueError, match="is not a file"):
         read_prompts(tmp_path / "none.txt")
-
-
-def test_tool_writes_grid_files_and_codes(
-    tool: ModuleType, run: TinyRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = {name: str(tmp_path / name) for name in ("grid/all.png", "single", "codes.npz")}
-    arguments = ["--checkpoint", run.checkpoint, "--prompts", run.prompts, "--num-per-prompt", "2", "--top-k", "3"]
-    outputs = zip(("--output", "--output-dir", "--save-codes"), paths.values(), strict=True)
-    tool.run(tool.parse_arguments([*arguments, *(word for pair in outputs for word in pair)]))
-    assert "12 images of 6 prompts" in capsys.readouterr().out
-    with np.load(paths["codes.npz"]) as saved:
-        codes = saved["codes"]
-        assert saved["prompts"].tolist() == [line["prompt"] for line in map(json.loads, open(run.prompts))]
-    assert codes.shape == (6, 2, 16)
-    sampler = Sampler(load_for_inference(run.checkpoint, overrides=["--generation.top_k=3"]))
-    images = sampler.decode(torch.from_numpy(codes[4]))
-    for number, image in enumerate(images):
-        with Image.open(Path(paths["single"]) / f"0004_{number:03d}.png") as file:
-            assert np.array_equal(np.asarray(file), image.numpy())
-    assert len(list(Path(paths["single"]).iterdir())) == 12
-    with Image.open(paths["grid/all.png"]) as grid:
-        assert grid.height > 6 * 64
-
-
-def test_tool_options(tool: ModuleType, run: TinyRun, capsys: pytest.CaptureFixture[str]) -> None:
-    options = tool.parse_arguments(
-        ["--checkpoint", "c", "--prompt", "a", "--prompt", "b", "--guidance", "1.5", "--image-tokenizer", "x"]
-    )
-    assert options.prompt == ["a", "b"] and options.output == "samples.png"
-    assert tool.overrides(options) == ["--generation.guidance=1.5", "--data.image_tokenizer=x"]
-    with pytest.raises(SystemExit):
-        tool.parse_arguments(["--checkpoint", "c"])
-    with pytest.raises(SystemExit):
-        tool.parse_arguments(["--checkpoint", "c", "--prompt", "a", "--num-per-prompt", "0"])
-    capsys.readouterr()
-    assert tool.main(["--checkpoint", run.checkpoint, "--prompt", "a", "--guidance", "much"]) == 2
-    assert "generation.guidance" in capsys.readouterr().err

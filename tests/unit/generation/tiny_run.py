@@ -66,7 +66,7 @@ def write_run(folder: Path, seed: int = 1234) -> TinyRun:
         data=DataConfig(text_tokenizer=str(folder / "text.model"), image_tokenizer=str(folder / "vq")),
         generation=GenerationConfig(seed=5, max_caption_tokens=6),
     )
-    _save(replace(config, training=replace(config.training, seed=seed)), folder / "run")
+    save_run(replace(config, training=replace(config.training, seed=seed)), folder / "run")
     return TinyRun(*(str(folder / name) for name in ("run", "images", "prompts.jsonl", "words.json")), config=config)
 
 
@@ -101,7 +101,8 @@ def _write_lines(path: Path, lines: list[dict]) -> None:
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
-def _save(config: RunConfig, folder: Path) -> None:
+def save_run(config: RunConfig, folder: Path) -> None:
+    """Write the checkpoint of a random model."""
     platform.initialize("auto")
     groups = initialize_parallel(config.parallel, 1)
     chunks = build_model(config, groups)

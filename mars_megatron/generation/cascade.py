@@ -1,0 +1,204 @@
+"""From prompts to pictures in one or two steps: low-resolution codes, then super-resolution from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from mars_megatron import platform
+from mars_megatron.checkpoint import read_config, resolve
+from mars_megatron.checkpoint.folders import step_of
+from mars_megatron.checkpoint.identity import content_fingerprint
+from mars_megatron.config import validate
+from mars_megatron.config.parser import override
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.generation.load import load_for_inference
+from mars_megatron.generation.requests import Drawing, decisive
+from mars_megatron.generation.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which checkpoints draw, and how.
+
+    Args:
+        checkpoint: A checkpoint, or the folder of a run; without `high` it draws at its own resolution.
+        high: Whether super-resolution follows.
+        super_resolution: Checkpoint for that; empty for the same one, which then draws its own low resolution first.
+        overrides: Settings in place of the saved ones: ["--generation.guidance=2", "--data.image_tokenizer=...", ...].
+        high_overrides: The same for super-resolution; those of `data` are taken from `overrides` too.
+        tensor: Tensor-parallel size; None takes all ranks.
+        device: Where they run.
+    """
+
+    checkpoint: str
+    high: bool = False
+    super_resolution: str = ""
+    overrides: tuple[str, ...] = ()
+    high_overrides: tuple[str, ...] = ()
+    tensor: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Drawn(NamedTuple):
+    """What a batch of images came out as.
+
+    Attributes:
+        codes: int64 [N, codes] at the resolution asked for.
+        low_codes: int64 [N, low codes] that super-resolution started from; None without it.
+        numbers: Number of the candidate that was kept, of each image.
+        scores: Score of each candidate of each image; empty lists where there was one.
+    """
+
+    codes: torch.Tensor
+    low_codes: torch.Tensor | None
+    numbers: list[int]
+    scores: list[list[float]]
+
+
+class Cascade:
+    """Draws images. Every rank must make the same calls, and gets the same; replicas share the work.
+
+    Args:
+        models: The checkpoints.
+
+    Attributes:
+        record: What is written of the model that begins, see `model_record`.
+        high_record: The same of super-resolution, with its settings; None without it.
+        resolution: Height and width of the images in pixels.
+
+    Raises:
+        ValueError: A wrong setting, no checkpoint, or two that do not fit each other.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.first = Sampler(
+            load_for_inference(models.checkpoint, models.tensor, models.overrides, device=models.device)
+        )
+        self.second: Sampler | None = None
+        image = self.first.loaded.config.image
+        self.first_resolution = image.resolution
+        if models.high:
+            self.second = self._open_second()
+            self.first_resolution = self.second.loaded.config.image.low_resolution
+        self.resolution = self._last.loaded.config.image.resolution
+        self.record = model_record(models.checkpoint, self.first)
+        self.high_record: dict[str, Any] | None = None
+        if self.second is not None:
+            self.high_record = model_record(models.super_resolution or models.checkpoint, self.second)
+            self.high_record["settings"] = decisive(self.second.loaded.config.generation)
+            self._check_fit()
+
+    @property
+    def _last(self) -> Sampler:
+        return self.second or self.first
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the model that begins."""
+        return self.first.loaded.config
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Where images were drawn, and how many together: with another one, other roundings are possible."""
+        groups, batch_size = self.first.loaded.groups, self.config.generation.batch_size
+        return {
+            "device": platform.device().type,
+            "tensor": groups.tp.size(),
+            "replicas": groups.dp.size(),
+            "batch_size": batch_size,
+        }
+
+    def draw(self, drawings: Sequence[Drawing]) -> Drawn:
+        """Draw some images of the same settings together.
+
+        Of several candidates the one is kept under whose low-resolution codes (those of the first step) the model finds
+        the prompt most probable as the caption.
+        """
+        texts = [drawing.prompt.text for drawing in drawings for _ in drawing.numbers]
+        seeds = [drawing.seed for drawing in drawings for _ in drawing.numbers]
+        numbers = [number for drawing in drawings for number in drawing.numbers]
+        (settings,) = {drawing.settings for drawing in drawings}
+        codes = self.first.sample_each(texts, numbers, seeds=seeds, settings=settings, resolution=self.first_resolution)
+        scores: list[list[float]] = [[] for _ in drawings]
+        if len(numbers) > len(drawings):
+            every = iter(self.first.caption_scores(texts, codes, settings.batch_size).tolist())
+            scores = [[next(every) for _ in drawing.numbers] for drawing in drawings]
+        kept, start = [], 0
+        for drawing, found in zip(drawings, scores, strict=True):
+            kept.append(start + (found.index(max(found)) if found else 0))
+            start += len(drawing.numbers)
+        chosen = [numbers[place] for place in kept]
+        if self.second is None:
+            return Drawn(codes[kept], None, chosen, scores)
+        prompts, of_kept = [drawing.prompt.text for drawing in drawings], [seeds[place] for place in kept]
+        how = replace(self.second.loaded.config.generation, batch_size=settings.batch_size)
+        high = self.second.upscale_each(prompts, codes[kept], chosen, seeds=of_kept, settings=how)
+        return Drawn(high, codes[kept], chosen, scores)
+
+    def pictures(self, drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The images, and the low-resolution ones they were made from: uint8 [N, height, width, 3]."""
+        images = self._last.decode(drawn.codes)
+        if drawn.low_codes is None:
+            return images, None
+        return images, self._last.decode(drawn.low_codes, self.first_resolution)
+
+    def _open_second(self) -> Sampler:
+        models, first = self.models, self.first.loaded
+        if not models.super_resolution:
+            if first.config.image.low_resolution == 0:
+                raise ValueError(
+                    f"the resolution is high, but {models.checkpoint} has not learned super-resolution "
+                    "(image.low_resolution is 0); accepted: the checkpoint of such a model for super-resolution, or low"
+                )
+            # Its settings are the saved ones: those given are for the first step.
+            saved = replace(first.config, generation=read_config(resolve(models.checkpoint)).generation)
+            return Sampler(first._replace(config=validate(override(saved, models.high_overrides))))
+        data = [given for given in models.overrides if given.startswith("--data.")]
+        loaded = load_for_inference(
+            models.super_resolution,
+            overrides=[*data, *models.high_overrides],
+            device=models.device,
+            groups=first.groups,
+        )
+        if loaded.config.image.low_resolution == 0:
+            raise ValueError(
+                f"{models.super_resolution} has not learned super-resolution (image.low_resolution is 0); accepted: "
+                "the checkpoint of a model that has (stage III)"
+            )
+        return Sampler(loaded)
+
+    def _check_fit(self) -> None:
+        """Whether super-resolution goes on from what the first model draws."""
+        first, second, high = self.first.loaded.config, self._last.loaded.config, self.high_record or {}
+        if self.models.super_resolution and first.image.resolution != second.image.low_resolution:
+            raise ValueError(
+                f"{self.models.checkpoint} draws at image.resolution {first.image.resolution}, but "
+                f"{self.models.super_resolution} starts from image.low_resolution {second.image.low_resolution}; "
+                "accepted: the same"
+            )
+        if self.record["image_tokenizer"]["fingerprint"] != high["image_tokenizer"]["fingerprint"]:
+            raise ValueError(
+                f"data.image_tokenizer of {self.models.checkpoint} is {first.data.image_tokenizer}, that of "
+                f"{self.models.super_resolution} {second.data.image_tokenizer}, which differs; accepted: the same, "
+                "because one model goes on from the codes of the other"
+            )
+
+
+def model_record(checkpoint: str | Path, sampler: Sampler) -> dict[str, Any]:
+    """What is written of a model: where it lies, its step, and fingerprints of what is in its files."""
+    folder, data = resolve(checkpoint), sampler.loaded.config.data
+    return {
+        "checkpoint": str(folder.resolve()),
+        "step": step_of(folder),
+        "fingerprint": content_fingerprint(folder),
+        **{
+            name: {"path": str(Path(path).resolve()), "fingerprint": content_fingerprint(path)}
+            for name, path in (("text_tokenizer", data.text_tokenizer), ("image_tokenizer", data.image_tokenizer))
+        },
+    }
