@@ -23,8 +23,13 @@ from mars_megatron.config.schema import (
 )
 from mars_megatron.generation import Sampler, generate_captions, generate_images, load_for_inference, upscale
 from mars_megatron.generation.batches import pack_samples
+from mars_megatron.generation.cascade import Models
 from mars_megatron.generation.decoding import Decoder, inference, row_multiple
+from mars_megatron.generation.gallery import generate
+from mars_megatron.generation.image_folder import read_manifest
 from mars_megatron.generation.joint import Joint, Request, write_and_draw
+from mars_megatron.generation.prompts import Prompt
+from mars_megatron.generation.requests import ImageRequest
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.ops import VISUAL
 from mars_megatron.platform.parallel import initialize_parallel, shut_down
@@ -59,7 +64,9 @@ def results(model: MARSModel, vocabulary: Vocabulary) -> dict[str, Any]:
         "codes": codes.tolist(),
         "captions": generate_captions(model, codes, vocabulary, EOS, SETTINGS),
         "logits": cached[:, -1].tolist(),
-        "difference": max(float((cached[n] - rows[-10:]).abs().max()) for n, rows in enumerate(by_sample)),
+        "difference": max(
+            float((cached[n] - rows[-10:, vocabulary.text_size :]).abs().max()) for n, rows in enumerate(by_sample)
+        ),
     }
 
 
@@ -122,6 +129,16 @@ def of_sampler(path: str, tensor: int) -> list[list[int]]:
     """Codes for 5 prompts, 3 each: a number that two replicas cannot share evenly."""
     sampler = Sampler(load_for_inference(path, tensor))
     return sampler.sample(["a red square", "红色方块", "a blue square", "a", "red"], 3).tolist()
+
+
+def of_folder(path: str, output: str, tensor: int) -> list[list[Any]]:
+    """Images of a folder: the best of 2 for 5 images, in batches that replicas cannot share evenly."""
+    models = Models(path, overrides=("--generation.batch_size=3", "--generation.temperature=2"), tensor=tensor)
+    requests = [ImageRequest(Prompt("a red square"), 3), ImageRequest(Prompt("红色方块"), 2)]
+    folder = generate(models, requests, Path(output) / f"{torch.distributed.get_world_size()}_{tensor}", best_of=2).path
+    lines = read_manifest(folder / "manifest.jsonl")
+    assert all((folder / line["file"]).is_file() for line in lines)
+    return sorted([line["file"], line["number"], line["pixels"]] for line in lines)
 
 
 def save(run: dict[str, Any]) -> None:

@@ -59,6 +59,7 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     with_tokenizers = write_run(tmp_path / "tiny").checkpoint
     tensor, data = (("of_sampler", {"path": with_tokenizers, "tensor": size}) for size in (2, 1))
+    folder = {"path": with_tokenizers, "output": str(tmp_path / "images")}
     _, *two = launch(
         2,
         [
@@ -72,15 +73,27 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             data,
             *(super_resolution(2, sequence=True, routed=routed) for routed in (False, True)),
             *(documents(2, sequence=not routed, routed=routed) for routed in (False, True)),
+            *(("of_folder", {**folder, "tensor": size}) for size in (2, 1)),
         ],
         tmp_path,
     )
     one = {"tensor": 1, "sequence": False}
     large = [super_resolution(1, sequence=False, routed=routed) for routed in (False, True)]
     mixed = [documents(1, sequence=False, routed=routed) for routed in (False, True)]
-    random_model, routed_model, loaded_model, sampled, *upscaled, written, routed_written = launch(
-        1, [("of_layout", one), ("of_layout", {**one, "routed": True}), load, data, *large, *mixed], tmp_path
+    *found, drawn = launch(
+        1,
+        [
+            ("of_layout", one),
+            ("of_layout", {**one, "routed": True}),
+            load,
+            data,
+            *large,
+            *mixed,
+            ("of_folder", {**folder, "tensor": 1}),
+        ],
+        tmp_path,
     )
+    random_model, routed_model, loaded_model, sampled, *upscaled, written, routed_written = found
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4
     assert random_model["difference"] < 1e-4
     check_same(two[0], random_model)
@@ -90,7 +103,8 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
     check_same(two[3], routed_model)
     check_same(two[4], loaded_model)
     assert len(sampled) == 15 and two[5] == two[6] == sampled
-    assert two[9:] == [written, routed_written] and written != routed_written
+    assert two[11:] == [drawn, drawn] and len({pixels for *_, pixels in drawn}) == 5
+    assert two[9:11] == [written, routed_written] and written != routed_written
     boi = 45
     assert sum(ids.count(boi) for ids in written) >= 2 and sum(token < 29 for ids in written for token in ids) >= 4
     assert two[7:9] == upscaled and len({tuple(codes) for found in upscaled for codes in found["4"]}) == 8
