@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from mars_megatron.generation import image_grid
+from mars_megatron.generation.output import save_image
 
 
 def write_grid(texts: Sequence[str], images: torch.Tensor, path: str | Path) -> None:
@@ -21,9 +21,5 @@ def write_grid(texts: Sequence[str], images: torch.Tensor, path: str | Path) -> 
     """
     if torch.distributed.get_rank() != 0:
         return
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = images.numpy().reshape(len(texts), -1, *images.shape[1:])
-    temporary = path.with_name(path.name + ".tmp")
-    image_grid(list(rows), texts).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    save_image(image_grid(list(rows), texts), path)

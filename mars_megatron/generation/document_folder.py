@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mars_megatron.generation.output import save_image
+
 RESULTS, PAGE, SETTINGS, IMAGES = "documents.jsonl", "index.html", "settings.json", "images"
 _STYLE = """\
 body { font-family: sans-serif; max-width: 60em; margin: 2em auto; }
@@ -114,10 +116,7 @@ class DocumentFolder:
         return f'<article>\n<span class="given">{"".join(given)}</span> {"".join(added)}\n</article>\n'
 
     def _write_image(self, image: torch.Tensor, name: str) -> str:
-        (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
-        temporary = self.path / IMAGES / f"{name}.tmp"
-        Image.fromarray(image.numpy()).save(temporary, format="PNG")
-        os.replace(temporary, temporary.with_suffix(""))
+        save_image(Image.fromarray(image.numpy()), self.path / IMAGES / name)
         return f"{IMAGES}/{name}"
 
     def _write(self, name: str, text: str) -> None:
