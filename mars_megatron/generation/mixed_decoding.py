@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from mars_megatron import platform
+from mars_megatron.data.batch import Batch
 from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
 from mars_megatron.generation.decoding import row_multiple
-from mars_megatron.model import KVCache, MARSModel
+from mars_megatron.model import DirectDecoding, KVCache, MARSModel
 from mars_megatron.ops import TEXT, VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
@@ -37,10 +38,11 @@ class MixedDecoder:
         self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens + 1)
         self._modalities: list[int] = []
         self._step: DecodeStep | None = None
+        self._direct = DirectDecoding(model, self._cache.max_length) if DirectDecoding.serves(model) else None
 
     def start(self) -> torch.Tensor:
         """Read the beginnings; fp32 logits [samples, vocabulary.size] of the first new tokens."""
-        logits = self.model(self._prompt.to(platform.device()), cache=self._cache, return_logits=True)
+        logits = self._read(self._prompt.to(platform.device()))
         self._cache.advance(sample_lengths(self._prompt.plan))
         return logits
 
@@ -57,13 +59,21 @@ class MixedDecoder:
         """
         modalities = [VISUAL if token >= self.vocabulary.text_size else TEXT for token in ids]
         device = platform.device()
-        if self._step is None or modalities != self._modalities:
-            self._step = DecodeStep.mixed(modalities, self.vocabulary, row_multiple(self.model), device)
-            self._modalities = modalities
-        batch = self._step.batch(torch.tensor(ids, device=device))
-        logits = self.model(batch, cache=self._cache, return_logits=True)
+        joined = torch.tensor(ids, device=device)
+        if self._direct is not None and len(set(modalities)) == 1:
+            logits = self._direct.step(joined, modalities[0], self._cache)
+        else:
+            if self._step is None or modalities != self._modalities:
+                self._step = DecodeStep.mixed(modalities, self.vocabulary, row_multiple(self.model), device)
+                self._modalities = modalities
+            logits = self._read(self._step.batch(joined))
         self._cache.advance(torch.tensor(goes_on, dtype=torch.int64))
         return logits
+
+    def _read(self, batch: Batch) -> torch.Tensor:
+        if self._direct is not None:
+            return self._direct.forward(batch, self._cache)
+        return self.model(batch, cache=self._cache, return_logits=True)
 
     def rewind(self, sample: int, length: int) -> None:
         """Go back to the first `length` tokens of a sample without text."""

@@ -98,9 +98,7 @@ class MarsModel(MarsPreTrainedModel):
         attention = self.config._attn_implementation
         if attention not in (None, "sdpa"):
             raise ValueError(f"attn_implementation is {attention!r}; accepted: sdpa")
-        self.embed_tokens = MarsEmbedding(
-            config.text_vocab_size, config.num_image_rows, config.hidden_size
-        )
+        self.embed_tokens = MarsEmbedding(config.text_vocab_size, config.num_image_rows, config.hidden_size)
         self.layers = nn.ModuleList(MarsLayer(config, number) for number in range(config.num_hidden_layers))
         self.norm = build_norm(config.hidden_size, config.rms_norm_eps, config.expert_norms)
         self.post_init()

@@ -65,21 +65,18 @@ class SampleAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, params: RoutedSeqParams, cache: KVCache | None
     ) -> Tensor:
         """query [samples, longest, heads, head_dim] -> [samples, longest, heads * head_dim]."""
-        mask = None
+        mask, is_causal = None, True
         if cache is not None:
-            prefill = cache.is_empty
             all_key, all_value = cache.update(self.layer_number, key, value)
-            if not prefill:
+            if not cache.is_empty:
                 key, value = all_key, all_value
-                at = cache.start_positions(query.device)[:, None] + torch.arange(query.shape[1], device=query.device)
-                known = torch.arange(cache.max_length, device=query.device)
-                mask = (known <= at[..., None])[:, None]  # [samples, 1, new, max_length]
+                mask, is_causal = cache.places(query.shape[1], query).mask, False
         out = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
             attn_mask=mask,
-            is_causal=mask is None,
+            is_causal=is_causal,
             enable_gqa=self.grouped,
         )
         return out.transpose(1, 2).flatten(-2)

@@ -11,6 +11,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from mars_megatron.ops import TEXT, VISUAL
+
 
 class Rows(NamedTuple):
     """The local rows of the residual stream, or of anything computed from it, by expert.
@@ -87,12 +89,17 @@ class Experts(MegatronModule):
             else:
                 self.visual = build()
 
+    def of(self, modality: int) -> nn.Module:
+        """The module that serves TEXT or VISUAL."""
+        if self.is_shared:
+            return self.shared
+        return self.text if modality == TEXT else self.visual
+
     def forward(self, rows: Rows) -> Rows:
         """Apply each expert to its rows. Modules returning (output, bias) must return no bias."""
-        text_expert, visual_expert = (self.shared, self.shared) if self.is_shared else (self.text, self.visual)
         with rows.text_grad():
-            text = _output(text_expert(rows.text))
-        return rows.with_parts(text, _output(visual_expert(rows.visual)))
+            text = _output(self.of(TEXT)(rows.text))
+        return rows.with_parts(text, _output(self.of(VISUAL)(rows.visual)))
 
 
 def serve_visual_by_text(experts: nn.Module) -> None:

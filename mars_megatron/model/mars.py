@@ -92,17 +92,20 @@ class MARSModel(MegatronModule):
         tensor = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
         self.decoder.set_input_tensor(tensor)
 
-    def forward(self, batch: Batch, cache: KVCache | None = None, return_logits: bool = False) -> Tensor:
+    def forward(
+        self, batch: Batch, cache: KVCache | None = None, return_logits: bool = False, only: int | None = None
+    ) -> Tensor:
         """Run this stage on one packed micro-batch.
 
         Args:
             batch: Rows in sorted order with their plan, on this process's device.
             cache: Keys and values of earlier tokens, when decoding; the caller advances its lengths.
             return_logits: Logits of `batch.loss_rows` in place of the losses of their targets.
+            only: Modality whose ids' logits are wanted; None for those of both.
 
         Returns:
             Before the last stage: hidden states [local rows, 1, hidden]. On the last: fp32 losses [n] of
-            `batch.loss_rows`, or fp32 logits [n, vocabulary.size].
+            `batch.loss_rows`, or fp32 logits [n, vocabulary.size] (or of the ids of one modality).
         """
         plan = batch.plan
         hidden = None
@@ -120,9 +123,9 @@ class MARSModel(MegatronModule):
         )
         if not self.post_process:
             return hidden
-        return self._head(hidden, batch, return_logits)
+        return self._head(hidden, batch, return_logits, only)
 
-    def _head(self, hidden: Tensor, batch: Batch, return_logits: bool) -> Tensor:
+    def _head(self, hidden: Tensor, batch: Batch, return_logits: bool, only: int | None) -> Tensor:
         plan, sequence_parallel = batch.plan, self.config.sequence_parallel
         num_text, _ = plan.rank_splits(self.tp_group.size() if sequence_parallel else 1)
         needs_grad = text_needs_grad(plan, self.text_is_frozen)
@@ -130,5 +133,5 @@ class MARSModel(MegatronModule):
         whole = gather_rows(rows, self.tp_group, sequence_parallel)
         wanted = whole.index_select(0, batch.loss_rows)  # [n, 1, hidden]
         if return_logits:
-            return self.head.logits(wanted)
+            return self.head.logits(wanted, only)
         return self.head.losses(wanted, batch.targets, batch.num_text_targets)

@@ -18,6 +18,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from mars_megatron.model.experts import Rows
+from mars_megatron.ops import TEXT, VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -101,13 +102,25 @@ class JoinedHead(MegatronModule):
         self.text = table(vocabulary.padded_text_size)
         self.visual = table(vocabulary.padded_image_size)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[n, 1, hidden], whole on every rank -> fp32 [n, text_size + image_size], whole on every rank."""
-        text, visual = self._local_logits(hidden)
-        text = gather_from_tensor_model_parallel_region(text, group=self.tp_group)
-        visual = gather_from_tensor_model_parallel_region(visual, group=self.tp_group)
-        sizes = self.vocabulary
-        return torch.cat((text[..., : sizes.text_size], visual[..., : sizes.image_size]), dim=-1).squeeze(1).float()
+    def logits(self, hidden: Tensor, only: int | None = None) -> Tensor:
+        """Scores of the joined ids.
+
+        Args:
+            hidden: [n, 1, hidden], whole on every rank.
+            only: Modality whose ids are wanted; None for those of both.
+
+        Returns:
+            fp32 [n, text_size + image_size], or the columns of the modality; whole on every rank.
+        """
+        parts = []
+        if only in (None, TEXT):
+            parts.append(self._whole(self._text_logits(hidden), self.vocabulary.text_size))
+        if only in (None, VISUAL):
+            parts.append(self._whole(self._visual_logits(hidden), self.vocabulary.image_size))
+        return torch.cat(parts, dim=-1).squeeze(1).float()
+
+    def _whole(self, local: Tensor, size: int) -> Tensor:
+        return gather_from_tensor_model_parallel_region(local, group=self.tp_group)[..., :size]
 
     def losses(self, hidden: Tensor, targets: Tensor, num_text_targets: int) -> Tensor:
         """Cross-entropy of each target.

@@ -11,7 +11,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from mars_megatron.config.schema import ExpertsConfig, RouterConfig
 from mars_megatron.generation.batches import pack_samples, sample_lengths
 from mars_megatron.generation.decoding import Decoder, inference
-from mars_megatron.model import MARSModel, build_model
+from mars_megatron.model import DirectDecoding, MARSModel, build_model
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.ops import TEXT, VISUAL
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -35,8 +35,14 @@ def whole_forward(model: MARSModel, vocabulary: Vocabulary, samples: list[list[i
     return list(logits.split([len(sample) for sample in samples]))
 
 
+@pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("modality", [TEXT, VISUAL])
-def test_cached_logits_equal_the_whole_forward(model: MARSModel, vocabulary: Vocabulary, modality: int) -> None:
+def test_cached_logits_equal_the_whole_forward(
+    model: MARSModel, vocabulary: Vocabulary, modality: int, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert DirectDecoding.serves(model)
+    if not direct:
+        monkeypatch.setattr(DirectDecoding, "serves", lambda model: False)
     boi, eoi, first_code = vocabulary.boi, vocabulary.eoi, vocabulary.text_size
     generator = torch.Generator().manual_seed(0)
     if modality == VISUAL:  # ragged prompts, one of them empty
@@ -54,9 +60,10 @@ def test_cached_logits_equal_the_whole_forward(model: MARSModel, vocabulary: Voc
     with inference(model):
         cached = [decoder.start(), *(decoder.step(ids) for ids in new.T)]
     for step, logits in enumerate(cached):
-        assert logits.shape == (4, vocabulary.size)
+        assert logits.shape == (4, vocabulary.image_size if modality == VISUAL else vocabulary.text_size)
         for number, begin in enumerate(beginnings):
-            expected = whole[number][len(begin) - 1 + step]
+            text, visual = whole[number][len(begin) - 1 + step].split((vocabulary.text_size, vocabulary.image_size))
+            expected = visual if modality == VISUAL else text
             torch.testing.assert_close(logits[number], expected, rtol=1e-4, atol=1e-4)
 
 
