@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.mlp import MLP
-from torch import Tensor, nn
+from torch import Tensor
 
 from mars_megatron.data.batch import Batch
 from mars_megatron.model.backends import LocalBackend
