@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The three stages of MARS in a chain on scikit-learn's handwritten digits: stage I at 16 pixels, stage II at 32, stage
-# III from 16 to 32. Each stage is a recipe that starts from the checkpoint of the one before.
+# III from 16 to 32. Each stage is a recipe that starts from the checkpoint of the one before. Stage III is trained with
+# other K and orders too, and all are scored.
 #
 #   bash examples/stages.sh
 #
@@ -10,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${RUN_DIR:=runs/stages}" # everything is written here
 : "${RANKS:=2}"             # ranks: data parallel for the language model, tensor parallel for MARS
+: "${SWEEP:=1:raster 4:raster}" # K:ORDER of further runs of stage III
 
 # shellcheck source=examples/common.sh
 source examples/common.sh
@@ -36,12 +38,23 @@ phase index_pairs "$index/pairs.json" env OMP_NUM_THREADS="$(nproc)" python tool
 phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \
     --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base"
 
-# stage NUMBER START INDEX: trains a stage from the run START.
+# stage NAME RECIPE START INDEX OPTION...: trains a stage from the run START.
 stage() {
-    phase "stage$1" "$RUN_DIR/stage$1/finished" train "$RANKS" --recipe "digits_stage$1" --init-from "$RUN_DIR/$2" \
-        --parallel.tensor "$RANKS" --data.path "$index/$3" --data.text_tokenizer "$text_tokenizer" \
-        --data.image_tokenizer "$image_tokenizer" --checkpoint.dir "$RUN_DIR/stage$1" --checkpoint.interval 500
+    phase "$1" "$RUN_DIR/$1/finished" train "$RANKS" --recipe "$2" --init-from "$RUN_DIR/$3" \
+        --parallel.tensor "$RANKS" --data.path "$index/$4" --data.text_tokenizer "$text_tokenizer" \
+        --data.image_tokenizer "$image_tokenizer" --checkpoint.dir "$RUN_DIR/$1" --checkpoint.interval 500 "${@:5}"
 }
-stage 1 base low
-stage 2 stage1 pairs
-stage 3 stage2 pairs
+stage stage1 digits_stage1 base low
+stage stage2 digits_stage2 stage1 pairs
+stage stage3 digits_stage3 stage2 pairs
+names=(stage3)
+for variant in $SWEEP; do
+    name=stage3_${variant/:/_}
+    names+=("$name")
+    stage "$name" digits_stage3 stage2 pairs --image.next_k "${variant%:*}" --image.order "${variant#*:}"
+done
+
+phase score "$RUN_DIR/scores.json" python examples/stages/score.py --run-dir "$RUN_DIR" --stage3 "${names[@]}"
+phase samples "$RUN_DIR/samples/sheet.png" python tools/generate.py --checkpoint "$RUN_DIR/stage1" \
+    --prompts "$data/shown_prompts.txt" --num-images 8 --resolution high --super-resolution "$RUN_DIR/stage3" \
+    --keep-low --output "$RUN_DIR/samples"
