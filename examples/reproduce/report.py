@@ -108,10 +108,11 @@ def joint(results: Results) -> str:
     _, joint_curve = results.likelihood("joint_frozen")
     share = 0.45  # of the samples of the joint runs that are text-to-image
     same = np.array([np.interp(share * steps[-1], steps, curve) for curve in alone_curve])
-    difference = same - joint_curve[:, -1]
+    difference = same[: len(joint_curve)] - joint_curve[:, -1]
     return "\n\n".join(
         [
             "## Does captioning help drawing?",
+            "With captioning there is one seed. "
             f"At equal steps the joint runs see {share:.0%} of the text-to-image samples of the others.",
             _table(["arm", f"likelihood, step {STEPS}", "prompt fidelity, guidance 3"], rows),
             f"With as many text-to-image samples (step {share * STEPS:.0f} of text-to-image alone, in the middle of "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runs import ARMS, SEEDS, Run, all_runs
+from runs import all_runs
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,19 @@ class Results:
 
     def likelihood(self, arm: str) -> tuple[list[int], np.ndarray]:
         """(steps, nats per image token [seeds, steps]) on held-out handwriting: codes and the end of the image."""
-        by_seed = [self.validation[_name(arm, seed)] for seed in SEEDS]
+        by_seed = [self.validation[name] for name in _names(arm)]
         return [line["step"] for line in by_seed[0]], np.array([[line["loss_t2i"] for line in one] for one in by_seed])
 
     def measured(self, arm: str, what: str, value: str, key: str = "step") -> tuple[list[float], np.ndarray]:
         """(keys, values [seeds, keys]) of one kind of measures."""
-        by_seed = [[line for line in self.measures[_name(arm, seed)] if line["what"] == what] for seed in SEEDS]
+        by_seed = [[line for line in self.measures[name] if line["what"] == what] for name in _names(arm)]
         return [line[key] for line in by_seed[0]], np.array([[line[value] for line in one] for one in by_seed])
 
 
-def _name(arm: str, seed: int) -> str:
-    (found,) = (run.name for run in all_runs() if (run.arm, run.seed) == (arm, seed))
-    return found
+def _names(arm: str) -> list[str]:
+    """The runs of an arm, by seed."""
+    return [run.name for run in all_runs() if run.arm == arm]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-__all__ = ["ARMS", "SEEDS", "Results", "Run"]
