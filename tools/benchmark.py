@@ -62,11 +62,20 @@ In the JSON, ratios has text, image, image_small and loader; seconds[NAME] what 
 lines of the table with their bars.
 """
 
+SAMPLE = """\
+Drawing images with the KV cache, fp32, from prompts of equal length: generate_images against transformers' generate on
+the exported model (generate; its own guidance and draws), and against the exported model's own loop (exported).
+"""
+
+SAMPLE_EPILOG = """\
+In the JSON, ratios["BATCH, guidance G"][NAME] and seconds["BATCH, guidance G"][NAME].
+"""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     form: Any = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, **form)
-    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert|data")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert|data|sample")
 
     dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
     add(dispatch, "--tokens", 8192, "budget of the packed sequence; as many whole samples as fit are taken")
@@ -100,9 +109,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_conversion(convert)
     data = parts.add_parser("data", help="indexing and loading", description=DATA, epilog=DATA_EPILOG, **form)
     add_data(data)
-    for part, rounds in ((dispatch, 30), (step, 5), (convert, 3)):
+    sample = parts.add_parser("sample", help="drawing images", description=SAMPLE, epilog=SAMPLE_EPILOG, **form)
+    add_sampling(sample)
+    for part, rounds in ((dispatch, 30), (step, 5), (convert, 3), (sample, 7)):
         add(part, "--rounds", rounds, "timed calls of each contestant")
-    for part in (dispatch, step, convert, data):
+    for part in (dispatch, step, convert, data, sample):
         add(part, "--threads", 0, "threads of torch; 0 leaves its own choice")
         part.add_argument("--json", metavar="FILE", help="write the report there")
         part.add_argument("--no-progress", action="store_true", help="show no progress bars")
@@ -124,6 +135,26 @@ def add_conversion(parser: argparse.ArgumentParser) -> None:
     add(parser, "--codebook-size", 8192, "image codes")
     parser.add_argument(
         "--folder", metavar="DIR", help="on the disk to be measured (default: that for temporary files)"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    add(parser, "--layers", 4, "transformer layers")
+    add(parser, "--hidden", 128, "width")
+    add(parser, "--ffn", 344, "width of the SwiGLU FFN")
+    add(parser, "--heads", 4, "attention heads")
+    add(parser, "--text-size", 256, "rows of the text vocabulary")
+    add(parser, "--codebook-size", 256, "image codes")
+    add(parser, "--grid", 4, "rows and columns of codes of an image")
+    add(parser, "--prompt-tokens", 4, "length of every prompt")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", metavar="N", default=[1, 16, 64], help="images at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--guidance", type=float, nargs="+", metavar="G", default=[1.0, 2.0], help="scales, 1 is without (%(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", default=1.0, help="of the draws (default: %(default)s)"
     )
 
 
@@ -250,6 +281,28 @@ def run_convert(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
     )
 
 
+def run_sample(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    from mars_megatron.benchmarks.sampling import SamplingOptions, run
+
+    return run(
+        SamplingOptions(
+            layers=options.layers,
+            hidden=options.hidden,
+            ffn=options.ffn,
+            heads=options.heads,
+            text_size=options.text_size,
+            codebook_size=options.codebook_size,
+            grid=options.grid,
+            prompt_tokens=options.prompt_tokens,
+            batches=tuple(options.batch),
+            guidances=tuple(options.guidance),
+            temperature=options.temperature,
+            rounds=options.rounds,
+            progress=not options.no_progress,
+        )
+    )
+
+
 def run_data(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     from dataclasses import fields, replace
 
@@ -262,7 +315,7 @@ def run_data(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     return run(replace(QUICK if options.quick else DataOptions(), **given, progress=not options.no_progress))
 
 
-_RUN = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert, "data": run_data}
+_RUN = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert, "data": run_data, "sample": run_sample}
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class KVCache:
         if self._places is None:
             starts, device = self.lengths.tolist(), like.device
             end, alike = max(starts) + new, min(starts) == max(starts)
+            assert end <= self.max_length, "the cache is too short for these samples"
             positions = self.start_positions(device)[:, None] + torch.arange(new, device=device)
             mask = None
             if not self.is_empty and (new > 1 or not alike):

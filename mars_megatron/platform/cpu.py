@@ -34,8 +34,14 @@ class Patch:
     reason: str
 
 
-def _constant(value: Any) -> Callable[[Any], Any]:
-    return lambda _original: value
+def _constant(replacement: Callable[..., Any]) -> Callable[[Any], Any]:
+    """What is put in place of any original. Each place gets a function of its own: torch.compile knows functions by
+    identity, and has other rules for some of these names."""
+
+    def place(_original: Any) -> Any:
+        return lambda *args, **kwargs: replacement(*args, **kwargs)
+
+    return place
 
 
 def _noop(*_args: Any, **_kwargs: Any) -> None:
@@ -177,7 +183,7 @@ PATCHES: tuple[Patch, ...] = (
         _reduce_scatter,
         "gloo's of uneven shares writes out of bounds (seen with torch 2.13)",
     ),
-    Patch(_DISPATCHER, "cuda_dtoh_stream", _constant("no stream"), "else the dispatcher makes a CUDA stream"),
+    Patch(_DISPATCHER, "cuda_dtoh_stream", lambda _original: "no stream", "else the dispatcher makes a CUDA stream"),
     Patch(
         _DISPATCHER,
         "_maybe_dtoh_and_synchronize",

@@ -45,6 +45,17 @@ def test_step(main, tmp_path, capsys) -> None:
     assert "34 tokens in 1 samples, 17 of text (share 0.5), fp32" in out and "of text (share 0.2)" in out
 
 
+def test_sample(main, tmp_path, capsys) -> None:
+    report = tmp_path / "report.json"
+    shape = ("--layers", "1", "--hidden", "16", "--ffn", "24", "--heads", "2", "--grid", "2")
+    assert main("sample", *shape, "--batch", "2", "--rounds", "1", "--json", str(report)) == 0
+    written = json.loads(report.read_text())
+    assert set(written["ratios"]) == {"2, guidance 1.0", "2, guidance 2.0"}
+    for ratios in written["ratios"].values():
+        assert set(ratios) == {"generate", "exported"}
+    assert "codes/s" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -55,6 +66,8 @@ def test_step(main, tmp_path, capsys) -> None:
         (("dispatch", "--hidden", "0"), "--hidden 0"),
         (("dispatch", "--json", "no/such/report.json"), "--json no/such/report.json"),
         (("step", "--text-share", "2"), "--text-share 2"),
+        (("sample", "--batch", "0"), "--batch is 0"),
+        (("sample", "--grid", "0"), "--grid is 0"),
         (("step", "--hidden", "30", "--heads", "4"), "model.hidden_size"),
     ],
 )
