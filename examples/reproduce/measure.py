@@ -91,6 +91,8 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
     output = folder / "measures.jsonl"
     if output.exists():
         return
+    if not (folder / "finished").exists():
+        raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to go on")
     checkpoints = [folders.step_folder(folder, step) for step in folders.complete_steps(folder)]
     lines = [line for path in checkpoints for line in measure.checkpoint(path, path == checkpoints[-1])]
     if run.arm == SWEPT_ARM:
