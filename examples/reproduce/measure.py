@@ -20,7 +20,7 @@ from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.generation import LoadedModel, Sampler, load_for_inference, read_prompts
-from runs import Run, all_runs
+from runs import KEPT_INTERVAL, Run, all_runs
 
 GUIDANCE = 3.0
 TEMPERATURE = 0.2
@@ -93,7 +93,9 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
         return
     if not (folder / "finished").exists():
         raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to go on")
-    checkpoints = [folders.step_folder(folder, step) for step in folders.complete_steps(folder)]
+    # An interrupted run has one more, where it stopped.
+    steps = [step for step in folders.complete_steps(folder) if step % KEPT_INTERVAL == 0]
+    checkpoints = [folders.step_folder(folder, step) for step in steps]
     lines = [line for path in checkpoints for line in measure.checkpoint(path, path == checkpoints[-1])]
     if run.arm == SWEPT_ARM:
         loaded = load_for_inference(checkpoints[-1], groups=measure.base.groups)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from plots import NAMES, plot_arms
-from results import SEEDS, Results
+from results import Results
 
-from runs import STEPS
+from runs import SEEDS, STEPS
 
 SHARING = ("frozen", "trained", "shared")
 JOINT = ("joint_frozen", "joint_shared")
@@ -70,8 +70,8 @@ def sharing(results: Results) -> str:
             better = shared[:, place] - values[:, place]
             verdict = "agrees" if better.min() > 0 and better.mean() >= MARGIN else "does not agree"
             lines.append(
-                f"- {NAMES[arm]}, step {steps[place]}: better than shared by {_seeds(better)} nats per image token "
-                f"({verdict}: in every seed, and {MARGIN} or more on the mean)."
+                f"- {NAMES[arm]}, step {steps[place]}: {_seeds(better)} nats per image token better than shared "
+                f"(negative: worse). This {verdict} with the paper: better in every seed, {MARGIN} or more on the mean."
             )
     lines.append("![likelihood](likelihood.png)\n![prompt fidelity](fidelity.png)")
     return "\n\n".join(lines)
