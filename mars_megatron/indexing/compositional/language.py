@@ -36,8 +36,8 @@ FORMS = {
     ],
 }
 NUM_FORMS = len(FORMS["en"])
+TRANSLATIONS = 0.1  # share of the documents
 _ON = {"left of": "on its left", "right of": "on its right", "above": "above it", "below": "below it"}
-SENTENCES = 5  # of a document
 
 
 def name_of(thing: Thing, language: str) -> str:
@@ -89,12 +89,17 @@ def symbols() -> list[str]:
 def documents(scenes: Sequence[Scene], count: int, num_forms: int = NUM_FORMS, seed: int = 0) -> Iterator[str]:
     """Text for the base language model, in which colours, numbers and sides have a meaning.
 
-    The frozen text expert is all that the visual expert can read a caption through. It must carry what is where, and in
-    which colour, from the words to later positions: hence captions said again in other words, and questions about them.
+    The frozen text expert is all that the visual expert can read a caption through. It must find what is where, and in
+    which colour: hence captions, each followed by much that follows from it and little that does not.
     """
     rng = random.Random(seed)
     for _ in range(count):
-        yield " / ".join(_sentence(rng, rng.choice(scenes), num_forms) for _ in range(SENTENCES))
+        scene = rng.choice(scenes)
+        if rng.random() < TRANSLATIONS:
+            yield _translation(rng, scene)
+        else:
+            said = [rng.choice(captions(scene, num_forms)), *(_conclusion(rng, scene, num_forms) for _ in range(2))]
+            yield " . ".join(said)
 
 
 def question(scene: Scene, language: str, about_second: bool) -> tuple[str, str]:
@@ -104,17 +109,15 @@ def question(scene: Scene, language: str, about_second: bool) -> tuple[str, str]
     return f"{SIDE_WORDS[language][relation]} :", name_of(thing, language)
 
 
-def _sentence(rng: random.Random, scene: Scene, num_forms: int) -> str:
+def _conclusion(rng: random.Random, scene: Scene, num_forms: int) -> str:
+    """What follows from a caption: what lies at both sides, three answers, or another caption."""
     kind = rng.random()
-    said = captions(scene, num_forms)
-    if kind < 0.15:
-        return _translation(rng, scene)
-    if kind < 0.20:
-        return rng.choice(said)
-    if kind < 0.45:
-        return f"{rng.choice(said)} . {rng.choice(said)}"
-    answers = rng.sample(_answers(scene), 3)
-    return f"{rng.choice(said)} . " + " . ".join(answers)
+    if kind < 0.4:
+        language, first = rng.choice(LANGUAGES), rng.random() < 0.5
+        return " . ".join(" ".join(question(scene, language, second)) for second in (first, not first))
+    if kind < 0.8:
+        return " . ".join(rng.sample(_answers(scene), 3))
+    return rng.choice(captions(scene, num_forms))
 
 
 def _answers(scene: Scene) -> list[str]:
