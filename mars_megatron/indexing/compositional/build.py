@@ -39,7 +39,7 @@ class BuildSettings:
 
     canvases: int = 16000
     held_out: int = 900
-    documents: int = 12000
+    documents: int = 40000
     unseen_pairs: int = 8
     unseen_share: float = 0.2
     caption_forms: int = language.NUM_FORMS
