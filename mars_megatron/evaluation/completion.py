@@ -36,7 +36,7 @@ def read_facts(path: str | Path) -> list[Fact]:
     if not path.is_file():
         raise ValueError(f"facts {path} is not a file")
     facts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

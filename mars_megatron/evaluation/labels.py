@@ -47,7 +47,7 @@ def list_labelled_images(folder: str | Path) -> tuple[list[Path], list[str]]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give an image-text folder")
     paths, labels = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -26,7 +26,7 @@ def read_texts(path: str | Path) -> list[str]:
         return [prompt.text for prompt in read_prompts(path)]
     file = captions_file(path)
     texts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -51,7 +51,7 @@ def read_sentences(path: str | Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"texts {path} is not a file; give one with a text on each line")
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         text = _sentence(line, f"{path} line {number}") if path.suffix == ".jsonl" else line
         if text.strip():
             texts.append(text)

@@ -191,14 +191,19 @@ class Cascade:
 
 
 def model_record(checkpoint: str | Path, sampler: Sampler) -> dict[str, Any]:
-    """What is written of a model: where it lies, its step, and fingerprints of what is in its files."""
-    folder, data = resolve(checkpoint), sampler.loaded.config.data
+    """What is written of a model: where it lies, its step, and fingerprints of what is in its files.
+
+    Raises:
+        ValueError: It has no tokenizers, or they are not there.
+    """
+    folder = resolve(checkpoint)
+    tokenizers = {name: sampler.tokenizer_path(name) for name in ("text_tokenizer", "image_tokenizer")}
     return {
         "checkpoint": str(folder.resolve()),
         "step": step_of(folder),
         "fingerprint": content_fingerprint(folder),
         **{
             name: {"path": str(Path(path).resolve()), "fingerprint": content_fingerprint(path)}
-            for name, path in (("text_tokenizer", data.text_tokenizer), ("image_tokenizer", data.image_tokenizer))
+            for name, path in tokenizers.items()
         },
     }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mars_megatron.generation.image_folder import differences_of
 from mars_megatron.generation.output import save_image
 
 RESULTS, PAGE, SETTINGS, IMAGES = "documents.jsonl", "index.html", "settings.json", "images"
@@ -31,7 +32,7 @@ class DocumentFolder:
 
     Args:
         path: The folder; made when something is written.
-        settings: What decides the results, beside the prompts; JSON values.
+        settings: What decides the results, beside the prompts; JSON values. Where its files lie does not.
         prompts: What decides the result of each document; JSON values.
 
     Raises:
@@ -45,7 +46,8 @@ class DocumentFolder:
         results = self.path / RESULTS
         if results.is_file():
             self._check_settings()
-            self.lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+            # Not splitlines: texts may hold other ends of lines, which JSON leaves as they are.
+            self.lines = [json.loads(line) for line in results.read_text(encoding="utf-8").split("\n") if line]
             self._check_prompts()
 
     @property
@@ -79,12 +81,11 @@ class DocumentFolder:
     def _check_settings(self) -> None:
         file = self.path / SETTINGS
         found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        names = [name for name in {**found, **self.settings} if found.get(name) != self.settings.get(name)]
-        if names:
+        differences = differences_of(found, self.settings)
+        if differences:
             raise ValueError(
-                f"{self.path} holds documents of other settings ("
-                + ", ".join(f"{name} {found.get(name)!r}, now {self.settings.get(name)!r}" for name in names)
-                + "); accepted: those, or another folder"
+                f"{self.path} holds documents of other settings ({', '.join(differences)}); accepted: those, or "
+                "another folder"
             )
 
     def _check_prompts(self) -> None:

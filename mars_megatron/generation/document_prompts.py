@@ -63,7 +63,7 @@ def read_document_prompts(path: str | Path, defaults: DocumentPrompt) -> list[Do
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"prompts {path} is not a file; give one with {FORM} on each line")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
     prompts = [_parse(line, f"{path} line {number}", path.parent, defaults) for number, line in lines if line.strip()]
     if not prompts:
         raise ValueError(f"prompts {path} is empty; give {FORM} on each line")
@@ -127,4 +127,5 @@ def _described(kind: str, value: str) -> dict[str, str]:
         return {"text": value}
     if not Path(value).is_file():
         raise ValueError(f"missing image: {value} does not exist")
-    return {"image": value, "sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+    # However its path was given: the command may be run again from elsewhere.
+    return {"image": str(Path(value).resolve()), "sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from mars_megatron.checkpoint import resolve
+from mars_megatron.generation.cascade import model_record
 from mars_megatron.generation.document_folder import DocumentFolder
 from mars_megatron.generation.document_prompts import DocumentPrompt, load_documents
 from mars_megatron.generation.documents import Part
@@ -42,14 +42,13 @@ def interleave(
         ValueError: A wrong setting, prompt or image, or the folder holds other results.
     """
     loaded = load_for_inference(checkpoint, tensor, overrides, device=device)
-    settings = loaded.config.generation
+    sampler, resolution, settings = Sampler(loaded), loaded.config.image.resolution, loaded.config.generation
     # Neither decides what is drawn; seeds and lengths are those of the prompts.
     others = ("batch_size", "seed", "max_caption_tokens")
     decisive = {name: value for name, value in asdict(settings).items() if name not in others}
     described = [prompt.described() for prompt in prompts]
     # All ranks read it before rank 0 writes: that follows the first batch, which they make together.
-    folder = DocumentFolder(output, {"checkpoint": str(resolve(checkpoint).resolve()), **decisive}, described)
-    sampler, resolution = Sampler(loaded), loaded.config.image.resolution
+    folder = DocumentFolder(output, {**model_record(checkpoint, sampler), **decisive}, described)
     for start in range(folder.num_finished, len(prompts), settings.batch_size):
         part = load_documents(prompts[start : start + settings.batch_size], sampler.image_tokenizer, resolution)
         results = sampler.continue_documents([document for document, _ in part], progress=progress)

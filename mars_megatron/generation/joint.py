@@ -176,7 +176,7 @@ class _Batch:
 
     def run(self) -> list[list[int]]:
         """The new ids of each document."""
-        documents, eos_id = self.documents, self.joint.eos_id
+        documents = self.documents
         logits = self.decoder.start()
         if self.unconditional is not None:
             self.first_unconditional = self.unconditional.start()
@@ -186,7 +186,9 @@ class _Batch:
             going = [document.expects != NOTHING for document in documents]
             if not any(going):
                 return [document.written for document in documents]
-            last = [document.written[-1] if on else eos_id for document, on in zip(documents, going, strict=True)]
+            # Whoever is finished is fed what another is: a step of one modality is cheaper than one of both.
+            filler = documents[going.index(True)].written[-1]
+            last = [document.written[-1] if on else filler for document, on in zip(documents, going, strict=True)]
             logits = self.decoder.step(last, going)
             without = self._step_unconditional(last)
 

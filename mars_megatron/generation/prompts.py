@@ -46,7 +46,8 @@ def prompt_lines(path: str | Path) -> list[tuple[int, str]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"prompts {path} is not a file; give one with a prompt on each line")
-    numbered = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+    # Not splitlines: in JSON a string may hold other ends of lines.
+    numbered = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
     lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     if not lines:
         raise ValueError(f"prompts {path} is empty; give one prompt on each line")

@@ -34,7 +34,7 @@ class Sampler:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         size = loaded.config.vocabulary.text_size
-        self.text_tokenizer = load_text_tokenizer(self._path("text_tokenizer"))
+        self.text_tokenizer = load_text_tokenizer(self.tokenizer_path("text_tokenizer"))
         if self.text_tokenizer.size > size:
             raise self._misfit("text_tokenizer", f"{self.text_tokenizer.size} ids", f"at most {size}")
 
@@ -45,7 +45,7 @@ class Sampler:
         Raises:
             ValueError: It is missing or does not fit the model.
         """
-        tokenizer = load_image_tokenizer(self._path("image_tokenizer"), platform.device())
+        tokenizer = load_image_tokenizer(self.tokenizer_path("image_tokenizer"), platform.device())
         codes, pixels = self.loaded.config.vocabulary.codebook_size, self.loaded.config.image.downsample
         if tokenizer.codebook_size != codes:
             raise self._misfit("image_tokenizer", f"{tokenizer.codebook_size} codes", str(codes))
@@ -61,14 +61,20 @@ class Sampler:
     def _grid(self, resolution: int | None) -> tuple[int, int]:
         return self.image_tokenizer.grid(resolution or self.loaded.config.image.resolution)
 
-    def _path(self, setting: str) -> str:
+    def tokenizer_path(self, setting: str) -> str:
+        """Where a tokenizer lies: that of data.text_tokenizer or data.image_tokenizer.
+
+        Raises:
+            ValueError: The setting is empty.
+        """
         path = getattr(self.loaded.config.data, setting)
         if not path:
             raise ValueError(f"data.{setting} is empty in this checkpoint; give the path of one")
         return path
 
     def _misfit(self, setting: str, found: str, accepted: str) -> ValueError:
-        return ValueError(f"data.{setting} {self._path(setting)} has {found}; accepted by this model: {accepted}")
+        path = self.tokenizer_path(setting)
+        return ValueError(f"data.{setting} {path} has {found}; accepted by this model: {accepted}")
 
     def sample(self, prompts: Sequence[str], num_per_prompt: int = 1, *, progress: bool = False) -> torch.Tensor:
         """Codes int64 [len(prompts) * num_per_prompt, grid], all images of the first prompt first.

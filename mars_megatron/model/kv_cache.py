@@ -52,7 +52,7 @@ class KVCache:
         assert int(self.lengths.max()) <= self.max_length, "the cache is too short for these samples"
 
     def rewind(self, sample: int, length: int) -> None:
-        """Forget all tokens of a sample but its first `length`."""
+        """Forget all tokens of a sample but its first `length`; what a router remembers of its text stays."""
         assert 0 <= length <= int(self.lengths[sample]), (length, self.lengths)
         self.lengths = self.lengths.clone()
         self.lengths[sample] = length
@@ -79,6 +79,7 @@ class KVCache:
                 later = torch.arange(end, device=device) > positions[..., None]
                 mask = like.new_zeros(()).masked_fill(later, float("-inf"))[:, None]
             self._places = Places(end, starts[0] if alike else None, positions, mask)
+        assert self._places.positions.shape[1] == new, "all layers of a forward pass must be given as many tokens"
         return self._places
 
     def write(self, layer: int, new: Tensor) -> Tensor:

@@ -62,19 +62,19 @@ def test_read_labelled_images(tmp_path: Path) -> None:
     for name, color in (("a.png", (255, 0, 0)), ("b.png", (0, 0, 255))):
         Image.new("RGB", (8, 8), color).save(tmp_path / name)
     lines = [
-        {"image": "b.png", "captions": ["blue"], "label": "blue"},
+        {"image": "b.png", "captions": ["blue\u2028as water"], "label": "blue"},
         {"text": "no image"},
         {"image": "a.png", "captions": ["red"]},
         {"image": "a.png", "captions": ["red"], "label": "red"},
     ]
     captions = tmp_path / "captions.jsonl"
-    captions.write_text("".join(json.dumps(line) + "\n\n" for line in lines), encoding="utf-8")
+    captions.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n\n" for line in lines), encoding="utf-8")
     found = read_labelled_images(tmp_path, 4)
     assert found.labels == ["blue", "red"] and found.images.shape == (2, 3, 4, 4)
     assert found.images[0, :, 0, 0].tolist() == [0, 0, 255]
     assert found.take([1]).labels == ["red"] and torch.equal(found.take([1]).images, found.images[1:])
 
-    captions.write_text(captions.read_text() + '{"image": "c.png", "label": "red"}\n')
+    captions.write_text(captions.read_text(encoding="utf-8") + '{"image": "c.png", "label": "red"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"1 images cannot be read, first .*c\.png"):
         read_labelled_images(tmp_path, 4)
     captions.write_text('{"image": "a.png", "caption": "red"}\n')

@@ -155,6 +155,8 @@ def test_tool_makes_what_is_missing(root: Path, tmp_path: Path, capsys: pytest.C
     written = {path: path.stat().st_mtime_ns for path in (output / "images").iterdir()}
     write_prompts(tmp_path / "prompts.jsonl", *lines)
     assert tool.main([*arguments, *prompts]) == 0
+    settings = json.loads((output / "settings.json").read_text())
+    assert all(settings[name]["fingerprint"] for name in ("text_tokenizer", "image_tokenizer"))
     assert "3 documents with 2 new images" in capsys.readouterr().out
     results = [json.loads(line) for line in (output / "documents.jsonl").read_text().splitlines()]
     assert (output / "documents.jsonl").read_text().startswith(first)
@@ -172,7 +174,7 @@ def test_tool_makes_what_is_missing(root: Path, tmp_path: Path, capsys: pytest.C
     assert not list(output.rglob("*.tmp"))
 
     for change, message in (
-        (["--text-temperature", "0"], "text_temperature 0.3, now 0.0"),
+        (["--text-temperature", "0"], "text_temperature was 0.3, is 0.0"),
         (["--text-temperature", "-1"], "generation.text_temperature is -1.0; accepted: 0 or more"),
         (["--seed", "3"], "holds another document 1"),
     ):
@@ -209,6 +211,19 @@ def test_lines_that_mean_nothing_are_refused(tmp_path: Path, line: str, message:
     (tmp_path / "prompts.jsonl").write_text(line)
     with pytest.raises(ValueError, match=message):
         read_document_prompts(tmp_path / "prompts.jsonl", DocumentPrompt())
+
+
+def test_a_line_ends_at_its_end_alone_and_a_path_says_where_a_file_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    line = '{"parts": [{"text": "one\u2028two"}, {"image": "a.png"}]}\n'
+    (tmp_path / "prompts.jsonl").write_text(line * 2, encoding="utf-8")
+    prompts = read_document_prompts(tmp_path / "prompts.jsonl", DocumentPrompt())
+    assert len(prompts) == 2 and prompts[0].parts[0] == ("text", "one\u2028two")
+    monkeypatch.chdir(tmp_path)
+    (_, second) = read_document_prompts("prompts.jsonl", DocumentPrompt())
+    assert second.described() == prompts[0].described()
 
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:

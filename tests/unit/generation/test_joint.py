@@ -11,6 +11,7 @@ import torch
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.generation.joint import Joint, Request, write_and_draw
+from mars_megatron.generation.mixed_decoding import MixedDecoder
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.tokenizers.vocabulary import Vocabulary
@@ -128,6 +129,26 @@ def test_a_document_does_not_depend_on_the_others(model: MARSModel, joint: Joint
     assert write_and_draw(model, requests[1:2], joint, replace(WARM, seed=0)) == together[1:2]
     other = write_and_draw(model, [replace(request, seed=7) for request in requests], joint, WARM)
     assert all(a != b for a, b in zip(other, together, strict=True))
+
+
+def test_whoever_is_finished_makes_no_step_one_of_both_modalities(
+    model: MARSModel, joint: Joint, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, step = [], MixedDecoder.step
+
+    def seen(decoder: MixedDecoder, ids: Sequence[int], goes_on: Sequence[bool]) -> torch.Tensor:
+        steps.append([(token >= joint.vocabulary.text_size, on) for token, on in zip(ids, goes_on, strict=True)])
+        return step(decoder, ids, goes_on)
+
+    config = replace(WARM, guidance=1.0)
+    endless = [Request([3, 4], seed=seed, max_text_tokens=40) for seed in range(8)]
+    drawing = [joint.vocabulary.boi in ids for ids in write_and_draw(model, endless, joint, config)].index(True)
+    short = [replace(request, max_text_tokens=1, max_images=0) for request in requests[:3]]
+    monkeypatch.setattr(MixedDecoder, "step", seen)
+    written = write_and_draw(model, [*short, endless[drawing]], joint, config)
+    assert joint.vocabulary.boi in written[-1] and any(not on for _, on in steps[-1])
+    for tokens in steps:
+        assert {visual for visual, on in tokens if not on} <= {visual for visual, on in tokens if on}
 
 
 @pytest.mark.parametrize(

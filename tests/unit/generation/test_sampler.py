@@ -11,6 +11,7 @@ import torch
 
 from mars_megatron.checkpoint import read_config, resolve
 from mars_megatron.generation import Prompt, Sampler, load_for_inference, read_prompts
+from mars_megatron.generation.cascade import model_record
 from tests.unit.generation.tiny_run import TinyRun, write_run
 
 
@@ -93,6 +94,12 @@ def test_sampler_needs_its_tokenizers(run: TinyRun, override: str, message: str)
         Sampler(load_for_inference(run.checkpoint, overrides=[override])).sample(["a red square"])
 
 
+def test_a_model_without_a_tokenizer_has_no_record(run: TinyRun) -> None:
+    sampler = Sampler(load_for_inference(run.checkpoint, overrides=["--data.image_tokenizer="]))
+    with pytest.raises(ValueError, match=r"data\.image_tokenizer is empty"):
+        model_record(run.checkpoint, sampler)
+
+
 def test_read_prompts(run: TinyRun, tmp_path: Path) -> None:
     assert read_prompts(run.prompts)[1] == Prompt("红色方块", "0", "zh")
     plain = tmp_path / "prompts.txt"
@@ -109,5 +116,7 @@ def test_read_prompts(run: TinyRun, tmp_path: Path) -> None:
         lines.write_text(line)
         with pytest.raises(ValueError, match=message):
             read_prompts(lines)
+    lines.write_text('{"prompt": "one\u2028two"}\n', encoding="utf-8")
+    assert read_prompts(lines) == [Prompt("one\u2028two")]
     with pytest.raises(ValueError, match="is not a file"):
         read_prompts(tmp_path / "none.txt")

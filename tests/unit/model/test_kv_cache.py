@@ -45,6 +45,8 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(AssertionError):
         cache.update(LAYER, tokens(1, 2, 0), tokens(1, 2, 0))
     cache.update(LAYER, tokens(2, 3, 0), tokens(2, 3, 0))
+    with pytest.raises(AssertionError, match="as many tokens"):
+        cache.update(LAYER + 1, tokens(2, 2, 0), tokens(2, 2, 0))
     cache.advance(torch.tensor([3, 2]))
     with pytest.raises(AssertionError, match="too short"):
         cache.update(LAYER, tokens(2, 1, 0), tokens(2, 1, 0))
