@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mars_megatron import platform
@@ -43,7 +44,7 @@ class TinyRun:
 
 
 def write_run(folder: Path, seed: int = 1234) -> TinyRun:
-    """Write all files below `folder`."""
+    """Write all files below `folder`; the weights of model and image tokenizer follow from the seed."""
     prompts = [
         {"prompt": form.format(word), "label": label, "group": group}
         for label, words in WORDS.items()
@@ -56,7 +57,9 @@ def write_run(folder: Path, seed: int = 1234) -> TinyRun:
     text_file.write_text("\n".join(prompt["prompt"] for prompt in prompts * 20), encoding="utf-8")
     text = train_text_tokenizer(text_file, folder / "text.model", vocab_size=24)
     shape = ImageTrainingConfig(codebook_size=CODEBOOK_SIZE, code_dim=4, widths=(4, 4), norm_groups=2)
-    make_model(shape).save_pretrained(folder / "vq")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a few image tokenizers make all captions empty
+        make_model(shape).save_pretrained(folder / "vq")
     config = RunConfig(
         model=ModelConfig(
             num_layers=1, hidden_size=16, ffn_hidden_size=16, num_attention_heads=2, num_query_groups=2, init_std=0.5

@@ -281,8 +281,7 @@ def test_models_that_do_not_fit(
         assert tool.main([*line, *names]) == 2
         assert message in capsys.readouterr().err
     (tmp_path / "other").mkdir()
-    torch.manual_seed(99)  # other weights of the image tokenizer than those of `run`
-    other = write_run(tmp_path / "other")
+    other = write_run(tmp_path / "other", seed=99)
     image = ImageConfig(resolution=16, downsample=2, low_resolution=8)
     save_run(replace(other.config, image=image), tmp_path / "high")
     names = ["--checkpoint", run.checkpoint, "--super-resolution", str(tmp_path / "high")]
