@@ -19,7 +19,7 @@ from mars_megatron.generation import Sampler
 from mars_megatron.huggingface.sampling_mars import image_numbers
 
 # Of generation: what does not decide which images are drawn.
-_UNIMPORTANT = ("batch_size", "max_caption_tokens")
+_UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")
 
 
 class RunContext:
@@ -29,7 +29,7 @@ class RunContext:
         sampler: The model.
         folder: Of this suite's unfinished work.
         drawn: Where drawn codes are kept, for all suites of one model.
-        model: Fingerprint of the model.
+        model: Fingerprint of the model and of the text tokenizer.
         say: Prints a line.
         progress: Whether to show progress bars.
     """
@@ -76,7 +76,7 @@ class RunContext:
         """What decides the codes, as a name."""
         config = self.sampler.loaded.config
         generation = {name: value for name, value in asdict(config.generation).items() if name not in _UNIMPORTANT}
-        return digest([self._model, generation, config.data.text_tokenizer, list(wanted), variant])
+        return digest([self._model, generation, list(wanted), variant])
 
 
 class _Chunks:

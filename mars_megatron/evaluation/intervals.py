@@ -11,6 +11,7 @@ import numpy as np
 LEVEL = 0.95
 _Z = 1.959963984540054  # quantile of the standard normal distribution at (1 + LEVEL) / 2
 _RESAMPLES = 1000
+_MANY = 10_000  # values from which a bootstrap tells nothing that the normal distribution does not
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,22 @@ def proportion(right: Sequence[bool]) -> Estimate:
 
 
 def mean(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Estimate:
-    """(Weighted) mean with the percentile interval of a bootstrap over the values (Efron 1979)."""
+    """(Weighted) mean with the percentile interval of a bootstrap over the values (Efron 1979).
+
+    Of very many values the normal interval is taken, whose variance is that of the linearised ratio of the sums.
+    """
     assert len(values) > 0
     x = np.asarray(values, dtype=np.float64)
     w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
+    value = float((w * x).sum() / w.sum())
+    if len(x) > _MANY:
+        half = _Z * math.sqrt(float(np.square(w * (x - value)).sum())) / float(w.sum())
+        return Estimate(value, value - half, value + half, len(x))
     # Resampling by counts: one multinomial draw per resample, never [resamples, values] of indices.
     counts = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1 / len(x)), size=_RESAMPLES)
     means = (counts @ (w * x)) / (counts @ w)
     low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Estimate(float((w * x).sum() / w.sum()), float(low), float(high), len(x))
+    return Estimate(value, float(low), float(high), len(x))
 
 
 def mean_of_groups(values: Sequence[float], size: int) -> Estimate:
@@ -62,3 +70,14 @@ def mean_of_groups(values: Sequence[float], size: int) -> Estimate:
     """
     assert len(values) % size == 0, (len(values), size)
     return mean([sum(values[start : start + size]) / size for start in range(0, len(values), size)])
+
+
+def share_of_groups(values: Sequence[float], size: int) -> Estimate:
+    """`mean_of_groups` of values in 0..1, with an interval also where all are 0 or all are 1.
+
+    A bootstrap of equal values has no width. There, and for plain shares of one value each, Wilson's interval is taken,
+    with one observation for each group.
+    """
+    if set(values) in ({0}, {1}) or (size == 1 and set(values) == {0, 1}):
+        return proportion([value == 1 for value in values[::size]])
+    return mean_of_groups(values, size)

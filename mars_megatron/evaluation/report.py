@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mars_megatron.checkpoint import resolve
+from mars_megatron.checkpoint.folders import complete_steps
+from mars_megatron.checkpoint.identity import content_fingerprint
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.data.blend import corpora_of
 from mars_megatron.evaluation.context import digest
 from mars_megatron.evaluation.intervals import Estimate
 from mars_megatron.evaluation.registry import Job
 
-_LARGE = 1 << 26  # bytes; of larger files size and time are looked at, not the content
 _INDEX = (".json", ".bin", ".idx")  # what a prefix of an index stands for
 
 
@@ -42,7 +45,8 @@ class Report:
     Args:
         suite: Name of the suite.
         options: Of the suite.
-        inputs: Fingerprint of the files that each option names.
+        inputs: Fingerprint of the files that each option names, of the tokenizers, and of the run's data if the suite
+            takes them.
         settings: Sampling settings and tokenizers in force.
         model: See `ModelIdentity`.
         scores: Estimate by name.
@@ -85,8 +89,15 @@ def expected(job: Job, model: ModelIdentity, config: RunConfig) -> Report:
     written = {field.name for field in dataclasses.fields(job.suite) if field.metadata.get("written")}  # type: ignore[arg-type]
     settings = asdict(config.generation)
     settings |= {name: getattr(config.data, name) for name in ("text_tokenizer", "image_tokenizer")}
-    del settings["batch_size"]  # decides nothing but the speed
+    for name in ("batch_size", "text_temperature"):  # decide nothing here
+        del settings[name]
     read = {name: value for name, value in options.items() if name not in written}
+    for field in dataclasses.fields(job.suite):  # type: ignore[arg-type]
+        if field.metadata.get("or_data_of_run") and not options[field.name]:
+            read["data"] = (config.data.validation_path, *(corpus.path for corpus in corpora_of(config.data)))
+    read["text_tokenizer"] = config.data.text_tokenizer
+    if job.needs_image_tokenizer:
+        read["image_tokenizer"] = config.data.image_tokenizer
     inputs = {name: found for name, value in read.items() if (found := _fingerprints(value))}
     return Report(job.suite.name, json.loads(json.dumps(options)), inputs, settings, model)
 
@@ -114,20 +125,24 @@ def _fingerprints(value: Any) -> str:
     return fingerprint_of(value) if isinstance(value, str) and value else ""
 
 
-def fingerprint_of(path: str | Path) -> str:
-    """Of a file its content, of a folder its direct entries, of an index its files; empty where there is nothing."""
-    path = Path(path).expanduser()
+def fingerprint_of(name: str | Path) -> str:
+    """Of what an option names, by content; empty where it is nothing that is here.
+
+    That is a file, a folder (of a run: its latest checkpoint), an index by its prefix, or one of these behind or in
+    front of a colon: "inception:FILE", "file.py:function", "module:function".
+    """
+    path = Path(name).expanduser()
     if path.is_dir():
-        return digest(sorted(_stamp(entry) for entry in path.iterdir()))
+        # A run's folder also has logs and results, which change without the model.
+        return content_fingerprint(resolve(path) if complete_steps(path) else path)
     if path.is_file():
-        if path.stat().st_size > _LARGE:
-            return digest(_stamp(path))
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:24]
-    parts = [path.with_name(path.name + ending) for ending in _INDEX]
-    found = [_stamp(part) for part in parts if part.is_file()]
-    return digest(found) if found else ""
-
-
-def _stamp(path: Path) -> tuple[str, int, int]:
-    status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
+        return content_fingerprint(path)
+    parts = [path.with_name(path.name + ending) for ending in _INDEX] if path.name else []
+    if found := [content_fingerprint(part) for part in parts if part.is_file()]:
+        return digest(found)
+    front, _, behind = str(name).rpartition(":")
+    if not front:
+        return ""
+    module = getattr(sys.modules.get(front), "__file__", None)  # `check` has imported it
+    found = [fingerprint_of(part) for part in (module or front, behind) if part]
+    return digest(found) if any(found) else ""

@@ -63,14 +63,14 @@ def evaluate(
     platform.init_process_group()
     for job in jobs:
         job.suite.check()
-    folder = resolve(checkpoint)
+    model = _identify(checkpoint)
+    folder = Path(model.checkpoint)
     config = override(read_config(folder), overrides)
-    model = ModelIdentity(str(folder), step_of(folder), fingerprint_of(folder))
     output = default_output(folder) if output is None else Path(output)
     found = {} if again else _existing(jobs, output, model, config)
     missing = [job for job in jobs if job.label not in found]
     if missing:
-        sampler = open_sampler(missing, checkpoint, tensor, overrides, device)
+        sampler = open_sampler(missing, folder, tensor, overrides, device)
         for label, report in run_jobs(missing, sampler, model, output, say):
             found[label] = report
     if torch.distributed.get_rank() == 0:
@@ -134,9 +134,12 @@ def run_jobs(
     config, unfinished = sampler.loaded.config, output / UNFINISHED
     work = unfinished / model.fingerprint
     for job in jobs:
-        report = expected(job, model, config)
+        # Only rank 0 reads the inputs: other hosts may see other files.
+        report = on_rank_0(expected(job, model, config) if torch.distributed.get_rank() == 0 else None)
+        assert isinstance(report, Report)
         key = digest([report.suite, dict(report.options), dict(report.inputs), dict(report.settings)])
-        context = RunContext(sampler, work / key, work / "drawn", model.fingerprint, say, progress)
+        drawer = digest([model.fingerprint, report.inputs.get("text_tokenizer")])
+        context = RunContext(sampler, work / key, work / "drawn", drawer, say, progress)
         start = time.monotonic()
         result = job.suite.run(context)
         report = replace(
@@ -156,6 +159,25 @@ def run_jobs(
         shutil.rmtree(work)
         if not any(unfinished.iterdir()):
             unfinished.rmdir()
+
+
+def _identify(checkpoint: str | Path) -> ModelIdentity:
+    """The checkpoint that rank 0 finds: a run that goes on may have a newer one a moment later.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found: object = None
+    if torch.distributed.get_rank() == 0:
+        try:
+            folder = resolve(checkpoint)
+            found = ModelIdentity(str(folder), step_of(folder), fingerprint_of(folder))
+        except ValueError as error:
+            found = str(error)
+    found = on_rank_0(found)
+    if not isinstance(found, ModelIdentity):
+        raise ValueError(found)
+    return found
 
 
 def _existing(jobs: Sequence[Job], output: Path, model: ModelIdentity, config: RunConfig) -> dict[str, Report]:

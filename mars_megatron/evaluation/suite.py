@@ -55,7 +55,8 @@ class Suite(Protocol):
     """A frozen dataclass whose fields are the suite's options, documented in its docstring (`Args:`).
 
     Types of fields are those of `mars_megatron.evaluation.options.Option`. What a field names is taken for an input of
-    the suite, unless its metadata say that it is {"written": True}. The module imports no torch before `run`.
+    the suite, unless its metadata say that it is {"written": True}; with {"or_data_of_run": True} an empty one stands
+    for the data that the run is trained on. The module imports no torch before `run`.
 
     Bad values and unreadable files raise ValueError in `check`, which is called before any model is loaded.
     """

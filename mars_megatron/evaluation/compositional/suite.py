@@ -32,7 +32,7 @@ class Compositional:
         scorer_canvases: Real training canvases that the scorer learns digits from.
         real_canvases: Real held-out canvases that the scorer itself is judged by.
         grid: PNG file for a picture of drawn images with their prompts.
-        grid_prompts: Prompts in that picture, spread evenly over all.
+        grid_prompts: Most prompts in that picture, spread evenly over all.
     """
 
     name: ClassVar[str] = "compositional"
@@ -126,26 +126,23 @@ class Compositional:
 
     def _write_grid(self, prompts: Sequence[ScenePrompt], images: torch.Tensor) -> None:
         from mars_megatron.evaluation.pictures import write_grid
+        from mars_megatron.evaluation.texts import spread
 
         if self.grid:
-            step = max(1, len(prompts) // self.grid_prompts)
-            chosen = range(0, len(prompts), step)
-            rows = images.reshape(len(prompts), self.samples_per_prompt, *images.shape[1:])[list(chosen)]
+            chosen = spread(range(len(prompts)), self.grid_prompts)
+            rows = images.reshape(len(prompts), self.samples_per_prompt, *images.shape[1:])[chosen]
             write_grid([prompts[number].text for number in chosen], rows.flatten(0, 1), self.grid)
 
 
 def _estimates(judgements: Sequence[Judgement], size: int) -> dict[str, Estimate]:
     """Of every measure; `size` judgements in a row are of one prompt."""
     from mars_megatron.evaluation.compositional.scorer import MEASURES
-    from mars_megatron.evaluation.intervals import mean_of_groups, proportion
+    from mars_megatron.evaluation.intervals import share_of_groups
 
-    result = {}
-    for measure in MEASURES:
-        values = [getattr(judgement, measure) for judgement in judgements]
-        # One draw of each prompt: Wilson's interval is right at 0 and 1 too, where a bootstrap has no width.
-        plain = size == 1 and all(isinstance(value, bool) for value in values)
-        result[measure] = proportion(values) if plain else mean_of_groups([float(value) for value in values], size)
-    return result
+    return {
+        measure: share_of_groups([float(getattr(judgement, measure)) for judgement in judgements], size)
+        for measure in MEASURES
+    }
 
 
 def _share(values: Sequence[bool]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Likelihood:
     """
 
     name: ClassVar[str] = "likelihood"
-    index: str = ""
+    index: str = field(default="", metadata={"or_data_of_run": True})
     max_micro_batches: int = 0
     micro_batch_tokens: int = 0
 

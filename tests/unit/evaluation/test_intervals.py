@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mars_megatron.evaluation.intervals import Estimate, mean, mean_of_groups, proportion
+from mars_megatron.evaluation import intervals
+from mars_megatron.evaluation.intervals import Estimate, mean, mean_of_groups, proportion, share_of_groups
 from mars_megatron.evaluation.table import table
 
 
@@ -32,6 +33,28 @@ def test_means_are_weighted_and_grouped() -> None:
     assert mean([2.0, 2.0]) == Estimate(2.0, 2.0, 2.0, 2)
     grouped = mean_of_groups([0.0, 0.0, 1.0, 1.0, 0.0, 1.0], 2)
     assert (grouped.value, grouped.count) == (0.5, 3)
+
+
+def test_many_values_have_the_same_interval_as_few_resampled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    values, weights = rng.exponential(2.0, 4000).tolist(), rng.integers(1, 50, 4000).tolist()
+    resampled = mean(values, weights)
+    monkeypatch.setattr(intervals, "_MANY", 3999)
+    normal = mean(values, weights)
+    assert normal.value == resampled.value and normal.count == 4000
+    assert resampled.low is not None and resampled.high is not None and normal.low is not None
+    width = resampled.high - resampled.low
+    assert (normal.low, normal.high) == pytest.approx((resampled.low, resampled.high), abs=0.1 * width)
+    assert normal != resampled
+
+
+def test_shares_have_a_width_where_all_are_alike() -> None:
+    """Three prompts of two images each are three observations, though all six are right."""
+    assert share_of_groups([1.0] * 6, 2) == proportion([True] * 3)
+    assert share_of_groups([0.0] * 6, 2) == proportion([False] * 3)
+    assert share_of_groups([1.0, 0.0, 1.0], 1) == proportion([True, False, True])
+    mixed = [0.0, 0.5, 1.0, 1.0]
+    assert share_of_groups(mixed, 2) == mean_of_groups(mixed, 2)
 
 
 def test_table() -> None:

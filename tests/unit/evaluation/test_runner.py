@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -210,4 +211,48 @@ def test_fingerprints_follow_contents(tmp_path: Path) -> None:
     assert fingerprint_of(file) == first
     prefix = tmp_path / "index"
     (tmp_path / "index.idx").write_text("x")
-    assert fingerprint_of(prefix) != ""
+    of_index = fingerprint_of(prefix)
+    (tmp_path / "index.idx").write_text("y")
+    assert fingerprint_of(prefix) not in ("", of_index)
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    os.utime(copied / "image.png", (0, 0))
+    assert fingerprint_of(copied) == fingerprint_of(folder), "a copy is the same, whatever its times"
+    (copied / "inner").mkdir()
+    (copied / "inner" / "deep.png").write_text("x")
+    of_copy = fingerprint_of(copied)
+    (copied / "inner" / "deep.png").write_text("y")
+    assert fingerprint_of(copied) != of_copy
+
+
+def test_files_behind_names_have_fingerprints(tmp_path: Path) -> None:
+    """A scorer of the user's or weights that are changed give another result."""
+    scorer = tmp_path / "mine.py"
+    for name in (f"{scorer}:score", f"inception:{scorer}", f"compositional:{tmp_path}"):
+        scorer.write_text("one")
+        first = fingerprint_of(name)
+        scorer.write_text("two")
+        assert fingerprint_of(name) not in ("", first), name
+    assert fingerprint_of("openai/clip-vit-base-patch16") == fingerprint_of("nobody:nothing") == ""
+    assert fingerprint_of("tests.command_lines:load_tool") != ""
+
+
+def test_a_base_is_its_checkpoint(run: TinyRun, tmp_path: Path) -> None:
+    """Results and logs beside the checkpoints of a run are no other base."""
+    base = tmp_path / "base"
+    shutil.copytree(run.checkpoint, base)
+    jobs = make_jobs({"text": {"base": str(base)}}, "test")
+    first = evaluate(base, jobs)
+    assert (base / "evaluation").is_dir()
+    assert evaluate(base, jobs) == first
+
+
+def test_another_tokenizer_is_found_out(run: TinyRun, facts: str, tmp_path: Path) -> None:
+    """Of the same name as before, and another one."""
+    tokenizer = tmp_path / "text.model"
+    shutil.copy(run.config.data.text_tokenizer, tokenizer)
+    keywords: dict[str, Any] = {"overrides": [f"--data.text_tokenizer={tokenizer}"]}
+    jobs, output = [Job("facts", Facts(facts))], tmp_path / "out"
+    evaluate(run.checkpoint, jobs, output, **keywords)
+    tokenizer.write_bytes(tokenizer.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match=r"with other inputs\.text_tokenizer"):
+        evaluate(run.checkpoint, jobs, output, **keywords)

@@ -69,6 +69,13 @@ def test_a_run_does_not_notice_its_suites(tiny: RunConfig, suites: dict[str, Any
         assert 0 < held_out[name].count < whole[name].count == 30, "an observation is a sample"
     scores = {f"{label}/{name}": s.value for label, report in later.items() for name, s in report.scores.items()}
     assert scores == pytest.approx({name: value for name, value in found[4].items() if name not in ("step", "split")})
+    # without an index the run's own data are an input
+    manifest = Path(f"{tiny.data.path}.json")
+    before = manifest.read_text()
+    manifest.write_text(before + " ")
+    with pytest.raises(ValueError, match=r"likelihood.json is a result with other inputs\.data;"):
+        evaluate(with_suites, make_jobs({"likelihood": {}}, "test"))
+    manifest.write_text(before)
 
 
 def test_wrong_suites_are_refused_before_training(tiny: RunConfig, tmp_path: Path) -> None:
