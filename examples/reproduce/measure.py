@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -86,10 +87,21 @@ class Measure:
 
 
 def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
-    """Write measures.jsonl of a run; it is there when it is complete."""
+    """Write measures.jsonl of a run; it is there when it is complete.
+
+    Raises:
+        ValueError: The run is not finished, or was measured with another number of images.
+    """
     folder = run_dir / "runs" / run.name
     output = folder / "measures.jsonl"
     if output.exists():
+        lines = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+        found = max(line.get("num_images", 0) for line in lines) // len(measure.prompts)
+        if found != measure.samples_per_prompt:
+            raise ValueError(
+                f"{output} is of {found} images of each prompt, --samples-per-prompt is {measure.samples_per_prompt}; "
+                "delete it to measure again"
+            )
         return
     if not (folder / "finished").exists():
         raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to go on")
@@ -115,10 +127,15 @@ def main() -> None:
     )
     options = parser.parse_args()
     run_dir = Path(options.run_dir)
+    if options.samples_per_prompt < 1:
+        parser.error(f"--samples-per-prompt is {options.samples_per_prompt}; accepted: 1 or more")
     measure = Measure(run_dir, options.samples_per_prompt)
     for run in tqdm(list(all_runs()), desc="measured runs", unit="run"):
         measure_run(run, run_dir, measure)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -11,6 +11,8 @@ import numpy as np
 
 from runs import all_runs
 
+TARGETS = 17  # of a picture: 16 codes and the end of the image
+
 
 @dataclass(frozen=True)
 class Results:
@@ -46,6 +48,10 @@ class Results:
         """(steps, nats per image token [seeds, steps]) on held-out handwriting: codes and the end of the image."""
         by_seed = [self.validation[name] for name in _names(arm)]
         return [line["step"] for line in by_seed[0]], np.array([[line["loss_t2i"] for line in one] for one in by_seed])
+
+    def num_pictures(self, arm: str) -> int:
+        """Pictures that the likelihood of an arm of text-to-image alone rests on, of the first seed."""
+        return self.validation[_names(arm)[0]][0]["num_targets"] // TARGETS
 
     def measured(self, arm: str, what: str, value: str, key: str = "step") -> tuple[list[float], np.ndarray]:
         """(keys, values [seeds, keys]) of one kind of measures."""
