@@ -82,7 +82,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with an error where an option would have no effect."""
-    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    given = {name for name, value in vars(options).items() if value is not None and value is not False}
     if options.again:
         kept = {"again", "only", "output", "checkpoint", "super_resolution", "tensor", "device"}
         useless = {name for name in given - kept if not name.startswith("data.")}

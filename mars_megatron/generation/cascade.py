@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from mars_megatron import platform
-from mars_megatron.checkpoint import read_config, resolve
+from mars_megatron.checkpoint import read_config
 from mars_megatron.checkpoint.folders import step_of
 from mars_megatron.checkpoint.identity import content_fingerprint
 from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.generation.load import load_for_inference
+from mars_megatron.generation.load import agreed_checkpoint, load_for_inference
 from mars_megatron.generation.requests import Drawing, decisive
 from mars_megatron.generation.sampler import Sampler
 
@@ -77,9 +77,11 @@ class Cascade:
 
     def __init__(self, models: Models) -> None:
         self.models = models
-        self.first = Sampler(
-            load_for_inference(models.checkpoint, models.tensor, models.overrides, device=models.device)
-        )
+        self._folder = agreed_checkpoint(models.checkpoint, models.device)
+        self._high_folder = self._folder
+        if models.super_resolution:
+            self._high_folder = agreed_checkpoint(models.super_resolution, models.device)
+        self.first = Sampler(load_for_inference(self._folder, models.tensor, models.overrides, device=models.device))
         self.second: Sampler | None = None
         image = self.first.loaded.config.image
         self.first_resolution = image.resolution
@@ -87,10 +89,10 @@ class Cascade:
             self.second = self._open_second()
             self.first_resolution = self.second.loaded.config.image.low_resolution
         self.resolution = self._last.loaded.config.image.resolution
-        self.record = model_record(models.checkpoint, self.first)
+        self.record = model_record(self._folder, self.first)
         self.high_record: dict[str, Any] | None = None
         if self.second is not None:
-            self.high_record = model_record(models.super_resolution or models.checkpoint, self.second)
+            self.high_record = model_record(self._high_folder, self.second)
             self.high_record["settings"] = decisive(self.second.loaded.config.generation)
             self._check_fit()
 
@@ -157,11 +159,11 @@ class Cascade:
                     "(image.low_resolution is 0); accepted: the checkpoint of such a model for super-resolution, or low"
                 )
             # Its settings are the saved ones: those given are for the first step.
-            saved = replace(first.config, generation=read_config(resolve(models.checkpoint)).generation)
+            saved = replace(first.config, generation=read_config(self._folder).generation)
             return Sampler(first._replace(config=validate(override(saved, models.high_overrides))))
         data = [given for given in models.overrides if given.startswith("--data.")]
         loaded = load_for_inference(
-            models.super_resolution,
+            self._high_folder,
             overrides=[*data, *models.high_overrides],
             device=models.device,
             groups=first.groups,
@@ -190,13 +192,12 @@ class Cascade:
             )
 
 
-def model_record(checkpoint: str | Path, sampler: Sampler) -> dict[str, Any]:
-    """What is written of a model: where it lies, its step, and fingerprints of what is in its files.
+def model_record(folder: Path, sampler: Sampler) -> dict[str, Any]:
+    """What is written of a model: where its checkpoint lies, the step, and fingerprints of what is in its files.
 
     Raises:
         ValueError: It has no tokenizers, or they are not there.
     """
-    folder = resolve(checkpoint)
     tokenizers = {name: sampler.tokenizer_path(name) for name in ("text_tokenizer", "image_tokenizer")}
     return {
         "checkpoint": str(folder.resolve()),

@@ -20,6 +20,11 @@ MANIFEST, SHEET, IMAGES, LOW, CODES = "manifest.jsonl", "sheet.png", "images", "
 SHEET_ROWS, SHEET_COLUMNS = 64, 16  # prompts and images of each that a contact sheet shows
 # Of a line: what tells where a model lies, not what it is.
 _PLACES = ("checkpoint", "path")
+# What a line is read for.
+_NEEDED = (
+    *("file", "prompt", "seed", "candidates", "settings", "resolution", "model", "super_resolution"),
+    *("pixels", "batch", "layout"),
+)
 
 Line = dict[str, Any]
 
@@ -129,13 +134,15 @@ def read_manifest(path: str | Path) -> list[Line]:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give the {MANIFEST} of generated images")
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+    # Bytes: an interrupted line may end within a character.
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             line = json.loads(text)
         except ValueError as error:
             raise ValueError(f"{path} line {number} is not JSON: {error}") from error
-        if not isinstance(line, dict) or "file" not in line or "model" not in line:
-            raise ValueError(f"{path} line {number} is not of a manifest: it names no file or no model")
+        lacks = [name for name in _NEEDED if name not in line] if isinstance(line, dict) else _NEEDED
+        if lacks:
+            raise ValueError(f"{path} line {number} is not of a manifest: it has no {', '.join(lacks)}")
         lines.append(line)
     return lines
 

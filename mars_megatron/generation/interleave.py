@@ -14,7 +14,7 @@ from mars_megatron.generation.cascade import model_record
 from mars_megatron.generation.document_folder import DocumentFolder
 from mars_megatron.generation.document_prompts import DocumentPrompt, load_documents
 from mars_megatron.generation.documents import Part
-from mars_megatron.generation.load import load_for_inference
+from mars_megatron.generation.load import agreed_checkpoint, load_for_inference
 from mars_megatron.generation.sampler import Sampler
 
 
@@ -41,14 +41,15 @@ def interleave(
     Raises:
         ValueError: A wrong setting, prompt or image, or the folder holds other results.
     """
-    loaded = load_for_inference(checkpoint, tensor, overrides, device=device)
+    chosen = agreed_checkpoint(checkpoint, device)
+    loaded = load_for_inference(chosen, tensor, overrides, device=device)
     sampler, resolution, settings = Sampler(loaded), loaded.config.image.resolution, loaded.config.generation
     # Neither decides what is drawn; seeds and lengths are those of the prompts.
     others = ("batch_size", "seed", "max_caption_tokens")
     decisive = {name: value for name, value in asdict(settings).items() if name not in others}
     described = [prompt.described() for prompt in prompts]
     # All ranks read it before rank 0 writes: that follows the first batch, which they make together.
-    folder = DocumentFolder(output, {**model_record(checkpoint, sampler), **decisive}, described)
+    folder = DocumentFolder(output, {**model_record(chosen, sampler), **decisive}, described)
     for start in range(folder.num_finished, len(prompts), settings.batch_size):
         part = load_documents(prompts[start : start + settings.batch_size], sampler.image_tokenizer, resolution)
         results = sampler.continue_documents([document for document, _ in part], progress=progress)

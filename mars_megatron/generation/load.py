@@ -15,7 +15,7 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
 from mars_megatron.model import MARSModel, build_model
-from mars_megatron.platform.parallel import initialize_parallel, world_size
+from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -55,16 +55,29 @@ def load_for_inference(
     Raises:
         ValueError: No complete checkpoint at `path`, a wrong override, or a model that `tensor` does not divide.
     """
-    platform.initialize(device)
-    platform.init_process_group()
-    tensor = groups.tp.size() if groups else tensor or world_size()
+    folder = agreed_checkpoint(path, device)
+    if groups:
+        tensor = groups.tp.size()
+    elif tensor is None:
+        tensor = world_size()
     if tensor < 1 or world_size() % tensor:
         raise ValueError(f"tensor is {tensor}; accepted: a divisor of the number of ranks, which is {world_size()}")
-    config = config_for_inference(path, overrides, tensor, device)
+    config = config_for_inference(folder, overrides, tensor, device)
     groups = groups or initialize_parallel(config.parallel, config.training.seed)
     (model,) = build_model(config, groups, initialize=False)
-    load_model(path, config, groups, [model])
+    load_model(folder, config, groups, [model])
     return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config))
+
+
+def agreed_checkpoint(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Path:
+    """The checkpoint that rank 0 finds; every rank must call it. A run that goes on may have a newer one a moment later.
+
+    Raises:
+        ValueError: There is none.
+    """
+    platform.initialize(device)
+    platform.init_process_group()
+    return only_on_rank_0(lambda: resolve(path))
 
 
 def config_for_inference(

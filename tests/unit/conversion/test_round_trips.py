@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "norms of experts, one projection": {"model.expert_norms": True, "model.expert_output_projection": False},
     "several experts": {"experts.text": 2, "experts.visual": 4, "router.condition": "text", "router.top_k": 2},
+    "stage III": {"image.low_resolution": 8, "image.next_k": 4, "image.order": "regions"},
     "qk norm, no bias, wide heads": {"model.qk_norm": True, "model.qkv_bias": False, "model.head_dim": 6},
 }
 
@@ -91,7 +92,8 @@ def test_a_run_comes_back_bit_for_bit(tmp_path: Path, variant: str, precision: s
             first[name][rows:] = 0
     assert_equal(first, second)
     saved = read_config(resolve(tmp_path / "back"))
-    assert (saved.model, saved.experts, saved.vocabulary) == (config.model, config.experts, config.vocabulary)
+    for part in ("model", "experts", "vocabulary", "image"):
+        assert getattr(saved, part) == getattr(config, part)
     assert resolve(tmp_path / "back").name == "step_00000007" and saved.training.precision == precision
     loaded = built(config)
     load_model(tmp_path / "back", config, one_rank(), [loaded])

@@ -48,6 +48,8 @@ def test_loads_whatever_the_training_layout(run: TinyRun, tmp_path: Path) -> Non
 def test_loading_refuses_what_does_not_fit(run: TinyRun, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tensor is 2; accepted: a divisor of the number of ranks, which is 1"):
         load_for_inference(run.checkpoint, tensor=2)
+    with pytest.raises(ValueError, match="tensor is 0; accepted: a divisor"):
+        load_for_inference(run.checkpoint, tensor=0)
     with pytest.raises(ValueError, match="no complete checkpoint"):
         load_for_inference(tmp_path)
     with pytest.raises(ValueError, match=r"generation\.top_p"):
@@ -97,7 +99,7 @@ def test_sampler_needs_its_tokenizers(run: TinyRun, override: str, message: str)
 def test_a_model_without_a_tokenizer_has_no_record(run: TinyRun) -> None:
     sampler = Sampler(load_for_inference(run.checkpoint, overrides=["--data.image_tokenizer="]))
     with pytest.raises(ValueError, match=r"data\.image_tokenizer is empty"):
-        model_record(run.checkpoint, sampler)
+        model_record(Path(run.checkpoint), sampler)
 
 
 def test_read_prompts(run: TinyRun, tmp_path: Path) -> None:

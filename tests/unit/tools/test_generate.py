@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mars_megatron.config.schema import ImageConfig
-from mars_megatron.generation import Sampler, load_for_inference
+from mars_megatron.generation import LoadedModel, Sampler, cascade, load_for_inference
 from mars_megatron.generation.image_folder import ImageFolder, read_manifest
 from tests.command_lines import load_tool
 from tests.unit.generation.tiny_run import TinyRun, save_run, write_run
@@ -123,8 +123,8 @@ def test_goes_on_after_an_interruption(
     def interrupted(folder: ImageFolder, lines: list[dict[str, Any]]) -> None:
         calls.append(lines)
         if len(calls) == 3:  # the images are written, the manifest half
-            with (folder.path / "manifest.jsonl").open("a") as file:
-                file.write(json.dumps(lines[0])[:50])
+            with (folder.path / "manifest.jsonl").open("ab") as file:
+                file.write(json.dumps(lines[0])[:50].encode() + "红".encode()[:2])
             raise KeyboardInterrupt
         add(folder, lines)
 
@@ -208,6 +208,23 @@ def test_again_is_bitwise_the_same(
     assert tool.main(["--again", str(tmp_path / "manifest.jsonl"), "--output", str(tmp_path / "four")]) == 2
     assert f"1 of 8 images came out otherwise than {tmp_path}" in capsys.readouterr().err
     assert len(pixels(tmp_path / "four")) == 7
+
+
+def test_a_run_that_goes_on_meanwhile(
+    tool: ModuleType, run: TinyRun, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(run.checkpoint, tmp_path / "run")
+
+    def load_slowly(*values: Any, **named: Any) -> LoadedModel:
+        loaded = load_for_inference(*values, **named)
+        shutil.copytree(copy / "step_00000001", copy / "step_00000002")
+        (copy / "latest").write_text("step_00000002\n")
+        return loaded
+
+    monkeypatch.setattr(cascade, "load_for_inference", load_slowly)
+    assert tool.main(arguments(run, prompts, tmp_path / "out", "--checkpoint", str(copy))) == 0
+    model = read_manifest(tmp_path / "out" / "manifest.jsonl")[0]["model"]
+    assert (model["step"], Path(model["checkpoint"]).name) == (1, "step_00000001")
 
 
 def test_best_of_keeps_the_candidate_with_the_best_caption(
@@ -298,6 +315,7 @@ def test_models_that_do_not_fit(
         (["--prompt", "a", "--again", "m"], "not allowed with argument"),
         (["--again", "m", "--guidance", "2", "--best-of", "2"], "without effect with --again"),
         (["--again", "m", "--seed", "0"], "--seed"),
+        (["--again", "m", "--num-images", "0"], "without effect with --again"),
         (["--prompt", "a", "--checkpoint", "c", "--output", "o", "--only", "f"], "--only without --again: --only"),
         (
             ["--prompt", "a", "--checkpoint", "c", "--output", "o", "--keep-low"],
