@@ -54,7 +54,8 @@ for variant in $SWEEP; do
     stage "$name" digits_stage3 stage2 pairs --image.next_k "${variant%:*}" --image.order "${variant#*:}"
 done
 
-phase score "$RUN_DIR/scores.json" python examples/stages/score.py --run-dir "$RUN_DIR" --stage3 "${names[@]}"
+# What is in scores.json is not scored again; another SWEEP adds to it.
+python examples/stages/score.py --run-dir "$RUN_DIR" --stage3 "${names[@]}"
 phase samples "$RUN_DIR/samples/sheet.png" python tools/generate.py --checkpoint "$RUN_DIR/stage1" \
     --prompts "$data/shown_prompts.txt" --num-images 8 --resolution high --super-resolution "$RUN_DIR/stage3" \
     --keep-low --output "$RUN_DIR/samples"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from mars_megatron.generation import Sampler, image_grid, load_for_inference, re
 from mars_megatron.generation.output import save_image
 
 NUM_SHOWN = 8  # images of a prompt in the grids
+DIRECT = "stage2, direct"
+PER_PROMPT = 5
 
 
 class Score:
@@ -61,7 +65,7 @@ class Score:
             "classifier on real pictures": self._judge(self.real.images, self.real.labels),
             "classifier on reconstructions": self._judge(rebuilt, self.real.labels),
             "stage1, enlarged": self._judge(enlarged.clamp(0, 255).byte()),
-            "stage2, direct": {
+            DIRECT: {
                 **self._judge(self._pictures(self.second, direct, "stage2")),
                 "passes": direct.shape[1],
                 "seconds": round(seconds, 1),
@@ -112,21 +116,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--run-dir", required=True, metavar="FOLDER", help="RUN_DIR of stages.sh")
     parser.add_argument("--stage3", required=True, nargs="+", metavar="NAME", help="folders of stage III below it")
-    parser.add_argument("--samples-per-prompt", type=int, default=5, metavar="N", help="images of each prompt")
+    parser.add_argument(
+        "--samples-per-prompt",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help=f"images of each prompt (default: as in scores.json, else {PER_PROMPT})",
+    )
     options = parser.parse_args()
-    run_dir = Path(options.run_dir)
-    score = Score(run_dir, options.samples_per_prompt)
-    results = score.reference()
-    for name in options.stage3:
-        results[name] = score.super_resolution(name)
+    per_prompt: int | None = getattr(options, "samples_per_prompt", None)
+    if per_prompt is not None and per_prompt < 1:
+        parser.error(f"--samples-per-prompt is {per_prompt}; accepted: 1 or more")
+    results = score_missing(Path(options.run_dir), options.stage3, per_prompt)
     for name, result in results.items():
         passes = f"  {result['passes']:3d} passes, {result['seconds']} s" if "passes" in result else ""
         print(f"{name:34}{result['fidelity']:.3f} ({result['low']:.3f} .. {result['high']:.3f}){passes}")
+
+
+def score_missing(run_dir: Path, stage3: Sequence[str], per_prompt: int | None) -> dict[str, Any]:
+    """The results in scores.json, of the given stages III those that are not there added to it.
+
+    Raises:
+        ValueError: Those that are there are of another number of images.
+    """
     output = run_dir / "scores.json"
+    results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    num_prompts = len(read_prompts(run_dir / "data" / "prompts.jsonl"))
+    there = results[DIRECT]["count"] // num_prompts if results else None
+    per_prompt = per_prompt or there or PER_PROMPT
+    if there not in (None, per_prompt):
+        raise ValueError(
+            f"{output} is of {there} images of each prompt, --samples-per-prompt is {per_prompt}; "
+            "delete it to score again"
+        )
+    missing = [name for name in stage3 if name not in results]
+    if missing:
+        score = Score(run_dir, per_prompt)
+        if not results:
+            results = score.reference()
+            write(results, output)
+        for name in missing:
+            results[name] = score.super_resolution(name)
+            write(results, output)
+    return results
+
+
+def write(results: dict[str, Any], output: Path) -> None:
+    """Under its name only when it is complete."""
     temporary = output.with_name(output.name + ".tmp")
     temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, output)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
