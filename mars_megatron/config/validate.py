@@ -287,6 +287,11 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
         }
         _sampling(config, problems, "logging.sample_interval", needs)
     problems.at_least(0, "evaluation.interval")
+    problems.check(
+        config.evaluation.interval != 0 or not config.evaluation.suites,
+        "evaluation.suites",
+        "none, because evaluation.interval is 0: they would never run",
+    )
     if config.evaluation.interval > 0:
         suites = {"evaluation.suites": (len(config.evaluation.suites) > 0, "one or more suites of tools/evaluate.py")}
         _sampling(config, problems, "evaluation.interval", suites)

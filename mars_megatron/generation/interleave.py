@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,10 @@ import torch
 from mars_megatron.generation.cascade import model_record
 from mars_megatron.generation.document_folder import DocumentFolder
 from mars_megatron.generation.document_prompts import DocumentPrompt, load_documents
-from mars_megatron.generation.documents import Part
+from mars_megatron.generation.documents import Document, Part
 from mars_megatron.generation.load import agreed_checkpoint, load_for_inference
 from mars_megatron.generation.sampler import Sampler
+from mars_megatron.platform.parallel import only_on_rank_0
 
 
 def interleave(
@@ -47,11 +49,19 @@ def interleave(
     # Neither decides what is drawn; seeds and lengths are those of the prompts.
     others = ("batch_size", "seed", "max_caption_tokens")
     decisive = {name: value for name, value in asdict(settings).items() if name not in others}
-    described = [prompt.described() for prompt in prompts]
-    # All ranks read it before rank 0 writes: that follows the first batch, which they make together.
-    folder = DocumentFolder(output, {**model_record(chosen, sampler), **decisive}, described)
+
+    def opened() -> DocumentFolder:
+        described = [prompt.described() for prompt in prompts]
+        return DocumentFolder(output, {**model_record(chosen, sampler), **decisive}, described)
+
+    def loaded_documents(start: int) -> list[tuple[Document, torch.Tensor]]:
+        part = prompts[start : start + settings.batch_size]
+        return load_documents(part, sampler.image_tokenizer, resolution)
+
+    # Other hosts may see other files, and encode an image to other codes.
+    folder = only_on_rank_0(opened)
     for start in range(folder.num_finished, len(prompts), settings.batch_size):
-        part = load_documents(prompts[start : start + settings.batch_size], sampler.image_tokenizer, resolution)
+        part = only_on_rank_0(partial(loaded_documents, start))
         results = sampler.continue_documents([document for document, _ in part], progress=progress)
         if os.environ.get("RANK", "0") == "0":
             for parts, (_, given) in zip(results, part, strict=True):

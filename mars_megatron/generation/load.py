@@ -70,7 +70,9 @@ def load_for_inference(
 
 
 def agreed_checkpoint(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Path:
-    """The checkpoint that rank 0 finds; every rank must call it. A run that goes on may have a newer one a moment later.
+    """The checkpoint that rank 0 finds, a moment before a run that goes on may have a newer one.
+
+    Every rank must call it.
 
     Raises:
         ValueError: There is none.

@@ -148,6 +148,11 @@ def test_rng_state_round_trip() -> None:
             "experts.visual is 2, the checkpoint has 1; router.top_k is 2, the checkpoint has 1",
         ),
         ({"image.resolution": 32}, "image.resolution is 32, the checkpoint has 16"),
+        (
+            {"image.low_resolution": 8, "image.next_k": 4, "image.order": "regions"},
+            "image.low_resolution is 8, the checkpoint has 0; image.next_k is 4, the checkpoint has 1; "
+            "image.order is regions, the checkpoint has raster",
+        ),
     ],
 )
 def test_another_model_is_refused(tmp_path: Path, changed: dict, message: str) -> None:
@@ -172,6 +177,9 @@ def test_what_may_differ(tmp_path: Path) -> None:
     visual = ("--experts.visual=4", "--router.condition=text")
     assert check_same_model(tmp_path, override(CONFIG, [*others, *visual]), visual=False) == CONFIG
     assert check_same_model(tmp_path, override(CONFIG, ["--image.resolution=32"]), image=False) == CONFIG
+    # The language model that stage III came from, where text is compared.
+    third = ("--image.resolution=32", "--image.low_resolution=16", "--image.next_k=4", "--model.shared_experts=true")
+    assert check_same_model(tmp_path, override(CONFIG, third), image=False, visual=False) == CONFIG
 
 
 @pytest.mark.parametrize("changed", ["--freeze.norms=False", "--data.seed=5", "--training.precision=bf16"])

@@ -182,6 +182,7 @@ REJECTED = [
     (SAMPLING | dict(logging__sample_prompts=()), "logging.sample_prompts", "one or more prompts"),
     (SAMPLING | dict(logging__sample_prompts=("a", "")), "logging.sample_prompts", "none empty"),
     (EVALUATION | dict(evaluation__suites={}), "evaluation.suites", "one or more suites of tools/evaluate.py"),
+    (EVALUATION | dict(evaluation__interval=0), "evaluation.suites", "none, because evaluation.interval is 0"),
     (EVALUATION | dict(evaluation__suites={1: {}}), "evaluation.suites", "a mapping of names"),
     (EVALUATION | dict(evaluation__interval=-1), "evaluation.interval", "0 or more"),
     (EVALUATION | dict(checkpoint__dir=""), "checkpoint.dir", "a folder to write to (evaluation.interval is 10)"),
