@@ -23,11 +23,10 @@ _UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")
 
 
 class RunContext:
-    """The `Context` of one suite; every rank makes the same.
+    """The `Context` of a suite; every rank makes the same.
 
     Args:
         sampler: The model.
-        folder: Of this suite's unfinished work.
         drawn: Where drawn codes are kept, for all suites of one model.
         model: Fingerprint of the model and of the text tokenizer.
         say: Prints a line.
@@ -37,13 +36,12 @@ class RunContext:
     def __init__(
         self,
         sampler: Sampler,
-        folder: Path,
         drawn: Path,
         model: str,
         say: Callable[[str], None],
         progress: bool = True,
     ) -> None:
-        self.sampler, self.folder, self.progress = sampler, folder, progress
+        self.sampler, self.progress = sampler, progress
         self._drawn, self._model, self._say = drawn, model, say
 
     def say(self, text: str) -> None:

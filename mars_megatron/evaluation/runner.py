@@ -137,9 +137,8 @@ def run_jobs(
         # Only rank 0 reads the inputs: other hosts may see other files.
         report = on_rank_0(expected(job, model, config) if torch.distributed.get_rank() == 0 else None)
         assert isinstance(report, Report)
-        key = digest([report.suite, dict(report.options), dict(report.inputs), dict(report.settings)])
         drawer = digest([model.fingerprint, report.inputs.get("text_tokenizer")])
-        context = RunContext(sampler, work / key, work / "drawn", drawer, say, progress)
+        context = RunContext(sampler, work, drawer, say, progress)
         start = time.monotonic()
         result = job.suite.run(context)
         report = replace(

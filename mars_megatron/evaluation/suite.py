@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -30,7 +29,6 @@ class Context(Protocol):
     """What a suite works with. Every rank makes the same calls, and gets the same."""
 
     sampler: Sampler
-    folder: Path  # of this suite's unfinished work; on every rank the same
     progress: bool  # whether to show progress bars
 
     def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -15,13 +14,11 @@ class SmallContext:
 
     Args:
         sampler: Draws where no images are given.
-        folder: Of unfinished work.
         images: uint8 [N, height, width, 3] that every call of `draw` gives.
     """
 
-    def __init__(self, sampler: Sampler, folder: Path, images: torch.Tensor | None = None) -> None:
+    def __init__(self, sampler: Sampler, images: torch.Tensor | None = None) -> None:
         self.sampler = sampler
-        self.folder = folder
         self.images = images
         self.progress = False
         self.said: list[str] = []

@@ -50,7 +50,7 @@ def test_equals_torchmetrics(folder: Path, tmp_path: Path) -> None:
     scores = []
     for seed in range(4):
         drawn = images(seed)
-        result = suite.run(SmallContext(None, tmp_path, drawn))
+        result = suite.run(SmallContext(None, drawn))
         asked = [text for text in TEXTS for _ in range(2)]
         with torch.no_grad():
             expected = clip_score(list(drawn.permute(0, 3, 1, 2)), asked, lambda: unwrapped(folder))
@@ -64,7 +64,7 @@ def test_equals_torchmetrics(folder: Path, tmp_path: Path) -> None:
 def test_prompts_longer_than_the_model_reads(folder: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("blue\na prompt that is too long for it\na prompt that is too long\nred\n")
-    result = ClipScore(str(prompts), str(folder)).run(SmallContext(None, tmp_path, images()[:4]))
+    result = ClipScore(str(prompts), str(folder)).run(SmallContext(None, images()[:4]))
     assert result.details["num_prompts_cut"] == 2
 
 

@@ -44,7 +44,7 @@ def real_images(run: TinyRun) -> torch.Tensor:
 
 def test_drawn_images_are_compared_with_the_folder(run: TinyRun, sampler: Sampler, suite: Fid, tmp_path: Path) -> None:
     suite.check()
-    context = SmallContext(sampler, tmp_path)
+    context = SmallContext(sampler)
     result = suite.run(context)
     assert set(result.scores) == {"frechet_pixels"} and result.scores["frechet_pixels"].count == 30
     drawn, real = FeatureSums(), FeatureSums()
@@ -58,7 +58,7 @@ def test_drawn_images_are_compared_with_the_folder(run: TinyRun, sampler: Sample
 
 
 def test_the_reference_itself_is_at_distance_zero(run: TinyRun, sampler: Sampler, suite: Fid, tmp_path: Path) -> None:
-    context = SmallContext(sampler, tmp_path, real_images(run))
+    context = SmallContext(sampler, real_images(run))
     assert suite.run(context).scores["frechet_pixels"].value == pytest.approx(0, abs=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_statistics_are_kept_until_something_changes(
     def kept() -> set[Path]:
         return set(Path(suite.cache).iterdir())
 
-    context = SmallContext(sampler, tmp_path, real_images(run))
+    context = SmallContext(sampler, real_images(run))
     suite.run(context)
     (file,) = kept()
     marked = dict(np.load(file))
@@ -91,16 +91,16 @@ def test_published_statistics(run: TinyRun, sampler: Sampler, suite: Fid, tmp_pa
     np.savez(file, mu=features.mean(axis=0), sigma=np.cov(features, rowvar=False))
     published = replace(suite, reference=str(file))
     published.check()
-    result = published.run(SmallContext(sampler, tmp_path, real_images(run)))
+    result = published.run(SmallContext(sampler, real_images(run)))
     assert result.scores["frechet_pixels"].value == pytest.approx(0, abs=1e-3)  # fp32 mean and covariance in the file
     assert result.details["num_reference"] == "unknown"
 
     np.savez(file, mu=np.zeros(3), sigma=np.eye(3))
     with pytest.raises(ValueError, match="has 3 features, extractor pixels gives 192"):
-        published.run(SmallContext(sampler, tmp_path, real_images(run)))
+        published.run(SmallContext(sampler, real_images(run)))
     np.savez(file, mu=np.zeros(192), sigma=np.eye(192), extractor="inception")
     with pytest.raises(ValueError, match="of the extractor inception; extractor is pixels"):
-        published.run(SmallContext(sampler, tmp_path, real_images(run)))
+        published.run(SmallContext(sampler, real_images(run)))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,6 @@ def test_wrong_options(suite: Fid, changes: dict[str, object], message: str) -> 
 
 
 def test_captions_of_the_reference_are_drawn(run: TinyRun, sampler: Sampler, suite: Fid, tmp_path: Path) -> None:
-    context = SmallContext(sampler, tmp_path)
+    context = SmallContext(sampler)
     replace(suite, prompts="", max_prompts=3, samples_per_prompt=1).run(context)
     assert context.drawn == [f"a {word} square" for word in ("red", "green", "blue")]  # images 0, 10 and 20

@@ -41,7 +41,7 @@ def test_perfect_drawings_have_perfect_scores(benchmark, sampler, tmp_path):
     prompts = read_scene_prompts(benchmark)
     drawn = Painter("train", seed=7).paint([prompt.scene for prompt in prompts for _ in range(2)]).permute(0, 2, 3, 1)
     drawn[-2:] = 0  # what is drawn for the last prompt: nothing
-    context = SmallContext(sampler, tmp_path, drawn.contiguous())
+    context = SmallContext(sampler, drawn.contiguous())
     result = suite.run(context)
     assert context.drawn == [prompt.text for prompt in prompts] and len(prompts) == 12
     groups = [*SPLITS, *(f"{split}/{language}" for split in SPLITS for language in ("en", "zh"))]
@@ -58,7 +58,7 @@ def test_perfect_drawings_have_perfect_scores(benchmark, sampler, tmp_path):
 
 
 def test_a_model_draws(benchmark, sampler, tmp_path):
-    result = Compositional(str(benchmark), scorer_canvases=30, real_canvases=3).run(SmallContext(sampler, tmp_path))
+    result = Compositional(str(benchmark), scorer_canvases=30, real_canvases=3).run(SmallContext(sampler))
     assert result.scores["seen/joint"].value == 0.0 and result.details["num_samples"] == 12
     assert result.scores["seen/joint"].low == 0.0 < result.scores["seen/joint"].high
 
@@ -85,4 +85,4 @@ def test_what_is_wrong_is_named(benchmark, run, tmp_path):
         Compositional(str(tmp_path)).check()
     small = Sampler(load_for_inference(run.checkpoint))
     with pytest.raises(ValueError, match=r"image.resolution is 8; the benchmark has 32"):
-        Compositional(str(benchmark)).run(SmallContext(small, tmp_path))
+        Compositional(str(benchmark)).run(SmallContext(small))

@@ -26,7 +26,7 @@ def test_canvases_score_as_their_scenes_say(tmp_path: Path) -> None:
     suite.check()
 
     def score() -> float:
-        return suite.run(SmallContext(None, tmp_path, drawn)).scores["spatial_own_compositional"].value
+        return suite.run(SmallContext(None, drawn)).scores["spatial_own_compositional"].value
 
     whole = score()
     drawn[: len(prompts) // 2] = 0

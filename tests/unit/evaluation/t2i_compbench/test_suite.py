@@ -65,7 +65,7 @@ def suite(folder: Path) -> T2ICompBench:
 def test_every_category_end_to_end(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_path: Path) -> None:
     suite = replace(suite, images_folder=str(tmp_path / "images"))
     suite.check()
-    result = suite.run(SmallContext(sampler, tmp_path))
+    result = suite.run(SmallContext(sampler))
     assert list(result.scores) == [
         "color_val_vqa",
         "spatial_val_detector",
@@ -96,7 +96,7 @@ def test_a_complex_prompt_counts_in_the_ways_of_its_own(
 
     def score(max_prompts: int, category: str = "") -> float:
         part = replace(complex_file, max_prompts=max_prompts, category=category)
-        (found,) = part.run(SmallContext(sampler, tmp_path, images[: 2 * max_prompts])).scores.values()
+        (found,) = part.run(SmallContext(sampler, images[: 2 * max_prompts])).scores.values()
         return found.value
 
     ways = ("color", "spatial", "non_spatial")
@@ -113,7 +113,7 @@ def test_own_scorer(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_pat
     )
     own.check()
     images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 8, 8, 3) * 50
-    result = own.run(SmallContext(sampler, tmp_path, images))
+    result = own.run(SmallContext(sampler, images))
     assert result.scores["color_val_Brightness"].value == pytest.approx(75 / 255)
 
 
@@ -124,7 +124,7 @@ def test_images_alone(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_p
     long = "a very_long/prompt " * 20
     (folder / "own_prompts.txt").write_text(f"{long}\n")
     alone.check()
-    assert alone.run(SmallContext(sampler, tmp_path)).scores == {}
+    assert alone.run(SmallContext(sampler)).scores == {}
     names = sorted(path.name for path in (tmp_path / "images/own_prompts/samples").iterdir())
     assert [name.split("_")[-1] for name in names] == ["000000.png", "000001.png"]
     assert names[0].startswith("a very long prompt a very") and len(names[0]) < 250
