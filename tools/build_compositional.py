@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         division = build(output, BuildSettings(**options))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     counts = ", ".join(f"{name} {len(scenes)}" for name, scenes in division.scenes.items())
     print(f"{output}: possible scenes: {counts}; pairs never seen: {len(division.unseen)}")
     return 0

@@ -35,7 +35,7 @@ def score(folder: str) -> dict[str, Any]:
     shape = (7, 8, 8, 3)
     drawn = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     config = SimpleNamespace(image=SimpleNamespace(resolution=8))
-    context = SmallContext(SimpleNamespace(loaded=SimpleNamespace(config=config)), Path(folder), drawn)
+    context = SmallContext(SimpleNamespace(loaded=SimpleNamespace(config=config)), drawn)
     cache = f"{folder}/cache_of_{torch.distributed.get_world_size()}"
     prompts = f"{folder}/prompts.txt"
     fid = Fid(f"{folder}/images", prompts=prompts, extractor="pixels", feature_batch_size=2, cache=cache)

@@ -12,7 +12,7 @@ def test_the_command_writes_a_benchmark(tmp_path, capsys):
 
 
 def test_bad_settings_are_one_line(tmp_path, capsys):
-    assert main(["--output", str(tmp_path), "--caption-forms", "9"]) == 1
+    assert main(["--output", str(tmp_path), "--caption-forms", "9"]) == 2
     assert capsys.readouterr().err == "error: caption_forms is 9; accepted: 1 to 4\n"
 
 
