@@ -80,6 +80,8 @@ def generate(
     planned = plan_drawings(requests, num_images, best_of, config)
     drawings = [drawing for of_request in planned for drawing in of_request]
     cascade, folder = Cascade(models), ImageFolder(output, keep_low, save_codes)
+    if best_of > 1:
+        _check_captions(requests, cascade)
     wanted = {drawing.file: {**drawing.described(), **origin(cascade)} for drawing in drawings}
     lines, missing = only_on_rank_0(lambda: _present(folder, wanted))
     num_new = len(drawings) - len(lines) + len(missing)
@@ -105,6 +107,15 @@ def generate(
     rows = [(part[0].prompt.text, [drawing.file for drawing in part]) for part in planned]
     written = only_on_rank_0(lambda: folder.write_sheet(rows, sheet))
     return Gallery(folder.path, written, len(drawings), num_new)
+
+
+def _check_captions(requests: Sequence[ImageRequest], cascade: Cascade) -> None:
+    for request in requests:
+        if not cascade.first.text_tokenizer.encode(request.prompt.text):
+            raise ValueError(
+                f"{request.where} is {request.prompt.text!r}, without a token; accepted with best of 2 or more: what "
+                "can be a caption"
+            )
 
 
 def _present(folder: ImageFolder, wanted: Mapping[str, Line]) -> tuple[list[Line], set[str]]:

@@ -171,6 +171,8 @@ class MarsConfig(PretrainedConfig):
                 f"image_resolution is {self.image_resolution}; accepted: a multiple of image_downsample, "
                 f"which is {self.image_downsample}"
             )
+        if self.image_next_k < 1:
+            raise ValueError(f"image_next_k is {self.image_next_k}; accepted: 1 or more")
         unknown = self.image_generation.keys() - _IMAGE_GENERATION.keys()
         if unknown:
             raise ValueError(f"image_generation has {sorted(unknown)}; accepted: {', '.join(_IMAGE_GENERATION)}")

@@ -99,7 +99,7 @@ _TAIL = """
 - Attention is torch's `scaled_dot_product_attention`; samples packed into one row and static caches are refused.
 - An image is {resolution} x {resolution} pixels; others are resized and their centre is cut out.
 - `generate()` may write any id of the joined vocabulary: text below {text_size}, then image codes.{captions}
-{routers}- The loss is the plain cross-entropy of the labels.
+{super_resolution}{routers}- The loss is the plain cross-entropy of the labels.
 
 ## Training configuration
 
@@ -134,6 +134,7 @@ def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text
         "guidance": config.generation.guidance,
         "text_size": config.vocabulary.text_size,
         "captions": " `generate_captions` allows text alone." if images else "",
+        "super_resolution": _super_resolution(config),
         "routers": _routers(config),
         "config": to_yaml(config),
     }
@@ -149,6 +150,13 @@ def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text
             "`generate_image_codes` takes ids and gives codes, and there is no processor for images and samples.\n"
         )
     return "".join([*parts, _TAIL.format(**values)])
+
+
+def _super_resolution(config: RunConfig) -> str:
+    low = config.image.low_resolution
+    if low == 0:
+        return ""
+    return f"- It was trained for super-resolution from {low} x {low} pixels; `generate_images` does not do that.\n"
 
 
 def _routers(config: RunConfig) -> str:

@@ -33,6 +33,7 @@ def test_initial_values() -> None:
         ({"rope_type": "yarn"}, "rope_type is 'yarn'; accepted: none, linear, llama3"),
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3"),
         ({"num_text_ids": 513}, "num_text_ids is 513"),
+        ({"image_next_k": 0}, "image_next_k is 0; accepted: 1 or more"),
         ({"image_resolution": 18}, "image_resolution is 18"),
         ({"image_generation": {"guidence": 1}}, "guidence"),
     ],

@@ -80,7 +80,10 @@ def test_tokenizers_that_are_not_there_are_left_out(exported: Exported, tmp_path
         loaded = AutoConfig.from_pretrained(folder, trust_remote_code=True)
         assert ("AutoProcessor" in loaded.auto_map) == (name == "text")
         card = (folder / "README.md").read_text()
-        assert "Not in this folder" in card and "generate_images" not in card
+        assert "Not in this folder" in card and "generate_images" not in card and "super-resolution" not in card
+    third = replace(config, image=replace(config.image, low_resolution=4, next_k=4))
+    card = (write(tmp_path / "third", third) / "README.md").read_text()
+    assert "super-resolution from 4 x 4 pixels" in card
     assert json.loads((tmp_path / "none" / "generation_config.json").read_text()) == {"max_new_tokens": 6}
 
 

@@ -246,6 +246,9 @@ def test_best_of_keeps_the_candidate_with_the_best_caption(
         kept = pixels(tmp_path / "best")[Path(found["file"]).name]
         assert np.array_equal(kept, every[f"0000_{found['number']:02d}.png"])
     assert len({found["number"] % 4 for found in best}) > 1
+    empty = ["--checkpoint", run.checkpoint, "--prompt", "", "--best-of", "2", "--output", str(tmp_path / "empty")]
+    assert tool.main(empty) == 2
+    assert "error: the prompt is '', without a token; accepted with best of 2" in capsys.readouterr().err
     manifest = str(tmp_path / "best" / "manifest.jsonl")
     assert tool.main(["--again", manifest, "--output", str(tmp_path / "again")]) == 0
     check_equal(pixels(tmp_path / "again"), pixels(tmp_path / "best"))

@@ -285,6 +285,8 @@ def test_an_optimizer_that_cannot_be_kept(base: RunConfig, tmp_path: Path) -> No
         name = setting.replace("__", ".")
         with pytest.raises(ValueError, match=rf"is of another kind: {name} is .*, the checkpoint has .*init_optimizer"):
             Trainer(configured(start, **{setting: value}))
+    with pytest.raises(ValueError, match="is of another kind: image.next_k is 4, the checkpoint has 1"):
+        Trainer(configured(start, image__low_resolution=8, image__next_k=4))
     step = tmp_path / "converted" / "step_00000000"
     config = dataclasses.replace(source.config, checkpoint=dataclasses.replace(base.checkpoint, dir=""))
     parts = as_parameters(open_checkpoint(tmp_path / "source").parts, config)
