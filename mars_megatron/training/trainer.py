@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from mars_megatron import platform
-from mars_megatron.checkpoint import Position, latest, load, load_model, load_optimizer, save
+from mars_megatron.checkpoint import Position, latest, load, load_model, load_optimizer, resolve, save
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data import Batch
 from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.model import build_model
 from mars_megatron.model.initialization import start_from_language_model
-from mars_megatron.platform.parallel import initialize_parallel, world_size
+from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from mars_megatron.training.expert_report import expert_report
 from mars_megatron.training.feed import Feed
@@ -62,7 +63,9 @@ class Trainer:
         self.chunks = build_model(config, self.groups, initialize=not start)
         if checkpoint is None and config.checkpoint.init_from:
             copy = config.checkpoint.init_visual == "copy"
-            load_model(config.checkpoint.init_from, config, self.groups, self.chunks, text_only=copy)
+            # Once for all: a run that goes on may have a newer one a moment later.
+            source = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
+            load_model(source, config, self.groups, self.chunks, text_only=copy)
             if copy:
                 for chunk in self.chunks:
                     start_from_language_model(chunk, config, self.vocabulary, self.groups)
@@ -72,7 +75,7 @@ class Trainer:
         if checkpoint is not None:
             self.position = load(checkpoint, config, self.groups, self.chunks, self.optimizer, self.scheduler)
         elif config.checkpoint.init_optimizer == "keep":
-            load_optimizer(config.checkpoint.init_from, config, self.groups, self.chunks, self.optimizer)
+            load_optimizer(source, config, self.groups, self.chunks, self.optimizer)
         apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
         self.feed = Feed(config, self.vocabulary, self.groups)

@@ -53,8 +53,8 @@ def renamed(name: str, value: Tensor, config: RunConfig) -> Iterator[tuple[str, 
     for pattern, new in RENAMINGS:
         name = re.sub(pattern, new, name)
     if name.startswith(("model.embed_tokens.", "lm_head.")):
-        vocabulary = config.vocabulary
-        rows = vocabulary.text_size if ".text." in name else vocabulary.codebook_size + 6
+        vocabulary = Vocabulary.from_config(config)
+        rows = vocabulary.text_size if ".text." in name else vocabulary.image_size
         yield name, value[:rows]
     elif ".gate_up." in name:
         gate, up = value.chunk(2)

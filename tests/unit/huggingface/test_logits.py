@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text experts": {"experts.text": 2},
     "both, top 2": {"experts.text": 2, "experts.visual": 4, "router.top_k": 2},
     "conditioned": {"experts.visual": 4, "router.condition": "text"},
+    "stage III": {"image.low_resolution": 8, "image.next_k": 4, "image.order": "regions"},
     "qk norm": {"model.qk_norm": "true", "model.qkv_bias": "false", "model.head_dim": 6},
     "linear rope": {"model.head_dim": 16, "model.rope_scaling.type": "linear", "model.rope_scaling.factor": 4.0},
     "llama3 rope": {  # with wavelengths that are kept, scaled, and between
@@ -42,6 +43,7 @@ def test_logits_equal_the_trained_models(variant: str) -> None:
     model, exported = tiny_pair(VARIANTS[variant])
     samples = samples_of([TEXT_ONLY, T2I, I2T, TEXT_ONLY, I2T, T2I])
     samples.append([*samples[1], *samples[2], *samples[1]])  # text and images in turn
+    samples.append([*samples[2], *model.vocabulary.start_slots, *samples[1]])
     expected = reference_logits(model, samples)
     assert torch.cat(expected).std() > 0.5, "logits must differ for this to test anything"
     for side in ("right", "left"):
