@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mars_megatron.evaluation.ranks import on_rank_0
 from mars_megatron.generation import Sampler
 from mars_megatron.huggingface.sampling_mars import image_numbers
+from mars_megatron.platform.parallel import only_on_rank_0
 
 # Of generation: what does not decide which images are drawn.
 _UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")
@@ -85,15 +85,16 @@ class _Chunks:
 
     def read(self) -> list[torch.Tensor]:
         """Those that are there without a gap, in order; on every rank what rank 0 sees."""
-        found: list[torch.Tensor] = []
-        if torch.distributed.get_rank() == 0:
+
+        def found() -> list[torch.Tensor]:
+            chunks: list[torch.Tensor] = []
             start = 0
             while (path := self._path(start)).is_file():
-                found.append(torch.from_numpy(np.load(path, allow_pickle=False)))
-                start += len(found[-1])
-        codes = on_rank_0(found)
-        assert isinstance(codes, list)
-        return codes
+                chunks.append(torch.from_numpy(np.load(path, allow_pickle=False)))
+                start += len(chunks[-1])
+            return chunks
+
+        return only_on_rank_0(found)
 
     def write(self, start: int, codes: torch.Tensor) -> None:
         """Keep codes int64 [images, grid]; a file has its name only when it is complete."""

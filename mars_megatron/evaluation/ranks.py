@@ -52,10 +52,3 @@ def over_replicas(
     if replicas > 1:
         torch.distributed.all_gather_object(parts, part, group=group)
     return [parts[number % replicas][number // replicas] for number in range(count)]
-
-
-def on_rank_0(value: object) -> object:
-    """What rank 0 passes, on every rank."""
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from mars_megatron.evaluation.features import FeatureExtractor
 from mars_megatron.evaluation.frechet import FeatureSums, Moments, frechet_distance
-from mars_megatron.evaluation.ranks import my_share, on_rank_0
+from mars_megatron.evaluation.ranks import my_share
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.sources import folder_images
+from mars_megatron.platform.parallel import only_on_rank_0
 
 STATISTICS = ("mu", "sigma", "count", "between_halves", "extractor")  # arrays of an .npz
 
@@ -67,14 +68,13 @@ class ReferenceImages:
         """
         paths = folder_images(self.folder, self.limit)
         file = cache.expanduser() / f"{extractor.name}-{self._key(paths, extractor)}.npz"
-        is_first = torch.distributed.get_rank() == 0
-        # Only rank 0 looks, and sends what it finds: other hosts may see other files.
-        known = on_rank_0(read_statistics(file) if is_first and file.is_file() else None)
-        if isinstance(known, Reference):
+        # Other hosts may see other files.
+        known = only_on_rank_0(lambda: read_statistics(file) if file.is_file() else None)
+        if known is not None:
             say(f"statistics of {self.folder}: {file}")
             return known
         reference = self._compute(paths, extractor)
-        if is_first:
+        if torch.distributed.get_rank() == 0:
             _write(file, reference, extractor)
         say(f"statistics of {self.folder}: written to {file}")
         return reference

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,11 @@ from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
 from mars_megatron.evaluation.context import RunContext, digest
-from mars_megatron.evaluation.ranks import on_rank_0
 from mars_megatron.evaluation.registry import Job
 from mars_megatron.evaluation.report import ModelIdentity, Report, expected, fingerprint_of, read_report
 from mars_megatron.evaluation.table import table
 from mars_megatron.generation import Sampler, load_for_inference
+from mars_megatron.platform.parallel import only_on_rank_0
 
 UNFINISHED = "unfinished"  # folder of what a run after an interruption goes on from
 
@@ -135,8 +136,7 @@ def run_jobs(
     work = unfinished / model.fingerprint
     for job in jobs:
         # Only rank 0 reads the inputs: other hosts may see other files.
-        report = on_rank_0(expected(job, model, config) if torch.distributed.get_rank() == 0 else None)
-        assert isinstance(report, Report)
+        report = only_on_rank_0(partial(expected, job, model, config))
         drawer = digest([model.fingerprint, report.inputs.get("text_tokenizer")])
         context = RunContext(sampler, work, drawer, say, progress)
         start = time.monotonic()
@@ -166,17 +166,12 @@ def _identify(checkpoint: str | Path) -> ModelIdentity:
     Raises:
         ValueError: There is none.
     """
-    found: object = None
-    if torch.distributed.get_rank() == 0:
-        try:
-            folder = resolve(checkpoint)
-            found = ModelIdentity(str(folder), step_of(folder), fingerprint_of(folder))
-        except ValueError as error:
-            found = str(error)
-    found = on_rank_0(found)
-    if not isinstance(found, ModelIdentity):
-        raise ValueError(found)
-    return found
+
+    def found() -> ModelIdentity:
+        folder = resolve(checkpoint)
+        return ModelIdentity(str(folder), step_of(folder), fingerprint_of(folder))
+
+    return only_on_rank_0(found)
 
 
 def _existing(jobs: Sequence[Job], output: Path, model: ModelIdentity, config: RunConfig) -> dict[str, Report]:
@@ -185,21 +180,16 @@ def _existing(jobs: Sequence[Job], output: Path, model: ModelIdentity, config: R
     Raises:
         ValueError: One is of something else, or damaged.
     """
-    found: dict[str, Report] = {}
-    error = ""
-    if torch.distributed.get_rank() == 0:
-        try:
-            for job in jobs:
-                file = output / f"{job.label}.json"
-                if file.is_file():
-                    found[job.label] = _usable(read_report(file), expected(job, model, config), file)
-        except ValueError as raised:
-            error = str(raised)
-    outcome = on_rank_0((found, error))
-    assert isinstance(outcome, tuple)
-    if outcome[1]:
-        raise ValueError(outcome[1])
-    return dict(outcome[0])
+
+    def found() -> dict[str, Report]:
+        files = {job.label: (job, output / f"{job.label}.json") for job in jobs}
+        return {
+            label: _usable(read_report(file), expected(job, model, config), file)
+            for label, (job, file) in files.items()
+            if file.is_file()
+        }
+
+    return only_on_rank_0(found)
 
 
 def _usable(report: Report, wanted: Report, file: Path) -> Report:
