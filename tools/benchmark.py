@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
     add(dispatch, "--tokens", 8192, "budget of the packed sequence; as many whole samples as fit are taken")
     add(dispatch, "--hidden", 4096, "elements of a token")
-    add(dispatch, "--text-tokens", 64, "text tokens of a sample")
-    add(dispatch, "--visual-tokens", 256, "visual tokens of a sample")
-    dispatch.add_argument("--dtype", nargs="+", choices=("bf16", "fp32"), default=["bf16", "fp32"], help="(both)")
+    add(dispatch, "--text-tokens", 64, "text tokens of a sample", dest="text")
+    add(dispatch, "--visual-tokens", 256, "visual tokens of a sample", dest="visual")
+    dispatch.add_argument(
+        "--dtype", dest="dtypes", nargs="+", choices=("bf16", "fp32"), default=["bf16", "fp32"], help="(both)"
+    )
     dispatch.add_argument(
         "--no-reuse-memory",
         dest="reuse_memory",
@@ -98,11 +99,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(step, "--image-tokens", 256, "codes of an image")
     step.add_argument(
         "--text-share",
+        dest="text_shares",
         nargs="+",
         default=["0.1", "0.2", "0.5"],
         help="shares of the tokens that are text (%(default)s)",
     )
-    step.add_argument("--dtype", choices=("bf16", "fp32"), default="fp32", help="precision (default: %(default)s)")
+    step.add_argument(
+        "--dtype", dest="precision", choices=("bf16", "fp32"), default="fp32", help="precision (default: %(default)s)"
+    )
     convert = parts.add_parser(
         "convert", help="conversion of checkpoints", description=CONVERT, epilog=CONVERT_EPILOG, **form
     )
@@ -147,11 +151,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add(parser, "--codebook-size", 256, "image codes")
     add(parser, "--grid", 4, "rows and columns of codes of an image")
     add(parser, "--prompt-tokens", 4, "length of every prompt")
+    batch, scales = "images at once (%(default)s)", "scales, 1 is without (%(default)s)"
+    parser.add_argument("--batch", dest="batches", type=int, nargs="+", metavar="N", default=[1, 16, 64], help=batch)
     parser.add_argument(
-        "--batch", type=int, nargs="+", metavar="N", default=[1, 16, 64], help="images at once (%(default)s)"
-    )
-    parser.add_argument(
-        "--guidance", type=float, nargs="+", metavar="G", default=[1.0, 2.0], help="scales, 1 is without (%(default)s)"
+        "--guidance", dest="guidances", type=float, nargs="+", metavar="G", default=[1.0, 2.0], help=scales
     )
     parser.add_argument(
         "--temperature", type=float, metavar="T", default=1.0, help="of the draws (default: %(default)s)"
@@ -193,8 +196,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add_option("folder", "where temporary files go", metavar="DIR")
 
 
-def add(parser: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
-    parser.add_argument(name, type=int, metavar="N", default=default, help=f"{text} (default: %(default)s)")
+def add(parser: argparse.ArgumentParser, name: str, default: int, text: str, **how: Any) -> None:
+    parser.add_argument(name, type=int, metavar="N", default=default, help=f"{text} (default: %(default)s)", **how)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -230,89 +233,42 @@ def main(arguments: list[str] | None = None) -> int:
 def run_dispatch(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     from mars_megatron.benchmarks.dispatch import DispatchOptions, run
 
-    return run(
-        DispatchOptions(
-            tokens=options.tokens,
-            hidden=options.hidden,
-            text=options.text_tokens,
-            visual=options.visual_tokens,
-            dtypes=tuple(options.dtype),
-            rounds=options.rounds,
-            reuse_memory=options.reuse_memory,
-            progress=not options.no_progress,
-        )
-    )
+    return run(given(DispatchOptions(), options))
 
 
 def run_step(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     from mars_megatron.benchmarks.step import StepOptions, run
 
-    return run(
-        StepOptions(
-            layers=options.layers,
-            hidden=options.hidden,
-            ffn=options.ffn,
-            heads=options.heads,
-            tokens=options.tokens,
-            image_tokens=options.image_tokens,
-            text_shares=tuple(options.text_share),
-            precision=options.dtype,
-            rounds=options.rounds,
-            progress=not options.no_progress,
-        )
-    )
+    return run(given(StepOptions(), options))
 
 
 def run_convert(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     from mars_megatron.benchmarks.conversion import ConversionOptions, run
 
-    return run(
-        ConversionOptions(
-            gigabytes=options.gigabytes,
-            hidden=options.hidden,
-            ffn=options.ffn,
-            heads=options.heads,
-            text_size=options.text_size,
-            codebook_size=options.codebook_size,
-            rounds=options.rounds,
-            folder=options.folder or tempfile.gettempdir(),
-            progress=not options.no_progress,
-        )
-    )
+    return run(given(ConversionOptions(), options))
 
 
 def run_sample(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     from mars_megatron.benchmarks.sampling import SamplingOptions, run
 
-    return run(
-        SamplingOptions(
-            layers=options.layers,
-            hidden=options.hidden,
-            ffn=options.ffn,
-            heads=options.heads,
-            text_size=options.text_size,
-            codebook_size=options.codebook_size,
-            grid=options.grid,
-            prompt_tokens=options.prompt_tokens,
-            batches=tuple(options.batch),
-            guidances=tuple(options.guidance),
-            temperature=options.temperature,
-            rounds=options.rounds,
-            progress=not options.no_progress,
-        )
-    )
+    return run(given(SamplingOptions(), options))
 
 
 def run_data(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from dataclasses import fields, replace
-
     from mars_megatron.benchmarks.data import run
     from mars_megatron.benchmarks.data_options import QUICK, DataOptions
 
-    names = [field.name for field in fields(DataOptions) if field.name != "progress"]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    return run(replace(QUICK if options.quick else DataOptions(), **given, progress=not options.no_progress))
+    return run(given(QUICK if options.quick else DataOptions(), options))
+
+
+def given(defaults: Any, options: argparse.Namespace) -> Any:
+    """The options of a benchmark, a dataclass: what the command line has under the names of its fields."""
+    from dataclasses import fields, replace
+
+    values = {field.name: getattr(options, field.name, None) for field in fields(defaults)}
+    values["progress"] = not options.no_progress
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return replace(defaults, **{name: value for name, value in values.items() if value is not None})
 
 
 _RUN = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert, "data": run_data, "sample": run_sample}
