@@ -70,10 +70,10 @@ def sharing(results: Results) -> str:
         _, values = results.likelihood(arm)
         for place in (early, -1):
             better = shared[:, place] - values[:, place]
-            verdict = "agrees" if better.min() > 0 and better.mean() >= MARGIN else "does not agree"
+            verdict = "Agrees" if better.min() > 0 and better.mean() >= MARGIN else "Does not agree"
             lines.append(
-                f"- {NAMES[arm]}, step {steps[place]}: {_seeds(better)} nats per image token better than shared "
-                f"(negative: worse). This {verdict} with the paper: better in every seed, {MARGIN} or more on the mean."
+                f"- {NAMES[arm]}, step {steps[place]}: better than shared by {_seeds(better)} nats per image token "
+                f"(negative: worse). {verdict} (the question: better in every seed, {MARGIN} or more on the mean)."
             )
     lines.append("![likelihood](likelihood.png)\n![prompt fidelity](fidelity.png)")
     return "\n\n".join(lines)

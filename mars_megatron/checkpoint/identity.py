@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-_WHOLE = 1 << 22  # bytes; of a larger file three pieces are read
+_WHOLE = 1 << 22  # bytes; a larger file may be sampled by three pieces
 _PIECE = 1 << 20
 
 
-def content_fingerprint(path: str | Path) -> str:
+def content_fingerprint(path: str | Path, *, sampled: bool = True) -> str:
     """A short name of a file, or of all files of a folder; copies have the same.
 
-    Of files above 4 MiB the size and a MiB at the beginning, in the middle and at the end count: those of a checkpoint
-    differ everywhere when they differ.
+    Args:
+        path: The file or folder.
+        sampled: Of files above 4 MiB the size and a MiB at the beginning, in the middle and at the end are enough:
+            those of a checkpoint differ everywhere when they differ. False for what may differ in one place alone.
 
     Raises:
         ValueError: There is nothing.
@@ -28,7 +30,11 @@ def content_fingerprint(path: str | Path) -> str:
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
         digest.update(f"{len(name.encode())} {name} {size}".encode())
         with file.open("rb") as opened:
-            for start in [0] if size <= _WHOLE else [0, size // 2, size - _PIECE]:
+            if size <= _WHOLE or not sampled:
+                while piece := opened.read(_WHOLE):
+                    digest.update(piece)
+                continue
+            for start in (0, size // 2, size - _PIECE):
                 opened.seek(start)
-                digest.update(opened.read(_WHOLE if size <= _WHOLE else _PIECE))
+                digest.update(opened.read(_PIECE))
     return digest.hexdigest()[:24]

@@ -144,7 +144,7 @@ def load_model(
         for number, chunk in _sharded_model(chunks, _metadata(groups)).items()
     }
     if other_slots:
-        for tensor in image_tables(request):
+        for tensor in _image_tables(request):
             tensor.allow_shape_mismatch = True  # rows that the checkpoint lacks become zeros
     state = dist_checkpointing.load(request, str(folder))
     for number, chunk in enumerate(chunks):
@@ -156,7 +156,7 @@ def load_model(
     return folder
 
 
-def image_tables(request: dict[str, dict[str, Any]]) -> list[ShardedTensor]:
+def _image_tables(request: dict[str, dict[str, Any]]) -> list[ShardedTensor]:
     """The shards of the image tables, whose rows the start slots are."""
     tables = (chunk.get(f"{name}.visual.weight") for chunk in request.values() for name in ("embedding", "head"))
     return [table for table in tables if table is not None]

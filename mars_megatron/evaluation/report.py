@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_megatron.checkpoint import resolve
+from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.folders import complete_steps
 from mars_megatron.checkpoint.identity import content_fingerprint
 from mars_megatron.config.schema import RunConfig
@@ -134,9 +135,10 @@ def fingerprint_of(name: str | Path) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         # A run's folder also has logs and results, which change without the model.
-        return content_fingerprint(resolve(path) if complete_steps(path) else path)
+        folder = resolve(path) if complete_steps(path) else path
+        return content_fingerprint(folder, sampled=(folder / CONFIG_FILE).is_file())
     if path.is_file():
-        return content_fingerprint(path)
+        return content_fingerprint(path, sampled=False)
     parts = [path.with_name(path.name + ending) for ending in _INDEX] if path.name else []
     if found := [content_fingerprint(part) for part in parts if part.is_file()]:
         return digest(found)

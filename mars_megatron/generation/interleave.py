@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -63,7 +62,7 @@ def interleave(
     for start in range(folder.num_finished, len(prompts), settings.batch_size):
         part = only_on_rank_0(partial(loaded_documents, start))
         results = sampler.continue_documents([document for document, _ in part], progress=progress)
-        if os.environ.get("RANK", "0") == "0":
+        if torch.distributed.get_rank() == 0:
             for parts, (_, given) in zip(results, part, strict=True):
                 folder.add(_decoded(parts, sampler), given)
             folder.save()

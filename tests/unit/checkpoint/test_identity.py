@@ -29,6 +29,11 @@ def test_copies_are_the_same_and_changes_are_seen(tmp_path: Path) -> None:
         (changed / name).write_bytes(content)
         assert content_fingerprint(changed) != found, name
         shutil.rmtree(changed)
+    between = bytearray(5 << 20)
+    between[3 << 19] = 1  # in none of the pieces of a sample
+    (copy / "a").write_bytes(between)
+    assert content_fingerprint(copy) == found
+    assert content_fingerprint(copy, sampled=False) != content_fingerprint(folder, sampled=False)
     assert content_fingerprint(folder / "inner" / "b") == content_fingerprint(copy / "inner" / "b") != found
     with pytest.raises(ValueError, match="none is not there"):
         content_fingerprint(tmp_path / "none")
