@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from mars_megatron.config.problems import Problems
-from mars_megatron.config.regions import region_tiling
-from mars_megatron.config.schema import ImageConfig, RopeScalingConfig, RunConfig
+from mars_megatron.config.schema import RopeScalingConfig, RunConfig
 from mars_megatron.config.validate_data import MAX_SEQUENCE_PARALLEL, check_data
 
 
@@ -112,22 +111,14 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
         return
     problems.divides("image.downsample", "image.resolution")
     problems.divides("image.downsample", "image.low_resolution")
-    _next_k(config.image, problems)
-
-
-def _next_k(image: ImageConfig, problems: Problems) -> None:
-    side = image.resolution // image.downsample
+    image = config.image
     problems.check(
         image.next_k == 1 or image.low_resolution > 0,
         "image.next_k",
         "1, because image.low_resolution is 0: it concerns the high-resolution part of super-resolution alone",
     )
-    problems.check(side**2 % image.next_k == 0, "image.next_k", f"a divisor of the {side**2} codes of an image")
-    problems.check(
-        image.order == "raster" or region_tiling(side, image.next_k) is not None,
-        "image.order",
-        f"raster, because the {side} x {side} codes cannot be cut into {image.next_k} equal regions (image.next_k)",
-    )
+    codes = (image.resolution // image.downsample) ** 2
+    problems.check(codes % image.next_k == 0, "image.next_k", f"a divisor of the {codes} codes of an image")
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from mars_megatron.config.regions import region_tiling
 from mars_megatron.config.schema import ImageConfig
 
 
@@ -20,9 +21,21 @@ def code_order(image: ImageConfig) -> np.ndarray:
     places = np.arange(side**2, dtype=np.int64)
     if image.order == "raster":
         return places
-    tiling = region_tiling(side, image.next_k)
-    assert tiling is not None, "validate() refuses what cannot be cut into regions"
-    rows, columns = tiling
+    rows, columns = region_tiling(side, image.next_k)
     # [region row, row, region column, column] -> [row, column, region row, region column]
     by_region = places.reshape(rows, side // rows, columns, side // columns)
     return by_region.transpose(1, 3, 0, 2).ravel()
+
+
+def region_tiling(side: int, number: int) -> tuple[int, int]:
+    """(rows, columns) of `number` equal regions of side x side codes, as square as they get.
+
+    There always are some, because `number` divides side**2: half of its prime factors, or one more of a kind, divide
+    side.
+    """
+    assert side**2 % number == 0, (side, number)
+    for rows in range(math.isqrt(number), 0, -1):
+        columns = number // rows
+        if number % rows == 0 and side % rows == 0 and side % columns == 0:
+            return rows, columns
+    raise AssertionError((side, number))

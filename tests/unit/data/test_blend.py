@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, TaskWeights, VocabularyConfig
+from mars_megatron.config.schema import CorpusConfig, DataConfig, ImageConfig, RunConfig, TaskWeights, VocabularyConfig
 from mars_megatron.data import open_micro_batches
 from mars_megatron.data.blend import Blend, validation_streams
+from mars_megatron.data.code_order import code_order
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
@@ -55,6 +56,26 @@ def first_samples(config: RunConfig, num: int) -> np.ndarray:
         size += len(found[-1])
         index += 1
     return np.concatenate(found)[:num]
+
+
+def test_super_resolution_is_trained_in_the_order_that_is_drawn(tmp_path):
+    prefix = write_synthetic(tmp_path / "pairs", ["pair"] * 20, seed=4)
+    image = ImageConfig(resolution=16, low_resolution=8, next_k=4, order="regions")
+    only_sr = {"path": prefix, "tasks": TaskWeights(t2i=0.0, i2t=0.0, sr=1.0), "micro_batch_tokens": RESERVED_ROWS + 40}
+    for split in ("train", "validation"):
+        config = replace(run(**only_sr), image=image)
+        vocabulary = Vocabulary.from_config(config)
+        batches = open_micro_batches(config, vocabulary, split=split)
+        ((document, *_),) = batches.rounds.samples(0).tolist()
+        (_, targets, mask) = batches.samples(0)[0]
+        codes = Store(prefix).codes(document)
+        assert vocabulary.id_to_code(targets[mask][:-1]).tolist() == codes[code_order(image)].tolist() != codes.tolist()
+        # Of the batch itself: 17 visual targets, the first four from the start slots.
+        batch = batches[0]
+        slots = {vocabulary.image_row(slot) for slot in vocabulary.start_slots}
+        first = batch.input_ids[batch.loss_rows[:4]].tolist()
+        assert set(first) == slots and batch.num_visual_targets == 17
+        assert batch.targets[:4].tolist() == codes[code_order(image)][:4].tolist()
 
 
 def shares(values: np.ndarray, num: int) -> np.ndarray:
