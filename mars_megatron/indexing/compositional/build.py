@@ -37,12 +37,12 @@ class BuildSettings:
         seed: Seed of everything.
     """
 
-    canvases: int = 16000
+    canvases: int = 32000
     held_out: int = 900
     documents: int = 40000
     unseen_pairs: int = 8
     unseen_share: float = 0.2
-    caption_forms: int = language.NUM_FORMS
+    caption_forms: int = 1
     prompts: int = 50
     seed: int = 0
 
@@ -131,7 +131,8 @@ def _write_canvases(
             for number, (image, (split, scene)) in enumerate(zip(images, part, strict=True), start=start):
                 name = f"{number:06d}.png"
                 Image.fromarray(image).save(folder / name)
-                texts = language.captions(scene, settings.caption_forms)
+                weights = language.captions(scene, settings.caption_forms)
+                texts = [{"text": text, "weight": weight} for text, weight in weights.items()]
                 lines.append({"image": name, "captions": texts, "scene": scene.to_dict(), "split": split})
                 bar.update()
     _write_lines(folder / CAPTIONS_FILE, lines)

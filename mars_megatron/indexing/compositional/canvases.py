@@ -13,7 +13,6 @@ from mars_megatron.indexing.digits import load_digit_images, vary
 SIDE = 32  # pixels of a canvas
 DIGIT = 14  # pixels of a digit's picture
 TILE = 16  # and with the margin that keeps a varied one whole
-JITTER = 3  # most pixels a digit lies off the middle, across the direction of the relation
 
 
 class Painter:
@@ -21,7 +20,7 @@ class Painter:
 
     Args:
         split: "train" or "held_out", as of `load_digit_images`.
-        seed: Seed of which digit is taken, and how it is varied and placed.
+        seed: Seed of which digit is taken, and how it is varied.
         division_seed: Seed of the halves.
     """
 
@@ -35,14 +34,11 @@ class Painter:
         """uint8 [len(scenes), 3, SIDE, SIDE], digits in their colours on black."""
         first = self._tiles([scene.first for scene in scenes])
         second = self._tiles([scene.second for scene in scenes])
-        middle = (SIDE - TILE) // 2
-        offsets = torch.randint(-JITTER, JITTER + 1, (len(scenes), 2), generator=self._generator) + middle
+        middle, far = (SIDE - TILE) // 2, SIDE - TILE
         canvases = torch.zeros((len(scenes), 3, SIDE, SIDE), dtype=torch.uint8)
-        for canvas, scene, tiles, across in zip(
-            canvases, scenes, zip(first, second, strict=True), offsets.tolist(), strict=True
-        ):
-            for tile, along, off in zip(tiles, (0, SIDE - TILE), across, strict=True):
-                top, left = (off, along) if scene.relation in HORIZONTAL else (along, off)
+        for canvas, scene, tiles in zip(canvases, scenes, zip(first, second, strict=True), strict=True):
+            for tile, along in zip(tiles, (0, far), strict=True):
+                top, left = (middle, along) if scene.relation in HORIZONTAL else (along, middle)
                 canvas[:, top : top + TILE, left : left + TILE] = tile
         return canvases
 

@@ -34,7 +34,7 @@ def test_what_is_written(folder):
     train, held_out = lines(folder / "train" / "captions.jsonl"), lines(folder / "held_out" / "captions.jsonl")
     assert len(train) == 60 and {line["split"] for line in train} == {"seen"}
     assert [line["split"] for line in held_out] == [name for name in SPLITS for _ in range(10)]
-    assert all((folder / "train" / line["image"]).is_file() and len(line["captions"]) == 16 for line in train)
+    assert all((folder / "train" / line["image"]).is_file() and len(line["captions"]) == 4 for line in train)
     prompts = lines(folder / "prompts.jsonl")
     assert len(prompts) == 30 and len({(line["split"], line["group"]) for line in prompts}) == 6
     assert all(line["prompt"] in said_of(line) for line in prompts)
