@@ -5,9 +5,10 @@
 #   bash examples/compositional.sh
 #
 # Run again after an interruption, it goes on where it stopped; delete RUN_DIR to start over. What moves the scores:
-#   RUN_DIR=runs/forms BUILD="--caption-forms 1" bash examples/compositional.sh
+#   RUN_DIR=runs/forms BUILD="--caption-forms 4" bash examples/compositional.sh
 #   RUN_DIR=runs/pairs BUILD="--unseen-pairs 4" bash examples/compositional.sh
 #   RUN_DIR=runs/experts MARS="--experts.visual 4" bash examples/compositional.sh
+#   RUN_DIR=runs/frozen MARS="--freeze.text true --freeze.norms true" bash examples/compositional.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

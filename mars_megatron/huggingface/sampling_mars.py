@@ -94,12 +94,12 @@ def draw(
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = _truncated((logits.double() / temperature).softmax(dim=-1), top_k, top_p, min_p)
-    # The inverse of the cumulative distribution: the first column at which it exceeds the uniform number.
+    # The inverse of the cumulative distribution: the first column at which it exceeds uniform * total, which rounding
+    # must not make the total itself.
     cumulative = probabilities.cumsum(dim=-1)
-    columns = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).squeeze(1)
-    # Rounding may put uniform * total at the total itself: the last column with any probability is meant.
-    last = (probabilities > 0).long().cumsum(dim=-1).argmax(dim=-1)
-    return torch.minimum(columns, last)
+    total = cumulative[:, -1:]
+    wanted = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, wanted, right=True).squeeze(1)
 
 
 def _truncated(probabilities: Tensor, top_k: int, top_p: float, min_p: float) -> Tensor:

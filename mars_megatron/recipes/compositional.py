@@ -58,5 +58,5 @@ def compositional() -> RunConfig:
         ),
         optimizer=OptimizerConfig(lr=4e-3, min_lr=1e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.0),
         training=TrainingConfig(steps=4000, global_batch_size=2),
-        generation=GenerationConfig(guidance=2.0, temperature=0.3, max_caption_tokens=24),
+        generation=GenerationConfig(guidance=1.5, temperature=0.3, max_caption_tokens=24),
     )
