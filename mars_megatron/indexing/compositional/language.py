@@ -36,9 +36,8 @@ FORMS = {
     ],
 }
 NUM_FORMS = len(FORMS["en"])
-# Share of the captions that name the second thing first. With a half neither the place in the sentence nor the
-# relation tells anything alone of what stands where, and a model stays with the colours for very long; prompts have a
-# half.
+# Share of the captions that name the second thing first. With a half, as prompts have it, neither the place in the
+# sentence nor the relation tells anything alone of what stands where.
 FROM_SECOND = 0.25
 TRANSLATIONS = 0.1  # share of the documents
 QUESTIONS = 3  # behind a caption of a document
