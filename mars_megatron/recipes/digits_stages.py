@@ -31,8 +31,8 @@ def digits_stage2() -> RunConfig:
         first,
         image=replace(first.image, resolution=HIGH_RESOLUTION),
         data=replace(first.data, micro_batch_tokens=_micro_batch_tokens(HIGH_RESOLUTION)),
-        optimizer=replace(first.optimizer, lr=1e-3, min_lr=1e-4),
-        training=replace(first.training, steps=1600),
+        optimizer=replace(first.optimizer, min_lr=1e-4),
+        training=replace(first.training, steps=4000),
         checkpoint=CheckpointConfig(init_visual="keep"),
     )
 
