@@ -14,11 +14,13 @@ import numpy as np  # noqa: E402
 NAMES = {
     "frozen": "SemVIE, text frozen",
     "trained": "SemVIE, text trained too",
+    "frozen_copied": "SemVIE, text frozen, visual experts copied",
+    "trained_copied": "SemVIE, text trained too, visual experts copied",
     "shared": "shared parameters",
     "joint_frozen": "SemVIE, text frozen, with captioning",
     "joint_shared": "shared parameters, with captioning",
 }
-COLOURS = dict(zip(NAMES, ("C0", "C1", "C3", "C2", "C4"), strict=True))
+COLOURS = dict(zip(NAMES, ("C0", "C1", "C9", "C8", "C3", "C2", "C4"), strict=True))
 
 Curve = Callable[[str], tuple[Sequence[float], np.ndarray]]
 

@@ -16,10 +16,19 @@ T2I: dict[str, object] = {"data.tasks.t2i": 1.0, "data.tasks.i2t": 0.0}
 # Text experts and norms trained too.
 TEXT: dict[str, object] = {"freeze.text": False, "freeze.norms": False}
 SHARED: dict[str, object] = {**TEXT, "model.shared_experts": True}
-# The paper's model, that with the text expert trained too, and one set of parameters for both modalities.
-ARMS: dict[str, dict[str, object]] = {"frozen": T2I, "trained": {**T2I, **TEXT}, "shared": {**T2I, **SHARED}}
-# The first and the last of them with captioning beside text-to-image, as the recipe has it; with the first seed alone.
-JOINT_ARMS: dict[str, dict[str, object]] = {"joint_frozen": {}, "joint_shared": SHARED}
+# Visual experts that do not begin as copies of the text experts.
+RANDOM: dict[str, object] = {"checkpoint.init_visual": "random"}
+# SemVIE, the same with the text expert trained too, and one set of parameters for both modalities. The paper's visual
+# experts begin as copies; those of a language model of this size learn images slowly, so both beginnings are here.
+ARMS: dict[str, dict[str, object]] = {
+    "frozen": {**T2I, **RANDOM},
+    "trained": {**T2I, **TEXT, **RANDOM},
+    "frozen_copied": T2I,
+    "trained_copied": {**T2I, **TEXT},
+    "shared": {**T2I, **SHARED},
+}
+# With captioning beside text-to-image, as the recipe has it; with the first seed alone.
+JOINT_ARMS: dict[str, dict[str, object]] = {"joint_frozen": RANDOM, "joint_shared": SHARED}
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,11 @@ def _shared_experts(config: RunConfig, problems: Problems) -> None:
             setting,
             "false, because model.shared_experts is true: visual tokens have no experts of their own",
         )
+    problems.check(
+        config.checkpoint.init_visual != "random",
+        "checkpoint.init_visual",
+        "copy or keep, because model.shared_experts is true: there are no visual experts to draw",
+    )
 
 
 def _recompute(config: RunConfig, problems: Problems) -> None:
@@ -267,7 +272,8 @@ def _checkpoint_and_logging(config: RunConfig, problems: Problems) -> None:
         problems.check(
             checkpoint.init_visual == "keep",
             "checkpoint.init_optimizer",
-            "fresh, because checkpoint.init_visual is copy: there is no optimiser state of parameters that are copied",
+            f"fresh, because checkpoint.init_visual is {checkpoint.init_visual}: visual experts that begin have no "
+            "optimiser state",
         )
     if logging.sample_interval > 0:
         prompts = len(logging.sample_prompts) > 0 and all(logging.sample_prompts)

@@ -61,17 +61,22 @@ def _sources(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection
 
 
 @torch.no_grad()
-def initialize_parameters(
-    model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, visual_routers_only: bool = False
-) -> None:
-    """Fill every parameter with values that depend on its global name and the seed alone, never on the layout.
+def initialize_parameters(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, only: str = "") -> None:
+    """Fill the parameters with values that depend on their global name and the seed alone, never on the layout.
 
     Weights are normal with `model.init_std`, output projections smaller by sqrt(2 num_layers) (GPT-2's rule),
     norms one, biases zero; routers are undecided, their view of the text zero. The visual experts are drawn as copies
     of the text experts; several copy one in turn, or each its own share of several.
+
+    Args:
+        model: One pipeline chunk.
+        config: The run.
+        groups: Its ranks.
+        only: What the names of those that are filled contain.
     """
+    names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, (name, group) in _sources(model, config, groups).items():
-        if visual_routers_only and ".visual.router." not in name:
+        if only not in names[parameter]:
             continue
         if "norm" in name:
             parameter.fill_(1.0)
@@ -138,11 +143,22 @@ def start_from_language_model(
 ) -> None:
     """Turn a loaded language model into the start of MARS (MARS, section "SemVIE").
 
-    Visual experts become copies of the text experts, and every image row of embedding and head becomes the mean
-    of the text rows; visual routers, which a language model need not have, are drawn. Text experts, text rows and
-    shared parts must already hold the language model.
+    Visual experts become copies of the text experts, or with `checkpoint.init_visual` random are drawn; every image
+    row of embedding and head becomes the mean of the text rows; visual routers, which a language model need not have,
+    are drawn. Text experts, text rows and shared parts must already hold the language model.
     """
-    initialize_parameters(model, config, groups, visual_routers_only=True)
+    if config.checkpoint.init_visual == "random":
+        initialize_parameters(model, config, groups, only=".visual.")
+    else:
+        initialize_parameters(model, config, groups, only=".visual.router.")
+        _copy_text_to_visual(model, groups)
+    for table in _tables(model):
+        mean = _mean_row(table.text.weight, vocabulary.text_size, groups.tp)
+        table.visual.weight.copy_(mean.expand_as(table.visual.weight))
+
+
+def _copy_text_to_visual(model: MARSModel, groups: ProcessGroupCollection) -> None:
+    """Experts and norms of layers, and the last norm."""
     parameters = dict(model.decoder.named_parameters())
     for name, parameter in parameters.items():
         if ".visual." in name and ".mlp." not in name:
@@ -151,9 +167,6 @@ def start_from_language_model(
         _copy_experts(layer.mlp.text, layer.mlp.visual, groups)
     if model.post_process and not model.final_norm.is_shared:
         model.final_norm.visual.load_state_dict(model.final_norm.text.state_dict())
-    for table in _tables(model):
-        mean = _mean_row(table.text.weight, vocabulary.text_size, groups.tp)
-        table.visual.weight.copy_(mean.expand_as(table.visual.weight))
 
 
 @torch.no_grad()

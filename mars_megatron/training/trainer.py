@@ -62,11 +62,11 @@ class Trainer:
         start = checkpoint or config.checkpoint.init_from
         self.chunks = build_model(config, self.groups, initialize=not start)
         if checkpoint is None and config.checkpoint.init_from:
-            copy = config.checkpoint.init_visual == "copy"
+            begins = config.checkpoint.init_visual != "keep"
             # Once for all: a run that goes on may have a newer one a moment later.
             source = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
-            load_model(source, config, self.groups, self.chunks, text_only=copy)
-            if copy:
+            load_model(source, config, self.groups, self.chunks, text_only=begins)
+            if begins:
                 for chunk in self.chunks:
                     start_from_language_model(chunk, config, self.vocabulary, self.groups)
         self.model = wrap_data_parallel(self.chunks, config, self.groups)

@@ -110,7 +110,7 @@ def test_experts_cut_over_ranks_read_nothing_from_the_device(corpus: str) -> Non
 
 
 def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> None:
-    """One text expert, whole or in slices, or two become the four visual ones under every layout."""
+    """One text expert, whole or in slices, or two become the four visual ones, or those are drawn, under every layout."""
     base = {"freeze.text": False, "freeze.visual": True, "freeze.norms": False, "training.steps": 2}
     start = {**EXPERTS["visual 4"], "training.steps": 4}
     bases, starts = [], []
@@ -119,8 +119,10 @@ def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> Non
         # Two text experts need two visual ones at least; they are not loaded.
         bases.append(_run(corpus, base, text, {"experts.visual": number, "checkpoint.dir": folder}))
         starts.append(_run(corpus, start, text, {"checkpoint.init_from": folder}))
+    starts.append({**starts[0], "checkpoint.init_visual": "random"})
     run_ranks(1, "save_after", {"runs": bases, "steps": 2})
     expected = run_ranks(1, "losses", {"runs": starts})
+    assert expected[2] != expected[0]
     for num_ranks, names in ((2, ("expert",)), (4, ("expert x tensor", "expert x pipeline"))):
         runs = [{**run, **LAYOUTS[num_ranks][name]} for name in names for run in starts]
         for losses, wanted in zip(run_ranks(num_ranks, "losses", {"runs": runs}), expected * len(names), strict=True):

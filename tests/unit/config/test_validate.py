@@ -87,6 +87,7 @@ REJECTED = [
     (SHARED | dict(parallel__expert=2), "parallel.expert", "1, because model.shared_experts is true"),
     (SHARED | dict(model__expert_norms=True), "model.expert_norms", "false, because model.shared_experts is true"),
     (SHARED | dict(freeze__text=True), "freeze.text", "false, because model.shared_experts is true"),
+    (SHARED | dict(checkpoint__init_visual="random"), "checkpoint.init_visual", "copy or keep, because model.shared"),
     (dict(model__num_layers=0), "model.num_layers", "1 or more"),
     (dict(model__num_query_groups=3), "model.num_attention_heads", "a multiple of model.num_query_groups, which is 3"),
     (dict(model__hidden_size=130), "model.hidden_size", "a multiple of model.num_attention_heads"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mars_megatron.model import MARSModel
 from mars_megatron.model.initialization import start_from_language_model
-from tests.unit.model.tiny import BASE, VOCABULARY, one_rank, randomize, tiny_model
+from tests.unit.model.tiny import BASE, VOCABULARY, one_rank, randomize, tiny_config, tiny_model
 
 
 def values(model: MARSModel) -> dict[str, Tensor]:
@@ -96,3 +96,22 @@ def test_start_from_a_language_model(expert_norms: bool) -> None:
         else:
             assert torch.equal(value, before[name.replace(".visual.", ".text.")]), name
             assert not torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(
+    "experts", [{"model.expert_norms": True}, {"experts.visual": 4}, {"experts.text": 2, "experts.visual": 2}]
+)
+def test_start_with_random_visual_experts(experts: dict[str, object]) -> None:
+    """They are those of a model that starts without a language model; all else is as with copies."""
+    config = tiny_config({**experts, "checkpoint.init_visual": "random"})
+    drawn = values(tiny_model(experts))
+    model, copied = randomize(tiny_model(experts)), randomize(tiny_model(experts))
+    start_from_language_model(model, config, VOCABULARY, one_rank())
+    start_from_language_model(copied, tiny_config(experts), VOCABULARY, one_rank())
+    after, expected = values(model), values(copied)
+    visual = [name for name in after if ".visual." in name and not name.startswith(("embedding", "head"))]
+    assert visual
+    for name, value in after.items():
+        assert torch.equal(value, (drawn if name in visual else expected)[name]), name
+        if name in visual and ".router." not in name:
+            assert not torch.equal(value, expected[name]), name
