@@ -110,7 +110,7 @@ def test_experts_cut_over_ranks_read_nothing_from_the_device(corpus: str) -> Non
 
 
 def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> None:
-    """One text expert, whole or in slices, or two become the four visual ones, or those are drawn, under every layout."""
+    """One text expert, whole or in slices, or two become the four visual ones, or these are drawn; under any layout."""
     base = {"freeze.text": False, "freeze.visual": True, "freeze.norms": False, "training.steps": 2}
     start = {**EXPERTS["visual 4"], "training.steps": 4}
     bases, starts = [], []
