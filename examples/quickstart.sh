@@ -22,11 +22,11 @@ mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
     --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
 # One process at a time here: it may have all cores.
-phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$(nproc)" python tools/train_tokenizer.py image \
+phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$cores" python tools/train_tokenizer.py image \
     --input "$data/train" --output "$image_tokenizer" --resolution 16
 phase index_text "$index/text.json" python tools/index_data.py build \
     --input "$data/text" --output "$index/text" --text-tokenizer "$text_tokenizer"
-phase index_images "$index/images.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py build \
+phase index_images "$index/images.json" env OMP_NUM_THREADS="$cores" python tools/index_data.py build \
     --input "$data/train" --output "$index/images" --resolution 16 \
     --text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer"
 

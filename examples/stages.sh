@@ -25,14 +25,14 @@ mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
     --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
 # One image tokenizer for both resolutions. One process at a time here: it may have all cores.
-phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$(nproc)" python tools/train_tokenizer.py image \
+phase image_tokenizer "$image_tokenizer" env OMP_NUM_THREADS="$cores" python tools/train_tokenizer.py image \
     --input "$data/train" --output "$image_tokenizer" --resolution 16 32
 phase index_text "$index/text.json" python tools/index_data.py build \
     --input "$data/text" --output "$index/text" --text-tokenizer "$text_tokenizer"
-phase index_low "$index/low.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py build \
+phase index_low "$index/low.json" env OMP_NUM_THREADS="$cores" python tools/index_data.py build \
     --input "$data/train" --output "$index/low" --resolution 16 "${tokenizers[@]}"
 # Each picture at both resolutions: stage II takes the high one, stage III the pair.
-phase index_pairs "$index/pairs.json" env OMP_NUM_THREADS="$(nproc)" python tools/index_data.py build \
+phase index_pairs "$index/pairs.json" env OMP_NUM_THREADS="$cores" python tools/index_data.py build \
     --input "$data/train" --output "$index/pairs" --resolution 32 --low-resolution 16 "${tokenizers[@]}"
 
 phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \

@@ -13,6 +13,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 if [[ $# -eq 0 ]]; then
     # These prove the CPU path, also on a machine with GPUs; the checks of the CUDA path are tests/gpu.
     export CUDA_VISIBLE_DEVICES=""
-    set -- tests/unit tests/distributed
+    # Files side by side; a file's tests share what is slow to make.
+    set -- --numprocesses "$(env -u OMP_NUM_THREADS nproc)" --maxprocesses 8 --dist loadfile \
+        tests/unit tests/distributed
 fi
 exec .venv/bin/python -m pytest --durations=10 "$@"
