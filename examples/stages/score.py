@@ -23,6 +23,7 @@ from mars_megatron.generation.output import save_image
 
 NUM_SHOWN = 8  # images of a prompt in the grids
 DIRECT = "stage2, direct"
+WARM = "at temperature 1"
 PER_PROMPT = 5
 
 
@@ -84,10 +85,15 @@ class Score:
             self.real.images.float(), size=(side, side), mode="bicubic", antialias=True
         )
         low = sampler.image_tokenizer.encode(small.clamp(0, 255).round().byte())
-        settings = replace(sampler.loaded.config.generation, guidance=1.0)
-        of_real = sampler.upscale_each([""] * len(low), low, list(range(len(low))), settings=settings)
+        settings = sampler.loaded.config.generation
+        # At a low temperature the likeliest codes are drawn, and it hardly matters that K are drawn independently.
+        warm = sampler.upscale_each(self.texts, self.low, self.numbers, settings=replace(settings, temperature=1.0))
+        of_real = sampler.upscale_each(
+            [""] * len(low), low, list(range(len(low))), settings=replace(settings, guidance=1.0)
+        )
         return {
             **self._judge(self._pictures(sampler, high, name)),
+            WARM: self._judge(sampler.decode(warm)),
             "from real pictures, without a prompt": self._judge(sampler.decode(of_real), self.real.labels),
             "next_k": image.next_k,
             "order": image.order,
@@ -129,8 +135,10 @@ def main() -> None:
         parser.error(f"--samples-per-prompt is {per_prompt}; accepted: 1 or more")
     results = score_missing(Path(options.run_dir), options.stage3, per_prompt)
     for name, result in results.items():
-        passes = f"  {result['passes']:3d} passes, {result['seconds']} s" if "passes" in result else ""
-        print(f"{name:34}{result['fidelity']:.3f} ({result['low']:.3f} .. {result['high']:.3f}){passes}")
+        more = f"  {result['passes']:3d} passes, {result['seconds']} s" if "passes" in result else ""
+        if WARM in result:
+            more += f"  {WARM}: {result[WARM]['fidelity']:.3f}"
+        print(f"{name:34}{result['fidelity']:.3f} ({result['low']:.3f} .. {result['high']:.3f}){more}")
 
 
 def score_missing(run_dir: Path, stage3: Sequence[str], per_prompt: int | None) -> dict[str, Any]:

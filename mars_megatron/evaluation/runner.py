@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -138,7 +138,7 @@ def run_jobs(
         # Only rank 0 reads the inputs: other hosts may see other files.
         report = only_on_rank_0(partial(expected, job, model, config))
         drawer = digest([model.fingerprint, report.inputs.get("text_tokenizer")])
-        context = RunContext(sampler, work, drawer, say, progress)
+        context = RunContext(sampler, work, drawer, digest(asdict(report)), say, progress)
         start = time.monotonic()
         result = job.suite.run(context)
         report = replace(

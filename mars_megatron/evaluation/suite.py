@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -43,6 +43,22 @@ class Context(Protocol):
             per_prompt: Images of each text.
             variant: What a suite that changes the model in between calls the change; images of one are never taken
                 for those of another.
+        """
+
+    def compute(
+        self, what: str, count: int, work: Callable[[list[int]], Sequence[Any]], at_once: int | None = None
+    ) -> list[Any]:
+        """Results of `count` things by the model, in order.
+
+        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
+        last results that are there.
+
+        Args:
+            what: What they are ("captions"); a suite that calls this twice gives two names.
+            count: How many.
+            work: Gives the results of the things with these numbers: plain values, or lists and dicts of them with
+                strings as keys. The ranks of one replica call it together.
+            at_once: Most things that `work` is asked for; None takes the batch size of generation.
         """
 
     def say(self, text: str) -> None:

@@ -20,7 +20,6 @@ def generate_captions(
     config: GenerationConfig,
     *,
     num_text_ids: int | None = None,
-    progress: bool = False,
 ) -> list[list[int]]:
     """Caption images: the text after BOI codes EOI, as `generate_text` writes it.
 
@@ -31,7 +30,6 @@ def generate_captions(
         eos_id: End-of-text id of the text tokenizer.
         config: See `generate_text`.
         num_text_ids: See `generate_text`.
-        progress: Show a progress bar on rank 0.
 
     Returns:
         Text ids of each caption, without EOS.
@@ -43,4 +41,4 @@ def generate_captions(
     codes = agree(codes.to(platform.device()), model)
     ids = vocabulary.code_to_id(codes).tolist()
     images = [[vocabulary.boi, *image, vocabulary.eoi] for image in ids]
-    return generate_text(model, images, vocabulary, eos_id, config, num_text_ids=num_text_ids, progress=progress)
+    return generate_text(model, images, vocabulary, eos_id, config, num_text_ids=num_text_ids)

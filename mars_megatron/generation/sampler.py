@@ -199,15 +199,12 @@ class Sampler:
         """Codes int64 [N, grid] -> uint8 [N, height, width, 3] on the CPU, at the model's resolution or a given one."""
         return self.image_tokenizer.decode(codes, self._grid(resolution))
 
-    def caption(
-        self, images: torch.Tensor, settings: GenerationConfig | None = None, *, progress: bool = False
-    ) -> list[str]:
+    def caption(self, images: torch.Tensor, settings: GenerationConfig | None = None) -> list[str]:
         """Caption images.
 
         Args:
             images: uint8 [N, height, width, 3] or [N, 3, height, width], of the model's resolution.
             settings: Instead of those of the configuration.
-            progress: Show a progress bar on rank 0.
         """
         captions = generate_captions(
             self.loaded.model,
@@ -216,13 +213,10 @@ class Sampler:
             self.text_tokenizer.eos_id,
             settings or self.loaded.config.generation,
             num_text_ids=self.text_tokenizer.size,
-            progress=progress,
         )
         return [self.text_tokenizer.decode(ids) for ids in captions]
 
-    def complete(
-        self, texts: Sequence[str], settings: GenerationConfig | None = None, *, progress: bool = False
-    ) -> list[str]:
+    def complete(self, texts: Sequence[str], settings: GenerationConfig | None = None) -> list[str]:
         """What the model writes after each text; arguments as for `caption`.
 
         Raises:
@@ -238,7 +232,6 @@ class Sampler:
             self.text_tokenizer.eos_id,
             settings or self.loaded.config.generation,
             num_text_ids=self.text_tokenizer.size,
-            progress=progress,
         )
         # Decoded with its beginning: on their own, the first new ids may lose a space or part of a character.
         wholes = [self.text_tokenizer.decode([*begin, *ids]) for begin, ids in zip(beginnings, written, strict=True)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.generation.decoding import Decoder, agree, chooser, inference
@@ -23,7 +22,6 @@ def generate_text(
     config: GenerationConfig,
     *,
     num_text_ids: int | None = None,
-    progress: bool = False,
 ) -> list[list[int]]:
     """Continue each beginning with text ids until EOS, or with config.max_caption_tokens of them.
 
@@ -37,7 +35,6 @@ def generate_text(
         config: Temperature (0 is greedy), top_k, top_p, min_p, seed, batch_size, max_caption_tokens. Guidance is not
             used.
         num_text_ids: Ids that may occur are those below it, where the tokenizer has fewer than the model.
-        progress: Show a progress bar on rank 0.
 
     Returns:
         The new text ids, without EOS.
@@ -47,8 +44,7 @@ def generate_text(
     """
     num_text_ids = vocabulary.text_size if num_text_ids is None else num_text_ids
     results: list[list[int]] = []
-    hidden = not progress or torch.distributed.get_rank() != 0
-    with inference(model), tqdm(total=len(beginnings), desc="write", unit="sample", disable=hidden) as bar:
+    with inference(model):
         for start in range(0, len(beginnings), config.batch_size):
             part = range(start, min(start + config.batch_size, len(beginnings)))
             decoder = Decoder(
@@ -56,7 +52,6 @@ def generate_text(
             )
             noise = uniforms([(config.seed, index) for index in part], config.max_caption_tokens)
             results += _write(model, decoder, num_text_ids, eos_id, noise, config)
-            bar.update(len(part))
     return results
 
 

@@ -44,18 +44,15 @@ class Captions:
 
         from mars_megatron.evaluation.captions import caption_accuracy
         from mars_megatron.evaluation.labels import LabelWords, read_labelled_images
-        from mars_megatron.evaluation.ranks import over_replicas
         from mars_megatron.evaluation.suite import Result
         from mars_megatron.evaluation.texts import spread
 
-        _, config, groups, _ = context.sampler.loaded
+        config = context.sampler.loaded.config
         real = read_labelled_images(self.images, config.image.resolution)
         chosen = real.take(spread(range(len(real.labels)), self.max_captions))
         greedy = replace(config.generation, temperature=0.0)
-        captions = over_replicas(
-            len(chosen.labels),
-            groups.dp,
-            lambda numbers: context.sampler.caption(chosen.images[numbers], greedy, progress=context.progress),
+        captions = context.compute(
+            "captions", len(chosen.labels), lambda numbers: context.sampler.caption(chosen.images[numbers], greedy)
         )
         judged = caption_accuracy(captions, chosen.labels, LabelWords.read(self.label_words))
         return Result(judged.scores("caption_accuracy"), {"num_captions": len(captions)})

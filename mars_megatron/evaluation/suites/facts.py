@@ -35,18 +35,15 @@ class Facts:
         from dataclasses import replace
 
         from mars_megatron.evaluation.completion import completion_accuracy, read_facts
-        from mars_megatron.evaluation.ranks import over_replicas
         from mars_megatron.evaluation.suite import Result
 
-        _, config, groups, _ = context.sampler.loaded
+        config = context.sampler.loaded.config
         facts = read_facts(self.facts)
         prompts = [fact.prompt.rstrip() for fact in facts]
         greedy = replace(config.generation, temperature=0.0)
-        written = over_replicas(
+        written = context.compute(
+            "facts",
             len(facts),
-            groups.dp,
-            lambda numbers: context.sampler.complete(
-                [prompts[number] for number in numbers], greedy, progress=context.progress
-            ),
+            lambda numbers: context.sampler.complete([prompts[number] for number in numbers], greedy),
         )
         return Result(completion_accuracy(written, facts).scores("completion_accuracy"), {"num_facts": len(facts)})

@@ -44,23 +44,26 @@ class Likelihood:
 
     def run(self, context: Context) -> Result:
         """Read and sum."""
+        from dataclasses import asdict
+
         from mars_megatron.data import open_micro_batches
-        from mars_megatron.evaluation.likelihood import estimates, sample_losses
-        from mars_megatron.evaluation.ranks import over_replicas
+        from mars_megatron.evaluation.likelihood import SampleLoss, estimates, sample_losses
         from mars_megatron.evaluation.suite import Result
         from mars_megatron.generation.decoding import inference, row_multiple
 
-        model, config, groups, vocabulary = context.sampler.loaded
+        model, config, _, vocabulary = context.sampler.loaded
         batches = open_micro_batches(
             self._with_data(config), vocabulary, split="validation", row_multiple=row_multiple(model)
         )
         available = batches.rounds.round(0).num_packs
         count = min(self.max_micro_batches or available, available)
+
+        def score(numbers: list[int]) -> list[list[dict[str, float]]]:
+            return [[asdict(loss) for loss in sample_losses(model, batches[number])] for number in numbers]
+
         with inference(model):
-            found = over_replicas(
-                count, groups.dp, lambda numbers: [sample_losses(model, batches[number]) for number in numbers]
-            )
-        losses = [loss for of_batch in found for loss in of_batch]
+            found = context.compute("micro-batches", count, score, at_once=4)
+        losses = [SampleLoss(**values) for of_batch in found for values in of_batch]
         return Result(estimates(losses), {"num_micro_batches": count, "of_micro_batches": available})
 
     def _with_data(self, config: RunConfig) -> RunConfig:

@@ -47,12 +47,13 @@ class TextPreservation:
 
     def run(self, context: Context) -> Result:
         """Load the base and compare."""
+        from dataclasses import asdict
+
         from mars_megatron.checkpoint import resolve
         from mars_megatron.checkpoint.compatible import check_same_model
         from mars_megatron.evaluation.intervals import Estimate
-        from mars_megatron.evaluation.ranks import over_replicas
         from mars_megatron.evaluation.suite import Result
-        from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, compare_text
+        from mars_megatron.evaluation.text_preservation import Comparison, changed_frozen_tensors, compare_text
         from mars_megatron.evaluation.texts import spread
         from mars_megatron.generation import load_for_inference
 
@@ -60,11 +61,11 @@ class TextPreservation:
         check_same_model(resolve(self.base), config, image=False, visual=False)
         base = load_for_inference(self.base, groups=groups, device=config.training.device).model
         samples = spread(self._samples(context), self.max_texts)
-        compared = over_replicas(
-            len(samples),
-            groups.dp,
-            lambda numbers: compare_text(model, base, [samples[number] for number in numbers], vocabulary),
-        )
+
+        def compare(numbers: list[int]) -> list[dict[str, float]]:
+            return [asdict(one) for one in compare_text(model, base, [samples[n] for n in numbers], vocabulary)]
+
+        compared = [Comparison(**values) for values in context.compute("texts", len(samples), compare)]
         num_tokens = sum(len(sample) for sample in samples)
         # max() would lose a NaN
         differences = [sample.max_abs_difference for sample in compared]

@@ -45,7 +45,7 @@ def test_it_goes_on_after_it_was_killed(tmp_path: Path, capsys: pytest.CaptureFi
     tool = load_tool("evaluate")
     for folder in (cut, whole):
         assert tool.main([*line, "--output", str(folder), "--grid", f"{folder}.png"]) == 0
-        assert (f"{kept} of {NUM_IMAGES} images are drawn already" in capsys.readouterr().out) == (folder == cut)
+        assert (f"{kept} of {NUM_IMAGES} images are there already" in capsys.readouterr().out) == (folder == cut)
     scores = [json.loads((folder / "prompt_fidelity.json").read_text())["scores"] for folder in (cut, whole)]
     assert scores[0] == scores[1]
     # of random codes through a random tokenizer, so that it shows each code
