@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${RUN_DIR:=runs/stages}" # everything is written here
 : "${RANKS:=2}"             # ranks: data parallel for the language model, tensor parallel for MARS
-: "${SWEEP:=1:raster 4:raster}" # K:ORDER of further runs of stage III
+: "${SWEEP:=1:raster 4:raster}" # K:ORDER or K:ORDER:SEED of further runs of stage III
 
 # shellcheck source=examples/common.sh
 source examples/common.sh
@@ -49,9 +49,12 @@ stage stage2 digits_stage2 stage1 pairs
 stage stage3 digits_stage3 stage2 pairs
 names=(stage3)
 for variant in $SWEEP; do
-    name=stage3_${variant/:/_}
+    IFS=: read -r k order seed <<<"$variant"
+    name=stage3_${variant//:/_}
     names+=("$name")
-    stage "$name" digits_stage3 stage2 pairs --image.next_k "${variant%:*}" --image.order "${variant#*:}"
+    settings=(--image.next_k "$k" --image.order "$order")
+    if [[ -n $seed ]]; then settings+=(--training.seed "$seed" --data.seed "$seed"); fi
+    stage "$name" digits_stage3 stage2 pairs "${settings[@]}"
 done
 
 # What is in scores.json is not scored again; another SWEEP adds to it.

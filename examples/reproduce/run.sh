@@ -13,6 +13,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=examples/common.sh
 source examples/common.sh
 
+# The three stages, and a sweep of K.
+RUN_DIR=$RUN_DIR/stages SWEEP="1:raster 4:raster 4:regions:2 4:raster:2 2:regions 8:regions" bash examples/stages.sh
+
 digits=$RUN_DIR/digits
 # Pictures, tokenizers and the language model of the quickstart.
 RUN_DIR=$digits UNTIL=language_model bash examples/quickstart.sh

@@ -9,6 +9,7 @@ from pathlib import Path
 SEEDS = (1, 2, 3)
 STEPS = 1200
 CURVE_INTERVAL = 100  # steps between validations
+EVAL_BATCHES = 16  # of a validation
 KEPT_INTERVAL = 200  # steps between checkpoints; all are kept, for the curves over steps
 
 # Text-to-image alone.
@@ -27,8 +28,13 @@ ARMS: dict[str, dict[str, object]] = {
     "trained_copied": {**T2I, **TEXT},
     "shared": {**T2I, **SHARED},
 }
-# With captioning beside text-to-image, as the recipe has it; with the first seed alone.
-JOINT_ARMS: dict[str, dict[str, object]] = {"joint_frozen": RANDOM, "joint_shared": SHARED}
+# With captioning beside text-to-image, as the recipe has it; with the first seed alone. Every other batch of their
+# validation is of captioning, so that twice as many hold the same pictures.
+JOINT: dict[str, object] = {"training.eval_batches": 2 * EVAL_BATCHES}
+JOINT_ARMS: dict[str, dict[str, object]] = {
+    "joint_frozen": {**JOINT, **RANDOM},
+    "joint_shared": {**JOINT, **SHARED},
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Run:
             "training.seed": self.seed,
             "training.steps": STEPS,
             "training.eval_interval": CURVE_INTERVAL,
-            "training.eval_batches": 16,
+            "training.eval_batches": EVAL_BATCHES,
             "checkpoint.init_from": digits / "base",
             "checkpoint.dir": run_dir / "runs" / self.name,
             "checkpoint.interval": KEPT_INTERVAL,

@@ -110,11 +110,25 @@ def write_results(runs: ModuleType, run_dir: Path) -> None:
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_stages(run_dir: Path) -> None:
+    """What examples/stages.sh leaves behind, with two seeds of K = 4."""
+    direct = {"fidelity": 0.8, "passes": 64, "seconds": 20.0, "count": 600}
+    scores: dict[str, Any] = {"stage1, enlarged": {"fidelity": 0.9}, "stage2, direct": direct}
+    for name, k, seconds, fidelity in (("a", 4, 4.0, 0.9), ("b", 1, 30.0, 0.95), ("c", 4, 6.0, 0.8)):
+        variant = {"next_k": k, "order": "regions" if k > 1 else "raster", "passes": 64 // k, "seconds": seconds}
+        scores[name] = {**variant, "fidelity": fidelity, "at temperature 1": {"fidelity": fidelity - 0.1}}
+    (run_dir / "stages").mkdir()
+    (run_dir / "stages" / "scores.json").write_text(json.dumps(scores))
+
+
 def test_the_report_says_what_was_measured(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_results(scripts["runs"], tmp_path)
     monkeypatch.setattr(sys, "argv", ["report.py", "--run-dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="stages/scores.json is not there; run examples/reproduce/run.sh again"):
+        scripts["report"].main()
+    write_stages(tmp_path)
     scripts["report"].main()
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "Likelihoods are of 10 pictures" in text
@@ -123,6 +137,9 @@ def test_the_report_says_what_was_measured(
     )
     assert text.count(". Agrees (") == 2 and text.count(". Does not agree (") == 6
     assert "| 1.5 | 0.250 (0.250, 0.250, 0.250) |" in text
+    assert "| high resolution at once (stage II) | 0.800 |  | 64 |  |" in text
+    assert "| stage III, K = 1 | 0.950 (0.950) | 0.850 (0.850) | 64 | 1.50 |" in text
+    assert "| stage III, K = 4, regions | 0.850 (0.900, 0.800) | 0.750 (0.800, 0.700) | 16 | 0.25 |" in text
     assert all((tmp_path / f"{name}.png").is_file() for name in ("likelihood", "joint", "fidelity", "drift"))
     (tmp_path / "runs" / "shared_2" / "finished").unlink()
     with pytest.raises(ValueError, match="shared_2/finished is not there; run examples/reproduce/run.sh again"):
