@@ -10,12 +10,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${RUN_DIR:=runs/quickstart}" # everything is written here
 : "${RANKS:=2}"                 # ranks: data parallel for the language model, tensor parallel for MARS
+: "${BASE:=}"                   # settings of the training of the language model
 
 # shellcheck source=examples/common.sh
 source examples/common.sh
 
 data=$RUN_DIR/data index=$RUN_DIR/index
 text_tokenizer=$RUN_DIR/text.model image_tokenizer=$RUN_DIR/image_tokenizer
+read -ra base <<<"$BASE"
 
 phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --output "$data"
 mapfile -t symbols <"$data/symbols.txt"
@@ -31,7 +33,8 @@ phase index_images "$index/images.json" env OMP_NUM_THREADS="$cores" python tool
     --text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer"
 
 phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \
-    --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base"
+    --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base" \
+    --checkpoint.interval 500 "${base[@]}"
 phase language_model_score "$RUN_DIR/base/scores/facts.json" python tools/evaluate.py facts "$RUN_DIR/base" \
     --facts "$data/facts.jsonl" --output "$RUN_DIR/base/scores"
 

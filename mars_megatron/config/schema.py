@@ -269,8 +269,9 @@ class CheckpointConfig:
         keep: Newest complete checkpoints to keep; 0 keeps all.
         init_from: Checkpoint folder to take the first parameters from.
         init_visual: What init_from gives the visual side. copy: the checkpoint is a language model; visual experts
-            become copies of its text experts and image rows its mean text row. random: the same, but visual experts
-            are drawn. keep: the checkpoint is a MARS of an earlier stage, whose visual experts are taken as they are.
+            become copies of its text experts and image rows its mean text row. random: the same, but every visual
+            expert is drawn. keep: the checkpoint is a MARS of an earlier stage, whose visual experts are taken as they
+            are.
         init_optimizer: What init_from gives the optimiser. fresh: nothing. keep, with init_visual keep: its moments
             and master weights; schedule and position in the data start anew.
     """

@@ -33,7 +33,7 @@ class _Source(NamedTuple):
     """What a parameter is drawn from.
 
     Attributes:
-        name: Global name; a visual expert has that of the text expert whose copy it is.
+        name: Global name, or that of the text expert whose copy a visual expert is.
         group: The ranks over which the parameter is split, if it is.
     """
 
@@ -41,21 +41,27 @@ class _Source(NamedTuple):
     group: torch.distributed.ProcessGroup
 
 
-def _sources(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection) -> dict[nn.Parameter, _Source]:
+def _sources(
+    model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, copies: bool
+) -> dict[nn.Parameter, _Source]:
     sources = {}
     for name, parameter in model.named_parameters():
         source = global_name(model, name)
-        if source.startswith("decoder.") and ".router." not in source:
+        if copies and source.startswith("decoder.") and ".router." not in source:
             source = source.replace(".visual.", ".text.")
         sources[parameter] = _Source(source, groups.tp)
-    num_text, num_visual = config.experts.text, config.experts.visual
+    num_text = config.experts.text
     for layer in model.decoder.layers:
-        for experts, number_of_them in ((layer.mlp.text, num_text), (layer.mlp.visual, num_visual)):
+        ours = {"text": (layer.mlp.text, num_text), "visual": (layer.mlp.visual, config.experts.visual)}
+        for modality, (experts, number_of_them) in ours.items():
             group = split_group(experts, groups)
             for number, parameters in expert_parameters(experts):
-                expert = f"experts.{number * num_text // number_of_them}." if num_text > 1 else ""
+                owner, place, of = modality, number, number_of_them
+                if copies:
+                    owner, place, of = "text", number * num_text // number_of_them, num_text
+                expert = f"experts.{place}." if of > 1 else ""
                 for name, parameter in parameters.items():
-                    source = f"decoder.layers.{layer.layer_number - 1}.mlp.text.{expert}{name}"
+                    source = f"decoder.layers.{layer.layer_number - 1}.mlp.{owner}.{expert}{name}"
                     sources[parameter] = _Source(source, group)
     return sources
 
@@ -72,10 +78,10 @@ def initialize_parameters(model: MARSModel, config: RunConfig, groups: ProcessGr
         model: One pipeline chunk.
         config: The run.
         groups: Its ranks.
-        only: What the names of those that are filled contain.
+        only: What the names of those that are filled contain; each is drawn on its own then, none is a copy.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
-    for parameter, (name, group) in _sources(model, config, groups).items():
+    for parameter, (name, group) in _sources(model, config, groups, copies=not only).items():
         if only not in names[parameter]:
             continue
         if "norm" in name:

@@ -99,19 +99,32 @@ def test_start_from_a_language_model(expert_norms: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "experts", [{"model.expert_norms": True}, {"experts.visual": 4}, {"experts.text": 2, "experts.visual": 2}]
+    "experts",
+    [
+        {"model.expert_norms": True, "model.qk_norm": True},
+        {"experts.visual": 4},
+        {"experts.text": 2, "experts.visual": 2},
+    ],
 )
 def test_start_with_random_visual_experts(experts: dict[str, object]) -> None:
-    """They are those of a model that starts without a language model; all else is as with copies."""
+    """Each is drawn on its own, on the scale of a fresh model; all else is as with copies."""
     config = tiny_config({**experts, "checkpoint.init_visual": "random"})
-    drawn = values(tiny_model(experts))
+    fresh = values(tiny_model(experts))
     model, copied = randomize(tiny_model(experts)), randomize(tiny_model(experts))
     start_from_language_model(model, config, VOCABULARY, one_rank())
     start_from_language_model(copied, tiny_config(experts), VOCABULARY, one_rank())
     after, expected = values(model), values(copied)
-    visual = [name for name in after if ".visual." in name and not name.startswith(("embedding", "head"))]
-    assert visual
+    drawn = []
     for name, value in after.items():
-        assert torch.equal(value, (drawn if name in visual else expected)[name]), name
-        if name in visual and ".router." not in name:
-            assert not torch.equal(value, expected[name]), name
+        if ".visual." not in name or ".router." in name or name.startswith(("embedding", "head")):
+            assert torch.equal(value, expected[name]), name
+        elif "norm" in name or name.endswith("bias"):
+            assert torch.equal(value, fresh[name]), name
+        else:
+            # Not the text experts of a language model that began with the same seed either.
+            assert not torch.equal(value, fresh[name]), name
+            assert float(value.std()) == pytest.approx(float(fresh[name].std()), rel=0.2), name
+            drawn.append(value)
+    assert len(drawn) >= 4 * BASE.model.num_layers
+    for number, value in enumerate(drawn):
+        assert not any(value.shape == other.shape and torch.equal(value, other) for other in drawn[:number])
