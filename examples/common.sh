@@ -5,11 +5,11 @@
 #   UNTIL     name of the last phase to run; all of them if empty
 
 bash examples/setup.sh
+# For phases of one process, which may have all cores. Of several each has one.
+# shellcheck disable=SC2034  # of the sourcing scripts
+cores=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)}
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}"
 export PATH="$PWD/.venv/bin:$PATH"
-# For phases of one process, which may have them all; nproc alone would print OMP_NUM_THREADS.
-# shellcheck disable=SC2034  # of the sourcing scripts
-cores=$(env -u OMP_NUM_THREADS nproc)
 mkdir -p "$RUN_DIR"
 
 # phase NAME OUTPUT COMMAND...: runs the command unless its output is there, and notes its seconds.

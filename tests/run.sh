@@ -14,7 +14,7 @@ if [[ $# -eq 0 ]]; then
     # These prove the CPU path, also on a machine with GPUs; the checks of the CUDA path are tests/gpu.
     export CUDA_VISIBLE_DEVICES=""
     # Files side by side; a file's tests share what is slow to make.
-    set -- --numprocesses "$(env -u OMP_NUM_THREADS nproc)" --maxprocesses 8 --dist loadfile \
-        tests/unit tests/distributed
+    workers=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+    set -- --numprocesses "$workers" --maxprocesses 8 --dist loadfile tests/unit tests/distributed
 fi
 exec .venv/bin/python -m pytest --durations=10 "$@"

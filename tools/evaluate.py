@@ -19,7 +19,8 @@ suites.yaml has the options of each suite, and loads the model once:
   fidelity_at_3: {suite: prompt_fidelity, prompts: prompts.jsonl, images: held_out, samples_per_prompt: 5}
 
 Scores are printed with their 95 % confidence intervals, and written with all settings to OUTPUT/SUITE.json. What is
-there is not computed again, and a run after an interruption goes on behind the images that it had drawn.
+there is not computed again, and a run after an interruption goes on behind the images, captions, texts and likelihoods
+that it had.
 """
 
 

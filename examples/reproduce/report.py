@@ -49,8 +49,8 @@ def introduction(results: Results) -> str:
     return (
         "# The paper's questions at small scale\n\n"
         f"Handwritten digits of 16 pixels (16 tokens), the model of the recipe `digits`, {STEPS} steps, seeds "
-        f"{', '.join(map(str, SEEDS))} of the data; every run starts from the same language model. Likelihoods are of "
-        f"{results.num_pictures('frozen')} pictures by other writers, the same for all arms of a seed, in nats per "
+        f"{', '.join(map(str, SEEDS))} of the data and of random beginnings; every run starts from the same language "
+        f"model. Likelihoods are of {results.num_pictures('frozen')} pictures by other writers, the same for all arms of a seed, in nats per "
         "image token (codes and the end of the image). Where a figure disagrees with the paper it stands here as it "
         "was measured; this size proves nothing about another."
     )
@@ -168,6 +168,8 @@ def cascade(scores: Mapping[str, Any]) -> str:
     variants: dict[tuple[int, str], list[Any]] = {}
     for score in scores.values():
         if "next_k" in score:
+            if WARM not in score:
+                raise ValueError("stages/scores.json is of an earlier version; delete it to score again")
             variants.setdefault((score["next_k"], score["order"]), []).append(score)
     for (k, order), of_seeds in sorted(variants.items()):
         values = [
@@ -183,7 +185,8 @@ def cascade(scores: Mapping[str, Any]) -> str:
             "## Does the cascade draw better than high resolution at once?",
             "The paper has the cascade, without this comparison. Here: digits of 32 pixels (64 tokens) from those of "
             f"16 by stage I, {direct['count']} images, guidance and temperature of the recipes; then the high "
-            "resolution at temperature 1, where K codes that are drawn independently can disagree.",
+            "resolution at temperature 1, where K codes that are drawn independently can disagree. Times were not "
+            "measured side by side.",
             _table(names, rows),
         ]
     )

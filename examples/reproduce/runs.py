@@ -44,7 +44,8 @@ class Run:
     Args:
         name: Its folder below RUN_DIR/runs.
         arm: What is compared.
-        seed: Seed of the data (order, tasks, captions); the parameters start from the same language model.
+        seed: Seed of the data (order, tasks, captions) and of visual experts that begin with random values; all else
+            starts from the same language model.
         settings: Dotted settings that differ from the recipe `digits`.
     """
 

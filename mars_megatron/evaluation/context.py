@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,12 @@ class RunContext:
             return over_replicas(len(here), groups.dp, lambda numbers: work([here[number] for number in numbers]))
 
         size = (at_once or config.generation.batch_size) * groups.dp.size()
-        return self._go_on(kept_values(self._kept / digest([self._job, what])), what, count, size, shared)
+        return self._go_on(kept_values(self._kept / self._job / digest(what)), what, count, size, shared)
+
+    def forget(self) -> None:
+        """Remove what `compute` has kept: the result is there. Called on one rank."""
+        if (self._kept / self._job).is_dir():
+            shutil.rmtree(self._kept / self._job)
 
     def _go_on(
         self, kept: Chunks[Item], what: str, count: int, size: int, work: Callable[[slice], Sequence[Item]]

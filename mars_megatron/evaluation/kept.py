@@ -64,7 +64,8 @@ def kept_codes(folder: Path) -> Chunks[torch.Tensor]:
     """Of int64 tensors of one shape, as NumPy files."""
 
     def load(path: Path) -> list[torch.Tensor]:
-        return list(torch.from_numpy(np.load(path, allow_pickle=False)))
+        # Each on its own: a row that is a view is sent to other ranks with all of its file.
+        return [row.clone() for row in torch.from_numpy(np.load(path, allow_pickle=False))]
 
     def save(file: BinaryIO, codes: Sequence[torch.Tensor]) -> None:
         np.save(file, torch.stack(list(codes)).numpy())

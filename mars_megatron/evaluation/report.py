@@ -66,6 +66,10 @@ class Report:
     seconds: float = 0.0
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def key(self) -> str:
+        """A short name of what it is computed from, as `differences` compares it."""
+        return digest([self.suite, self.options, self.inputs, self.settings, self.model.fingerprint])
+
     def differences(self, other: Report) -> list[str]:
         """In what two results were computed from other things."""
         found = ["suite"] if self.suite != other.suite else []

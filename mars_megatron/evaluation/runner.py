@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -138,7 +138,7 @@ def run_jobs(
         # Only rank 0 reads the inputs: other hosts may see other files.
         report = only_on_rank_0(partial(expected, job, model, config))
         drawer = digest([model.fingerprint, report.inputs.get("text_tokenizer")])
-        context = RunContext(sampler, work, drawer, digest(asdict(report)), say, progress)
+        context = RunContext(sampler, work, drawer, report.key(), say, progress)
         start = time.monotonic()
         result = job.suite.run(context)
         report = replace(
@@ -150,6 +150,7 @@ def run_jobs(
         )
         if torch.distributed.get_rank() == 0:
             report.write(output / f"{job.label}.json")
+            context.forget()
             if progress:
                 say(f"{job.label}, step {model.step}, {report.seconds} s\n{table(report.scores)}")
         yield job.label, report

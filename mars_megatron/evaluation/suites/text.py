@@ -65,7 +65,7 @@ class TextPreservation:
         def compare(numbers: list[int]) -> list[dict[str, float]]:
             return [asdict(one) for one in compare_text(model, base, [samples[n] for n in numbers], vocabulary)]
 
-        compared = [Comparison(**values) for values in context.compute("texts", len(samples), compare)]
+        compared = [Comparison(**values) for values in context.compute("texts", len(samples), compare, at_once=16)]
         num_tokens = sum(len(sample) for sample in samples)
         # max() would lose a NaN
         differences = [sample.max_abs_difference for sample in compared]

@@ -50,3 +50,7 @@ def test_computing_goes_on(sampler: Sampler, tmp_path: Path) -> None:
         work = Work()
         assert other.compute(what, 7, work) == found and work.asked == [list(range(7))]
     assert len(said) == 1
+    context().forget()
+    again = Work()
+    assert context().compute("things", 7, again) == found and again.asked == [list(range(7))]
+    assert context("other").compute("things", 7, Work(fails_at=0)) == found  # forgotten is what is of one job alone

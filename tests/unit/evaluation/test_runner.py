@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.evaluation import context
 from mars_megatron.evaluation.registry import Job, make_jobs
 from mars_megatron.evaluation.report import fingerprint_of
 from mars_megatron.evaluation.runner import UNFINISHED, evaluate
@@ -21,7 +22,7 @@ from mars_megatron.evaluation.suites.facts import Facts
 from mars_megatron.evaluation.suites.prompt_fidelity import PromptFidelity
 from mars_megatron.generation import Sampler
 from tests.command_lines import load_tool
-from tests.unit.generation.tiny_run import TinyRun, write_run
+from tests.unit.generation.tiny_run import TinyRun, with_index, write_run
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,48 @@ def test_drawing_goes_on(run: TinyRun, tmp_path: Path, monkeypatch: pytest.Monke
     assert {label: report.scores for label, report in later.items()} == {
         label: report.scores for label, report in whole.items()
     }
+
+
+def test_computing_goes_on(run: TinyRun, facts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run after an interruption computes what is missing of every suite, and gets the scores of one go."""
+    index = with_index(run).data.path
+    suites = {
+        "captions": {"images": run.images, "label_words": run.words},
+        "facts": {"facts": facts},
+        "text": {"base": run.checkpoint, "texts": run.prompts},
+        "all_ids": {"suite": "text", "base": run.checkpoint},
+        "likelihood": {"index": index, "micro_batch_tokens": 96},
+    }
+    jobs, batches = make_jobs(suites, "test"), {"overrides": ["--generation.batch_size=2"]}
+    calls: list[str] = []
+    over_replicas = context.over_replicas
+
+    def limited(limit: int) -> None:
+        calls.clear()
+
+        def counted(count: int, group: Any, work: Any) -> Any:
+            if len(calls) == limit:
+                raise KeyboardInterrupt
+            calls.append("call")
+            return over_replicas(count, group, work)
+
+        monkeypatch.setattr(context, "over_replicas", counted)
+
+    limited(1000)
+    whole = evaluate(run.checkpoint, jobs, tmp_path / "whole", **batches)  # type: ignore[arg-type]
+    total, interruptions = len(calls), 0
+    done: dict[str, Any] = {}
+    while not done:
+        limited(2)
+        try:
+            done = evaluate(run.checkpoint, jobs, tmp_path / "cut", **batches)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions == (total - 1) // 2 > 4
+    assert {label: report.scores for label, report in done.items()} == {
+        label: report.scores for label, report in whole.items()
+    }
+    assert not (tmp_path / "cut" / UNFINISHED).exists()
 
 
 def test_tool_reports_errors(tool: ModuleType, run: TinyRun, facts: str, capsys: pytest.CaptureFixture[str]) -> None:
