@@ -130,7 +130,7 @@ def joint(results: Results) -> str:
             f"At equal steps the joint runs see {share:.0%} of the text-to-image samples of the others.",
             _table(["arm", f"likelihood, step {STEPS}", "prompt fidelity, guidance 3"], rows),
             f"With as many text-to-image samples (step {share * STEPS:.0f} of text-to-image alone, in the middle of "
-            f"its schedule) the joint run is better by {_seeds(difference)} nats per image token.",
+            f"its schedule) the joint run is better by {_seeds(difference)} nats per image token (negative: worse).",
             "![joint](joint.png)",
         ]
     )
