@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mars_megatron.config.schema import (
+    CheckpointConfig,
     DataConfig,
     FreezeConfig,
     GenerationConfig,
@@ -46,6 +47,7 @@ def compositional() -> RunConfig:
     """Text-to-image with the text expert trained too; start from compositional_base by checkpoint.init_from.
 
     A language model of minutes does not know what stands where, and what it does not know, a frozen one cannot tell.
+    Its weights are a bad beginning for visual experts too.
     """
     base = compositional_base()
     return replace(
@@ -59,4 +61,5 @@ def compositional() -> RunConfig:
         optimizer=OptimizerConfig(lr=4e-3, min_lr=1e-4, warmup_ratio=0.05, beta2=0.95, weight_decay=0.0),
         training=TrainingConfig(steps=4000, global_batch_size=2),
         generation=GenerationConfig(guidance=1.5, temperature=0.3, max_caption_tokens=24),
+        checkpoint=CheckpointConfig(init_visual="random"),
     )
