@@ -37,7 +37,7 @@ def test_colours_and_relations_also_of_combinations_never_seen(
     for split in ("seen", "unseen_combinations"):
         assert scores[f"{split}/colour"] >= 0.97, split
         assert scores[f"{split}/relation"] >= 0.92, split
-    # Of 200 images of pairs never seen it was 0.97 itself, so here noise decides.
+    # Of 200 images of pairs never seen it was 0.97 or 0.98 itself, so here noise decides.
     assert estimates["unseen_pairs/colour"]["high"] >= 0.97
     assert scores["unseen_pairs/relation"] >= 0.92
 
