@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${RUN_DIR:=runs/stages}" # everything is written here
 : "${RANKS:=2}"             # ranks: data parallel for the language model, tensor parallel for MARS
-: "${SAMPLES:=5}"           # images of each prompt that are scored
+: "${SAMPLES:=}"            # images of each prompt that are scored; empty takes as many as in scores.json, else 5
 : "${SWEEP:=1:raster 4:raster}" # K:ORDER or K:ORDER:SEED of further runs of stage III
 
 # shellcheck source=examples/common.sh
@@ -59,7 +59,7 @@ for variant in $SWEEP; do
 done
 
 # What is in scores.json is not scored again; another SWEEP adds to it.
-python examples/stages/score.py --run-dir "$RUN_DIR" --stage3 "${names[@]}" --samples-per-prompt "$SAMPLES"
+python examples/stages/score.py --run-dir "$RUN_DIR" --stage3 "${names[@]}" ${SAMPLES:+--samples-per-prompt "$SAMPLES"}
 phase samples "$RUN_DIR/samples/sheet.png" python tools/generate.py --checkpoint "$RUN_DIR/stage1" \
     --prompts "$data/shown_prompts.txt" --num-images 8 --resolution high --super-resolution "$RUN_DIR/stage3" \
     --keep-low --output "$RUN_DIR/samples"

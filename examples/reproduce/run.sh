@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 digits=$RUN_DIR/digits
 # The three stages, and a sweep of K.
-RUN_DIR=$RUN_DIR/stages SAMPLES=20 SWEEP="1:raster 4:raster 4:regions:2 4:raster:2 2:regions 8:regions" \
+RUN_DIR=$RUN_DIR/stages UNTIL="" SAMPLES=20 SWEEP="1:raster 4:raster 4:regions:2 4:raster:2 2:regions 8:regions" \
     bash examples/stages.sh
 # Pictures, tokenizers and the language model of the quickstart, which shall know here what its words mean.
 RUN_DIR=$digits BASE="--training.steps 2000" UNTIL=language_model_score bash examples/quickstart.sh

@@ -43,11 +43,12 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
         if training:
             named = config.data.path != "" or len(config.data.blend) > 0
             problems.check(named, "data.path", "the prefix of an index made by tools/index_data.py, or set data.blend")
-            problems.check(
-                config.checkpoint.init_optimizer == "fresh" or config.checkpoint.init_from != "",
-                "checkpoint.init_optimizer",
-                "fresh, because checkpoint.init_from is empty",
-            )
+            for setting, alone in (("checkpoint.init_optimizer", "fresh"), ("checkpoint.init_visual", "copy")):
+                problems.check(
+                    problems.value(setting) == alone or config.checkpoint.init_from != "",
+                    setting,
+                    f"{alone}, because checkpoint.init_from is empty; or give --init-from",
+                )
             # The ranks of a tensor-parallel group would each train the experts on all of the group's tokens.
             problems.check(
                 config.parallel.tensor == 1 or config.parallel.sequence or not uses_expert_layers(config),

@@ -40,7 +40,7 @@ def test_the_default_is_the_tiny_recipe():
 def test_recipe_then_file_then_overrides(partial, monkeypatch, override_first):
     monkeypatch.setenv("WORLD_SIZE", "4")
     override = ["--optimizer.lr", "0.003"]
-    chosen = ["--recipe", "mars_7b_stage2", "--config", partial]
+    chosen = ["--recipe", "mars_7b_stage2", "--init-from", "runs/stage1", "--config", partial]
     config = parse(DATA + (override + chosen if override_first else chosen + override))
     recipe = get_recipe("mars_7b_stage2")
     assert config.optimizer.lr == 0.003  # recipe 1e-4, file 0.002

@@ -328,6 +328,18 @@ def test_a_kept_optimizer_is_that_of_a_checkpoint():
     validate(with_setting(kept, ["checkpoint", "init_from"], "runs/one"), training=True)
 
 
+@pytest.mark.parametrize("beginning", ["keep", "random"])
+def test_a_beginning_of_visual_experts_needs_a_checkpoint(beginning):
+    """A later stage without the checkpoint of the one before would train from random values."""
+    config = changed(data__path="corpus/train", checkpoint__init_visual=beginning)
+    validate(config)  # a recipe, for example
+    with pytest.raises(
+        ValueError, match=rf"init_visual is '{beginning}'; accepted: copy, because .*; or give --init-from"
+    ):
+        validate(config, training=True)
+    validate(with_setting(config, ["checkpoint", "init_from"], "runs/one"), training=True)
+
+
 def test_the_types_of_a_corpus_are_checked():
     with pytest.raises(ValueError, match=r"data\.blend\.1\.weight is '2'; accepted: a finite number"):
         validate(changed(data__blend=(CorpusConfig("a"), CorpusConfig("b", "2"))))

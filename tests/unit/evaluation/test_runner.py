@@ -214,8 +214,10 @@ def test_computing_goes_on(run: TinyRun, facts: str, tmp_path: Path, monkeypatch
     done: dict[str, Any] = {}
     while not done:
         limited(2)
+        # the same checkpoint by another path
+        checkpoint = os.path.relpath(run.checkpoint) if interruptions % 2 else run.checkpoint
         try:
-            done = evaluate(run.checkpoint, jobs, tmp_path / "cut", **batches)  # type: ignore[arg-type]
+            done = evaluate(checkpoint, jobs, tmp_path / "cut", **batches)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             interruptions += 1
     assert interruptions == (total - 1) // 2 > 4
@@ -223,6 +225,29 @@ def test_computing_goes_on(run: TinyRun, facts: str, tmp_path: Path, monkeypatch
         label: report.scores for label, report in whole.items()
     }
     assert not (tmp_path / "cut" / UNFINISHED).exists()
+
+
+def test_again_computes_what_was_finished(
+    run: TinyRun, facts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a suite behind it was interrupted, and what it had is kept."""
+    completed: list[str] = []
+    complete = Sampler.complete
+
+    def counted(self: Sampler, texts: Any, settings: Any = None) -> list[str]:
+        completed.extend(texts)
+        return complete(self, texts, settings)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sampler, "complete", counted)
+    monkeypatch.setattr(Sampler, "caption", interrupted)
+    suites = {"facts": {"facts": facts}, "captions": {"images": run.images, "label_words": run.words}}
+    for times in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run.checkpoint, make_jobs(suites, "test"), tmp_path, again=True)
+        assert len(completed) == times
 
 
 def test_tool_reports_errors(tool: ModuleType, run: TinyRun, facts: str, capsys: pytest.CaptureFixture[str]) -> None:
