@@ -15,10 +15,16 @@ from transformers.utils import can_return_tuple
 # transformers copies what this file imports itself, not what those import in turn: all are named here.
 from .attention_mars import MarsAttention, attention_pattern, rotary_frequencies
 from .cache_mars import MarsCache
+from .colours_mars import profile_space  # noqa: F401
 from .configuration_mars import MarsConfig
 from .experts_mars import MarsFeedForward, MarsRouter
 from .generation_mars import MarsGenerationMixin
 from .image_codes_mars import to_uint8  # noqa: F401
+from .picture_boxes_mars import read_avif  # noqa: F401
+from .picture_files_mars import look  # noqa: F401
+from .picture_mars import Picture  # noqa: F401
+from .picture_tiff_mars import read_tiff  # noqa: F401
+from .pixels_mars import upright_rgb  # noqa: F401
 from .processing_mars import MarsProcessor  # noqa: F401
 from .routing_mars import (
     MarsEmbedding,

@@ -11,7 +11,14 @@ from torch import Tensor
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+# transformers copies what this file imports itself, not what those import in turn: all are named here.
+from .colours_mars import profile_space  # noqa: F401
 from .image_codes_mars import decode_codes, encode_codes, to_float, to_uint8
+from .picture_boxes_mars import read_avif  # noqa: F401
+from .picture_files_mars import look  # noqa: F401
+from .picture_mars import Picture  # noqa: F401
+from .picture_tiff_mars import read_tiff  # noqa: F401
+from .pixels_mars import upright_rgb
 
 SUBFOLDER = "image_tokenizer"
 TASKS = ("t2i", "i2t", "text")
@@ -200,11 +207,11 @@ class MarsProcessor(ProcessorMixin):
         return _pad([(image, [*ids, eos]) for image, ids in zip(framed, captions, strict=True)], eos)
 
     def _pixels(self, image: Any) -> Tensor:
-        """Upright, RGB, shorter side resized, centre cropped: uint8 [3, resolution, resolution]."""
+        """Upright sRGB on white, shorter side resized, centre cropped: uint8 [3, resolution, resolution]."""
         from PIL import Image, ImageOps
 
         size = (self.resolution, self.resolution)
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = upright_rgb(image)
         if image.size != size:
             image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
         data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
