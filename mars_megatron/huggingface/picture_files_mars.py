@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from typing import IO, Any
@@ -213,65 +214,72 @@ def _deep_alpha(colours: Any, alpha: Any) -> np.ndarray:
 
 
 def _bmp(image: Any) -> Picture:
+    profile, indices = None, None
     with file_of(image) as file:
-        header = b"" if file is None else file.read(14 + 124)
-        if image.format == "BMP":
-            header = header[14:]
-        size = struct.unpack("<I", header[:4])[0] if len(header) >= 16 else 0
-        if size < 40:  # OS/2, or not to be looked up
-            return _bmp_palette(image, size, header, file)
-        bits, compression = struct.unpack("<HI", header[14:20])
-        if compression == 3 and size >= 52:
-            masks = struct.unpack("<4I" if size >= 56 else "<3I", header[40 : 40 + min(size - 40, 16) // 4 * 4])
-            if not any(masks[:3]):
-                raise UnusablePicture("unsupported_pixels", "a BMP of bit fields without masks")
-            if bits == 16 and len(masks) == 4 and masks[3]:
-                raise UnusablePicture("unsupported_pixels", "a BMP of 16 bits with alpha; save it with 32")
-        picture = _bmp_palette(image, size, header, file)
-        if size >= 108:
-            picture.profile = _bmp_profile(header, size, file, 14 * (image.format == "BMP"))
-        return picture
+        if file is not None:
+            start = 14 if image.format == "BMP" else 0
+            header = file.read(start + 124)[start:]
+            _check_masks(header)
+            profile = _bmp_profile(header, file, start)
+            indices = _dropped_palette(image, header, file)
+    if indices is not None:
+        return Picture(indices, profile=profile)
+    image.load()
+    return Picture(image, profile=profile)
 
 
-def _bmp_palette(image: Any, size: int, header: bytes, file: IO[bytes] | None) -> Picture:
-    """Pillow drops a palette of greys, and then reads the samples as if they had the bits of its mode."""
+def _check_masks(header: bytes) -> None:
+    """Refuse bit fields that Pillow takes for others."""
+    (size,), (bits, compression) = struct.unpack("<I", header[:4]), struct.unpack("<HI", header[14:20])
+    if size < 52 or compression != 3:
+        return
+    masks = struct.unpack("<4I", header[40:56])
+    if not any(masks[:3]):
+        raise UnusablePicture("unsupported_pixels", "a BMP of bit fields without masks")
+    if bits == 16 and size >= 56 and masks[3]:
+        raise UnusablePicture("unsupported_pixels", "a BMP of 16 bits with alpha; save it with 32")
+
+
+def _dropped_palette(image: Any, header: bytes, file: IO[bytes]) -> Any:
+    """A palette of greys, which Pillow drops, reading the samples as if they had the bits of its mode; else None."""
     from PIL import Image
 
-    bits = 0
-    if size == 12:
-        (bits,) = struct.unpack("<H", header[10:12])
-    elif size >= 16:
-        (bits,) = struct.unpack("<H", header[14:16])
+    (bits,) = struct.unpack("<H", header[10:12] if header[0] == 12 else header[14:16])
     own = {"1": 1, "L": 8}.get(image.mode)
-    if own is None or bits in (0, own) or file is None or not image.tile or image.tile[0].codec_name != "raw":
-        image.load()
-        return Picture(image)
-    tile = image.tile[0]
-    file.seek(tile.offset)
+    if own is None or bits in (0, own):
+        return None
+    file.seek(0)
+    data = file.read()
+    with Image.open(io.BytesIO(data), formats=[image.format]) as again:
+        (tile,) = again.tile
+    if tile.codec_name != "raw":
+        return None
     args = ("P" if bits == 8 else f"P;{bits}", *tile.args[1:])
-    indices = np.asarray(Image.frombytes("P", image.size, file.read(), "raw", *args))
-    return Picture(Image.fromarray(indices * np.uint8(255) if image.mode == "1" else indices))
+    indices = np.asarray(Image.frombytes("P", image.size, data[tile.offset :], "raw", *args))
+    return Image.fromarray(indices * np.uint8(255) if image.mode == "1" else indices)
 
 
-def _bmp_profile(header: bytes, size: int, file: IO[bytes] | None, start: int) -> bytes | None:
+def _bmp_profile(header: bytes, file: IO[bytes], start: int) -> bytes | None:
     """The colour space of a header of version 4 or 5."""
-    kind = header[56:60][::-1]
+    (size,), kind = struct.unpack("<I", header[:4]), header[56:60][::-1]
+    if size < 108:
+        return None
     if kind == b"LINK":
         raise UnusablePicture("unknown_colours", "a BMP whose colour profile is another file")
-    if kind == b"MBED" and size >= 124 and file is not None:
+    if kind == b"MBED" and size >= 124:
         offset, length = struct.unpack("<II", header[112:120])
         file.seek(start + offset)
         return file.read(length)
-    if kind == bytes(4):
-        ends = np.array(struct.unpack("<9i", header[60:96]), np.float64).reshape(3, 3)
-        gammas = np.array(struct.unpack("<3I", header[96:108])) / 65536
-        if (ends.sum(1) > 0).all() and (gammas > 0).all():
-            if np.ptp(gammas) > 0.001:
-                raise UnusablePicture("unsupported_pixels", "a BMP of three different gammas")
-            white = ends.sum(0)
-            points = [value for xyz in (*ends, white) for value in (xyz[:2] / xyz.sum())]
-            return matrix_profile(tuple(points), (float(gammas[0]),))
-    return None
+    if kind != bytes(4):  # sRGB, or that of Windows, which is the same
+        return None
+    ends = np.array(struct.unpack("<9i", header[60:96]), np.float64).reshape(3, 3)
+    gammas = np.array(struct.unpack("<3I", header[96:108])) / 65536
+    if not ((ends.sum(1) > 0).all() and (gammas > 0).all()):  # as writers leave them that do not know
+        return None
+    if np.ptp(gammas) > 0.001:
+        raise UnusablePicture("unsupported_pixels", "a BMP of three different gammas")
+    points = [float(value) for xyz in (*ends, ends.sum(0)) for value in xyz[:2] / xyz.sum()]
+    return matrix_profile(tuple(points), (float(gammas[0]),))
 
 
 def _gif(image: Any) -> Picture:

@@ -11,13 +11,17 @@ from typing import IO, Any
 
 import numpy as np
 
+REASONS = (
+    "unreadable_image", "animated_image", "unsupported_format", "unsupported_pixels", "unknown_range",
+    "unknown_colours",
+)  # fmt: skip
+
 
 class UnusablePicture(ValueError):
     """A picture that is left out.
 
     Args:
-        reason: One word: unreadable_image, animated_image, unsupported_format, unsupported_pixels, unknown_range or
-            unknown_colours.
+        reason: One of REASONS.
         detail: What is wrong, and what can be done.
     """
 

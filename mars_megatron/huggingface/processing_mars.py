@@ -16,7 +16,7 @@ from .colours_mars import profile_space  # noqa: F401
 from .image_codes_mars import decode_codes, encode_codes, to_float, to_uint8
 from .picture_boxes_mars import read_avif  # noqa: F401
 from .picture_files_mars import look  # noqa: F401
-from .picture_mars import Picture  # noqa: F401
+from .picture_mars import UnusablePicture
 from .picture_tiff_mars import read_tiff  # noqa: F401
 from .pixels_mars import upright_rgb
 
@@ -125,7 +125,15 @@ class MarsProcessor(ProcessorMixin):
 
     @torch.no_grad()
     def encode_images(self, images: Any) -> Tensor:
-        """PIL images of any size -> codes int64 [N, grid * grid] on the CPU, row by row."""
+        """PIL images of any size -> codes int64 [N, grid * grid] on the CPU, row by row.
+
+        Give them as `Image.open` gives them: what their files say of bits, alpha and colours then counts as it did in
+        training. Of one that was read before from memory, or was made from other pixels, only its mode, profile and
+        EXIF data are known (`upright_rgb`).
+
+        Raises:
+            ValueError: An image cannot be read, or its file does not say what its pixels mean; the reason is named.
+        """
         vq = self.load_image_tokenizer()
         pixels = torch.stack([self._pixels(image) for image in _listed(images)])
         parts = [encode_codes(vq, to_float(part.to(vq.device))) for part in pixels.split(_BATCH)]
@@ -211,7 +219,12 @@ class MarsProcessor(ProcessorMixin):
         from PIL import Image, ImageOps
 
         size = (self.resolution, self.resolution)
-        image = upright_rgb(image)
+        try:
+            image = upright_rgb(image)
+        except UnusablePicture as error:
+            if name := getattr(image, "filename", ""):
+                raise UnusablePicture(error.reason, f"{name}: {error.detail}") from error
+            raise
         if image.size != size:
             image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
         data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mars_megatron.huggingface.picture_mars import UnusablePicture
 from mars_megatron.huggingface.pixels_mars import FORMATS, UNREADABLE, upright_rgb
@@ -21,6 +22,19 @@ from mars_megatron.indexing.records import Raw, Refused
 
 EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif tga".split())
 _LOCK = threading.Lock()
+# How files begin that Pillow, with the formats above, does not open: by a format, or a kind of it, that is not read.
+_BEGINNINGS = {
+    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)", "JPEG XL": rb"\xff\x0a|....JXL ", "Photoshop": rb"8BPS", "DDS": rb"DDS ",
+    "video": rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", "OpenEXR": rb"v/1\x01", "Radiance HDR": rb"#\?R", "QOI": rb"qoif",
+    "icon": rb"\0\0[\x01\x02]\0", "Mac icon": rb"icns", "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6", "PDF": rb"%PDF",
+    "SVG": rb"\s*(<\?xml.{0,999})?<svg", "PAM": rb"P7\s", "colour PFM": rb"PF\s", "FITS": rb"SIMPLE  =",
+    "DICOM": rb".{128}DICM", "FLIF": rb"FLIF", "JPEG XR": rb"II\xbc", "PCX": rb"\x0a[\x00-\x05]\x01",
+    "SGI": rb"\x01\xda", "Sun raster": rb"\x59\xa6\x6a\x95",
+}  # fmt: skip
+_DAMAGED = {
+    "JPEG": rb"\xff\xd8\xff", "PNG": rb"\x89PNG", "TIFF": rb"(II|MM)[\0\x2a\x2b]{2}", "BMP": rb"BM", "GIF": rb"GIF8",
+    "WebP": rb"RIFF....WEBP", "JPEG 2000": rb"\xff\x4f\xff\x51|....jP  ", "AVIF": rb"....ftypavi[fs]",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,10 +84,36 @@ def read_pixels(raw: Raw | Path, sizes: list[int], fit: str, limits: ImageLimits
                 image = upright_rgb(file)
     except (Refused, UnusablePicture) as refused:
         raise Refused(refused.reason, f"{_name(raw)}{refused.detail}") from None
+    except UnidentifiedImageError:
+        raise _unidentified(raw) from None
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise Refused("unreadable_image", f"{_name(raw)}{type(error).__name__}: {error}") from error
     first = resize(image, sizes[0], fit)
     return [np.asarray(first), *(np.asarray(resize(first, size, "stretch")) for size in sizes[1:])]
+
+
+def _unidentified(raw: Raw | Path) -> Refused:
+    """Say what a file is that cannot be opened."""
+    if isinstance(raw, bytes):
+        head = raw[: 1 << 16]
+    else:
+        with open(raw, "rb") as file:
+            head = file.read(1 << 16)
+
+    def named(beginnings: dict[str, bytes]) -> str | None:
+        return next((name for name, pattern in beginnings.items() if re.match(pattern, head, re.DOTALL)), None)
+
+    if name := named(_DAMAGED):
+        # The frame header: marker, its length for 1 to 4 components, bits of a sample.
+        bits = re.search(rb"\xff[\xc0-\xc3]\0[\x0b\x0e\x11\x14]([^\x08])", head, re.DOTALL) if name == "JPEG" else None
+        if bits:
+            return Refused("unsupported_pixels", f"{_name(raw)}a JPEG of {bits[1][0]} bits; accepted: 8")
+        return Refused(
+            "unreadable_image", f"{_name(raw)}a {name} that is damaged, or of a kind that Pillow does not read"
+        )
+    if name := named(_BEGINNINGS):
+        return Refused("unsupported_format", f"{_name(raw)}{name}; accepted: {', '.join(FORMATS)}")
+    return Refused("unreadable_image", f"{_name(raw)}no picture of a known format")
 
 
 def resize(image: Image.Image, size: int, fit: str) -> Image.Image:

@@ -271,10 +271,10 @@ def ppms() -> dict[str, Odd]:
     found["float_bright.pfm"] = Odd(pfm(GREY * 9, -1.0), "unknown_range")
     found["float_negative.pfm"] = Odd(pfm(GREY - 0.5, -1.0), "unknown_range")
     found["float_nan.pfm"] = Odd(pfm(GREY * np.nan, -1.0), "unreadable_image")
-    found["colour.pfm"] = Odd(b"PF\n8 8\n-1.0\n" + little(RGB, "<f4"), "unreadable_image")
+    found["colour.pfm"] = Odd(b"PF\n8 8\n-1.0\n" + little(RGB, "<f4"), "unsupported_format")
     found["own"] = Odd(b"PyRGBA\n8 8\n255\n" + little(with_alpha(RGB, 255), "u1"), "unsupported_format")
     head = b"P7\nWIDTH 8\nHEIGHT 8\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n"
-    found["any.pam"] = Odd(head + little(full(RGB, 255), "u1"), "unreadable_image")
+    found["any.pam"] = Odd(head + little(full(RGB, 255), "u1"), "unsupported_format")
     return found
 
 

@@ -16,8 +16,10 @@ from mars_megatron.data.store import Store
 from mars_megatron.indexing.records import KEPT
 from mars_megatron.indexing.sources import lines as lines_module
 from tests.unit.indexing.raw import build, documents, image_bytes, log, picture, write_lines, write_tar
+from tests.unit.odd_pictures import odd_pictures
 
 GOOD = {"image": "good.png", "caption": "a red square"}
+ODD = odd_pictures()
 FRAMES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
 
 
@@ -36,9 +38,15 @@ def bomb():
 IMAGES = {
     "unreadable_image": {
         "cut.jpg": picture(0, (64, 64), "jpg")[:700], "cut.png": picture(0, (64, 64))[:700], "empty.png": b"",
-        "text.png": b"no picture at all", "eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "text.png": b"no picture at all",
         "nan.tif": image_bytes(Image.new("F", (8, 8), float("nan")), "tif"),
     },
+    "unsupported_format": {
+        "eps.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "heic.jpg": b"\0\0\0\x18ftypheic" + bytes(99),
+    },
+    "unsupported_pixels": {"odd.tga": ODD["32_odd_alpha.tga"].data, "pq.png": ODD["cicp_pq.png"].data},
+    "unknown_range": {"float.tif": ODD["float_unit.tif"].data},
+    "unknown_colours": {"inks.jpg": ODD["inks_unsaid.jpg"].data},
     "animated_image": {
         "a.gif": image_bytes(FRAMES[0], "gif", save_all=True, append_images=FRAMES[1:]),
         "a.webp": image_bytes(FRAMES[0], "webp", save_all=True, append_images=FRAMES[1:]),
