@@ -6,6 +6,7 @@ kind than the picture (one of greys for an RGB picture), says nothing: the pictu
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -66,7 +67,7 @@ def srgb_transform(profile: bytes, mode: str) -> Callable[[Any], Any] | None:
     # Optimised, LittleCMS makes a coarse table of a curve of greys; there are only 256 of them.
     flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
     try:
-        source = ImageCms.ImageCmsProfile(_Reader(profile))
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform = ImageCms.ImageCmsTransform(
             source, _srgb_profile(), mode, "RGB", ImageCms.Intent.PERCEPTUAL, flags=flags
         )
@@ -131,6 +132,7 @@ def matrix_profile(chromaticities: Sequence[float], curve: Sequence[float]) -> b
     return _profile(tags)
 
 
+@lru_cache(maxsize=4)
 def deep_curves(profile: bytes, channels: int) -> tuple[list[np.ndarray], np.ndarray] | None:
     """How samples of 16 bits become linear sRGB, where the profile says it by curves and a matrix.
 
@@ -167,16 +169,6 @@ def _srgb_profile() -> Any:
     from PIL import ImageCms
 
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-class _Reader:
-    """Bytes as the file that ImageCms reads a profile from."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self) -> bytes:
-        return self._data
 
 
 def _curve(tag: bytes) -> np.ndarray:

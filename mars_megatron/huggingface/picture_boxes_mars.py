@@ -176,13 +176,13 @@ def _alpha(header: dict[bytes, bytes], image: Any) -> str:
         return "straight"
     data = header.get(b"cdef", b"\0\0")
     rows = [struct.unpack(">3H", data[2 + 6 * row : 8 + 6 * row]) for row in range(int.from_bytes(data[:2], "big"))]
-    kind = {channel: kind for channel, kind, _ in rows}.get(len(image.getbands()) - 1)
-    if kind is None and image.getchannel("A").getextrema() != (255, 255):
+    kinds = {channel: kind for channel, kind, _ in rows}
+    own = len(image.getbands()) - 1
+    if own not in kinds and image.getchannel("A").getextrema() != (255, 255):
         raise UnusablePicture(
-            "unknown_colours",
-            f"a JPEG 2000 of {len(image.getbands())} components that does not say whether one is alpha",
+            "unknown_colours", f"a JPEG 2000 of {own + 1} components that does not say whether one is alpha"
         )
-    return {1: "straight", 2: "premultiplied"}.get(kind, "none")
+    return {1: "straight", 2: "premultiplied"}.get(kinds.get(own, 0), "none")
 
 
 def _with_palette(image: Any, pclr: bytes, depth: int) -> Any:

@@ -111,10 +111,8 @@ def _said_profile(info: dict[Any, Any], cicp: bytes | None) -> bytes | None:
     if profile_space(info.get("icc_profile")) is not None:
         return info["icc_profile"]
     # A text chunk may stand there under the same name.
-    gamma, points = (
-        value if isinstance(value, kind) else None
-        for value, kind in ((info.get("gamma"), float), (info.get("chromaticity"), tuple))
-    )
+    gamma = value if isinstance(value := info.get("gamma"), float) else None
+    points = value if isinstance(value := info.get("chromaticity"), tuple) else None
     if isinstance(info.get("srgb"), int) or gamma is None and points is None:
         return None
     colours = SRGB if points is None else (*points[2:], *points[:2])

@@ -113,9 +113,11 @@ def _deep(picture: Picture) -> Any:
     if deep.shape[2] < 3 and space == b"RGB ":
         deep = np.concatenate([deep[..., :1]] * 3 + [deep[..., 1:]], axis=-1)
     grey = deep.shape[2] < 3
-    needed = profile is not None and srgb_transform(profile, "L" if grey else "RGB") is not None
-    curves = deep_curves(profile, 1 if grey else 3) if needed else None
-    colours = profile if needed and curves is None else None
+    curves = None
+    if profile is not None and srgb_transform(profile, "L" if grey else "RGB") is None:
+        profile = None
+    elif profile is not None:
+        curves = deep_curves(profile, 1 if grey else 3)
     has_alpha, own = deep.shape[2] in (2, 4), 1 if grey else 3
     result = np.empty((*deep.shape[:2], 3), np.uint8)
     for rows, part in strips(deep):
@@ -128,11 +130,10 @@ def _deep(picture: Picture) -> Any:
             light = np.stack([table[values[..., number]] for number, table in enumerate(tables)], -1)
             shares = encode_srgb(light @ matrix.T)
         else:
-            shares = np.repeat(values, 3, -1) if grey else values
-            shares = shares / np.float64(65535)
-            if colours is not None:
-                eight = Image.fromarray(np.rint(shares * 255).astype(np.uint8))
-                shares = np.asarray(_to_srgb(eight.convert("L") if grey else eight, colours)) / np.float64(255)
+            shares = values / np.float64(65535)
+            if profile is not None:
+                eight = np.rint(shares * 255).astype(np.uint8)
+                shares = np.asarray(_to_srgb(Image.fromarray(eight[..., 0] if grey else eight), profile)) / 255.0
         if alpha is not None:
             shares = shares * alpha + (1 - alpha)
         result[rows] = np.rint(shares * 255)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 from tests.unit.odd_samples import ALPHA, GREY, RGB, SIZE, Odd, bits8, full, little, saved, seen, with_alpha
-from tests.unit.picture_writers import bmp, jp2, packed, pfm, png, tga, tiff, two_pages, with_boxes
+from tests.unit.picture_writers import bmp, interlaced_png, jp2, packed, pfm, png, tga, with_boxes
 
 
 def pngs() -> dict[str, Odd]:
@@ -38,6 +39,8 @@ def pngs() -> dict[str, Odd]:
         key = struct.pack(">3H", *samples[3, 3].tolist())
         hidden = (samples == samples[3, 3]).all(-1)
         found[f"rgb{bits}_key"] = Odd(png(samples, bits, 2, [(b"tRNS", key)]), seen(RGB, ~hidden), 0)
+        found[f"rgba{bits}_interlaced"] = Odd(interlaced_png(with_alpha(RGB, white), bits, 6), seen(RGB, ALPHA))
+        found[f"grey_alpha{bits}_interlaced"] = Odd(interlaced_png(with_alpha(GREY, white), bits, 4), seen(GREY, ALPHA))
     near = full(RGB, 65535)  # not the key, though its first 8 bits are
     near[0, 0] = near[3, 3] // 256 * 256
     key = struct.pack(">3H", *near[3, 3].tolist())
@@ -46,135 +49,6 @@ def pngs() -> dict[str, Odd]:
     )
     odd16 = np.array([0x00FF, 0x0100, 0x0080, 0x0081, 0x7FFF, 0xFEFF, 0xFF7E, 0xFF80]).repeat(24).reshape(8, 8, 3)
     found["rgb16_rounding"] = Odd(png(odd16, 16), seen(odd16 / 65535), 0)
-    return found
-
-
-def tiffs() -> dict[str, Odd]:
-    found = {}
-    for order, kind in (("<", "<u2"), (">", ">u2")):
-        name = {"<": "little", ">": "big"}[order]
-        for squeezed in (False, True):
-            mark = f"{name}{'_zip' * squeezed}"
-            options = {"order": order, "compressed": squeezed}
-            found[f"rgb16_{mark}"] = Odd(
-                tiff(little(full(RGB, 65535), kind), SIZE, (16,) * 3, 2, **options), seen(RGB), 0
-            )
-            for extra in (0, 1, 2):
-                shares = RGB * ALPHA[..., None] if extra == 1 else RGB
-                pixels = little(with_alpha(shares, 65535), kind)
-                wanted = seen(RGB) if extra == 0 else seen(RGB, ALPHA)
-                found[f"rgba16_extra{extra}_{mark}"] = Odd(
-                    tiff(pixels, SIZE, (16,) * 4, 2, {338: (3, [extra])}, **options), wanted
-                )
-            found[f"rgba16_{mark}"] = Odd(
-                tiff(little(with_alpha(RGB, 65535), kind), SIZE, (16,) * 4, 2, **options), "unknown_colours"
-            )
-            opaque = with_alpha(RGB, 65535, np.ones((8, 8)))
-            found[f"rgba16_opaque_{mark}"] = Odd(
-                tiff(little(opaque, kind), SIZE, (16,) * 4, 2, **options), seen(RGB), 0
-            )
-            found[f"grey16_{mark}"] = Odd(
-                tiff(little(full(GREY, 65535), kind), SIZE, (16,), 1, **options), seen(GREY), 0
-            )
-            inks = with_alpha(1 - RGB, 65535, np.zeros((8, 8)))
-            found[f"cmyk16_{mark}"] = Odd(tiff(little(inks, kind), SIZE, (16,) * 4, 5, **options), seen(RGB))
-    found["cmyk8"] = Odd(tiff(little(with_alpha(1 - RGB, 255, np.zeros((8, 8))), "u1"), SIZE, (8,) * 4, 5), seen(RGB))
-    inks = little(with_alpha(1 - RGB, 255, np.zeros((8, 8))), "u1")
-    found["other_inks"] = Odd(tiff(inks, SIZE, (8,) * 4, 5, {332: (3, [2])}), "unsupported_pixels")
-    for bits in (1, 2, 4, 8, 12, 16):
-        white, samples = 2**bits - 1, full(GREY, 2**bits - 1)
-        for photometric in (0, 1):
-            given = samples if photometric else white - samples
-            pixels = little(given) if bits == 16 else b"".join(packed(row, bits) for row in given)
-            name = f"grey{bits}{'' if photometric else '_white_is_zero'}"
-            refused = (bits, photometric) == (12, 0)
-            found[name] = Odd(
-                tiff(pixels, SIZE, (bits,), photometric), "unreadable_image" if refused else seen(samples / white), 0
-            )
-    for extra in (0, 1, 2):
-        tags = {338: (3, [extra])}
-        for name, shares in (("grey", GREY), ("rgb", RGB)):
-            own = shares * (ALPHA if shares.ndim == 2 else ALPHA[..., None]) if extra == 1 else shares
-            samples = with_alpha(own, 255)
-            bits = (8,) * samples.shape[2]
-            wanted = seen(shares) if extra == 0 else seen(shares, ALPHA)
-            found[f"{name}_extra{extra}"] = Odd(
-                tiff(little(samples, "u1"), SIZE, bits, 1 if name == "grey" else 2, tags), wanted, 2
-            )
-    found["rgba_unsaid"] = Odd(tiff(little(with_alpha(RGB, 255), "u1"), SIZE, (8,) * 4, 2), "unknown_colours")
-    found |= numbers() | tiff_colours()
-    return found
-
-
-def numbers() -> dict[str, Odd]:
-    """Signed, float and 32-bit samples: TIFF."""
-    said = {340: (12, [-100.0]), 341: (12, [27.0])}
-    signed8 = np.rint(GREY * 127 - 100).astype(np.int8)
-    kinds = {
-        "int8": (signed8.tobytes(), 8, 2), "int16": (little(full(GREY, 127) - 100, "<i2"), 16, 2),
-        "int32": (little(full(GREY, 127) - 100, "<i4"), 32, 2), "float": (little(GREY * 127 - 100, "<f4"), 32, 3),
-    }  # fmt: skip
-    found = {}
-    for name, (pixels, bits, kind) in kinds.items():
-        tags = {339: (3, [kind])}
-        found[name] = Odd(tiff(pixels, SIZE, (bits,), 1, tags), "unknown_range")
-        found[f"{name}_said"] = Odd(tiff(pixels, SIZE, (bits,), 1, tags | said), seen(full(GREY, 127) / 127))
-    unit = {339: (3, [3]), 340: (11, [0.0]), 341: (11, [1.0])}
-    found["float_unit"] = Odd(tiff(little(GREY, "<f4"), SIZE, (32,), 1, {339: (3, [3])}), "unknown_range")
-    found["float_unit_said"] = Odd(tiff(little(GREY, "<f4"), SIZE, (32,), 1, unit), seen(GREY))
-    found["float_big_said"] = Odd(tiff(little(GREY, ">f4"), SIZE, (32,), 1, unit, ">"), seen(GREY))
-    found["float_white_is_zero"] = Odd(tiff(little(1 - GREY, "<f4"), SIZE, (32,), 0, unit), seen(GREY))
-    found["float_nan"] = Odd(tiff(little(GREY * np.nan, "<f4"), SIZE, (32,), 1, unit), "unreadable_image")
-    found["uint32"] = Odd(tiff(little(full(GREY, 2**32 - 1), "<u4"), SIZE, (32,), 1), seen(GREY))
-    return found
-
-
-def tiff_colours() -> dict[str, Odd]:
-    found = {}
-    colours = full(RGB.reshape(64, 3)[::4], 65535)
-    for bits in (1, 4, 8):
-        table = np.zeros((2**bits, 3), np.int64)
-        used = min(2**bits, 16)
-        table[:used] = colours[:used]
-        indices = np.arange(64).reshape(8, 8) % used
-        pixels = b"".join(packed(row, bits) for row in indices)
-        data = tiff(pixels, SIZE, (bits,), 3, {320: (3, table.T.ravel().tolist())})
-        found[f"palette{bits}"] = Odd(data, seen(table[indices] / 65535))
-    lab = np.stack([full(GREY, 255), full(GREY.T, 60) - 30, np.full((8, 8), 10)], -1)
-    image = Image.frombytes("LAB", SIZE, lab.astype(np.int8).tobytes())
-    to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-    found["lab"] = Odd(
-        tiff(lab.astype(np.int8).tobytes(), SIZE, (8,) * 3, 8), np.asarray(ImageCms.applyTransform(image, to_srgb))
-    )
-    ycc = bits8(RGB).convert("YCbCr")
-    wanted = np.asarray(ycc.convert("RGB"))
-    whole, other = {530: (3, [1, 1])}, {529: (11, [0.2126, 0.7152, 0.0722])}
-    found["ycbcr"] = Odd(tiff(ycc.tobytes(), SIZE, (8,) * 3, 6, whole), wanted, 0)
-    found["ycbcr_saved"] = Odd(saved(ycc, "TIFF"), wanted, 0)
-    found["ycbcr_709"] = Odd(tiff(ycc.tobytes(), SIZE, (8,) * 3, 6, whole | other), "unsupported_pixels")
-    found["ycbcr_halved"] = Odd(tiff(ycc.tobytes(), SIZE, (8,) * 3, 6), "unsupported_pixels")
-    planes = [little(full(RGB[..., channel], 255), "u1") for channel in range(3)]
-    found["planes8"] = Odd(tiff(planes, SIZE, (8,) * 3, 2), seen(RGB), 0)
-    for extra in (1, 2):
-        shares = np.concatenate([RGB * ALPHA[..., None] if extra == 1 else RGB, ALPHA[..., None]], -1)
-        planes = [little(full(shares[..., channel], 255), "u1") for channel in range(4)]
-        for mark, squeezed in (("", False), ("_zip", True)):
-            data = tiff(planes, SIZE, (8,) * 4, 2, {338: (3, [extra])}, compressed=squeezed)
-            found[f"planes8_extra{extra}{mark}"] = Odd(
-                data, "unreadable_image" if (extra, mark) == (1, "") else seen(RGB, ALPHA), 2
-            )
-    planes = [little(full(RGB[..., channel], 65535)) for channel in range(3)]
-    found["planes16"] = Odd(tiff(planes, SIZE, (16,) * 3, 2), "unsupported_pixels")
-    found["planes16_zip"] = Odd(tiff(planes, SIZE, (16,) * 3, 2, compressed=True), seen(RGB))
-    grey = little(full(GREY, 255), "u1")
-    found["no_photometric"] = Odd(tiff(grey, SIZE, (8,), None), "unknown_colours")
-    found["preview"] = Odd(tiff(grey, SIZE, (8,), 1, {254: (4, [1])}), "unsupported_pixels")
-    turned = {274: (3, [6])}
-    found["turned16"] = Odd(tiff(little(full(RGB, 65535)), SIZE, (16,) * 3, 2, turned), np.rot90(seen(RGB), -1), 0)
-    found["turned_grey16"] = Odd(tiff(little(full(GREY, 65535)), SIZE, (16,), 1, turned), np.rot90(seen(GREY), -1), 0)
-    pages = bits8(RGB), bits8(RGB).resize((4, 4))
-    found["with_preview"] = Odd(two_pages(*pages, 1), seen(RGB), 0)
-    found["two_pages"] = Odd(two_pages(*pages, 0), "animated_image")
     return found
 
 
@@ -208,6 +82,14 @@ def tgas() -> dict[str, Odd]:
         "palette32_alpha": Odd(tga(indices, SIZE, 8, 8, 1, (32, palette)), clear),
         "palette24": Odd(tga(indices, SIZE, 8, 0, 1, (24, little(colours[:, :3], "u1"))), opaque, 0),
     }
+    for name, descriptor, rows in (
+        ("top", 0x20, bgr[::-1]),
+        ("right", 0x10, bgr[:, ::-1]),
+        ("both", 0x30, bgr[::-1, ::-1]),
+    ):
+        found[f"24_{name}"] = Odd(tga(little(rows, "u1"), SIZE, 24, descriptor), opaque, 0)
+    five_palette = (five.reshape(64, 3) @ [1 << 10, 1 << 5, 1]) | 0x8000
+    found["palette16"] = Odd(tga(indices, SIZE, 8, 0, 1, (16, little(five_palette))), seen(five / 31))
     rle = bytearray(saved(Image.merge("RGBA", (*bits8(RGB).split(), bits8(ALPHA))), "TGA", compression="tga_rle"))
     rle[17] &= 0xF0
     found["rle_no_alpha"] = Odd(bytes(rle), opaque, 0)
@@ -224,12 +106,23 @@ def bmps() -> dict[str, Odd]:
     two = bytes(4) + b"\xff\xff\xff\0"
     steps = bytes(value for step in range(16) for value in (step, step, step, 0))
     rows = np.arange(64).reshape(8, 8)[::-1] % 16
+    six = np.stack([full(RGB[..., channel], white) for channel, white in enumerate((31, 63, 31))], -1)
+    rgb565 = (six[..., 0] << 11 | six[..., 1] << 5 | six[..., 2])[::-1]
+    runs = b"\0\0\xff\0\xff\0\0\0" + bytes(4 * 254)
+    banded = np.where(np.arange(8)[None, :, None] < 3, (255, 0, 0), (0, 0, 255)) + np.zeros((8, 1, 1), int)
     return {
         "32": Odd(bmp(pixels, SIZE, 32), opaque, 0),
         "32_os2": Odd(bmp(little(bgra[..., :3], "u1"), SIZE, 24, header=12), opaque, 0),
         "32_masks": Odd(bmp(pixels, SIZE, 32, masks=masks), opaque, 0),
         "32_v4": Odd(bmp(pixels, SIZE, 32, 108, (*masks, 0)), opaque, 0),
         "32_v4_alpha": Odd(bmp(pixels, SIZE, 32, 108, (*masks, 0xFF000000)), clear),
+        "32_v4_unused_masks": Odd(bmp(pixels, SIZE, 32, 108, fields={52: b"\0\0\0\xff"}), opaque, 0),
+        "32_v5_alpha": Odd(bmp(pixels, SIZE, 32, 124, (*masks, 0xFF000000)), clear),
+        "24_top": Odd(bmp(little(bgra[::-1, :, :3], "u1"), (8, -8), 24), opaque, 0),
+        "16_565": Odd(bmp(little(rgb565), SIZE, 16, masks=(0xF800, 0x7E0, 0x1F)), seen(six / [31, 63, 31])),
+        "8_run_lengths": Odd(
+            bmp(b"\x03\0\x05\1\0\0" * 8 + b"\0\1", SIZE, 8, palette=runs, fields={16: b"\1\0\0\0"}), banded, 0
+        ),
         "32_dib.dib": Odd(bmp(pixels, SIZE, 32, dib=True), opaque, 0),
         "16": Odd(bmp(little(words), SIZE, 16), seen(full(RGB, 31) / 31)),
         "16_alpha": Odd(bmp(little(words), SIZE, 16, 108, (0x7C00, 0x3E0, 0x1F, 0x8000)), "unsupported_pixels"),
@@ -337,9 +230,18 @@ def others() -> dict[str, Odd]:
     found["grey.jpg"] = Odd(saved(Image.new("L", SIZE, 77), "JPEG", quality=100), np.full((8, 8, 3), 77))
     inks = saved(Image.new("CMYK", SIZE, (0, 128, 255, 0)), "JPEG", quality=100)
     found["inks.jpg"] = Odd(inks, np.full((8, 8, 3), (255, 127, 0)), 3)
+    # Ink 55 is kept as 200; as luminance, with chroma 127, this is a grey whose ink is 200.
     start = inks.index(b"\xff\xee")
+    luminance = bytearray(saved(Image.new("CMYK", SIZE, (55, 127, 127, 0)), "JPEG", quality=100))
+    luminance[luminance.index(b"Adobe") + 11] = 2
+    found["ycck.jpg"] = Odd(bytes(luminance), np.full((8, 8, 3), 55), 3)
     (length,) = struct.unpack(">H", inks[start + 2 : start + 4])
     found["inks_unsaid.jpg"] = Odd(inks[:start] + inks[start + 2 + length :], "unknown_colours")
+    photograph = io.BytesIO()
+    bits8(RGB).save(
+        photograph, "MPO", save_all=True, append_images=[bits8(RGB).resize((4, 4))], quality=100, subsampling=0
+    )
+    found["preview.mpo"] = Odd(photograph.getvalue(), seen(RGB), 8)
     # One frame of 4 x 4 pixels on a screen of 8 x 8, whose colour is the second of the palette.
     frame = Image.new("P", (4, 4), 0)
     frame.putpalette([255, 0, 0, 0, 0, 255, 0, 255, 0, 9, 9, 9])

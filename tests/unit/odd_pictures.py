@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit import odd_colours, odd_depths
+from tests.unit import odd_colours, odd_depths, odd_tiffs
 from tests.unit.odd_samples import Odd
 
 
@@ -10,7 +10,7 @@ def odd_pictures() -> dict[str, Odd]:
     """Name of the file -> its bytes, and what it must look like or why it is left out."""
     found = odd_depths.others() | odd_colours.profiles() | odd_colours.coded()
     for ending, pictures in (
-        ("png", odd_depths.pngs() | odd_colours.pngs()), ("tif", odd_depths.tiffs()), ("tga", odd_depths.tgas()),
+        ("png", odd_depths.pngs() | odd_colours.pngs()), ("tif", odd_tiffs.tiffs()), ("tga", odd_depths.tgas()),
         ("bmp", odd_depths.bmps() | odd_colours.bmps()), ("ppm", odd_depths.ppms()), ("jp2", odd_depths.jpeg2000s()),
     ):  # fmt: skip
         found |= {name if "." in name else f"{name}.{ending}": odd for name, odd in pictures.items()}

@@ -38,6 +38,19 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
+def interlaced_png(samples: np.ndarray, bits: int, kind: int) -> bytes:
+    """A PNG of samples of 8 or 16 bits, its pixels in the seven passes of Adam7."""
+    height, width, _ = samples.shape
+    data = b""
+    for left, top, right, down in (
+        (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+    ):  # fmt: skip
+        data += b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in samples[top::down, left::right])
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 1)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def packed(row: np.ndarray, bits: int) -> bytes:
     """Samples of less than 8 bits, or of 12, the first in the highest bits."""
     digits = "".join(f"{value:0{bits}b}" for value in row.tolist())
