@@ -26,6 +26,10 @@ An input is one of these, or a glob in quotes; each file becomes an index of its
   FILE.parquet      columns image (bytes, or struct of bytes and path), captions, low, text, parts
   FILE.txt          one text document per line
 
+Images become upright 8-bit sRGB, on white where they are transparent; bits, alpha and colours (ICC profiles too) are
+those that the file says. One that does not say what its numbers mean, such as a float TIFF without a range, is left
+out with a reason (unknown_range, unknown_colours, unsupported_pixels) and what can be done.
+
 Written are PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json (the manifest), where
 captions have weights PREFIX.weights.npy, and where something had to be left out PREFIX.skipped.jsonl (what, and why).
 Run again after an interruption, it goes on with the inputs that were not finished.

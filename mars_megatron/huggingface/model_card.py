@@ -97,7 +97,9 @@ _TAIL = """
 ## Limits
 
 - Attention is torch's `scaled_dot_product_attention`; samples packed into one row and static caches are refused.
-- An image is {resolution} x {resolution} pixels; others are resized and their centre is cut out.
+- An image is {resolution} x {resolution} pixels; others are resized and their centre is cut out. Give the processor
+  images as `Image.open` gives them: bits, alpha and colour profiles then count as in training, and what a file does not
+  say (the range of floats, for example) is a `ValueError`. Of an image converted before, only its 8 bits are left.
 - `generate()` may write any id of the joined vocabulary: text below {text_size}, then image codes.{captions}
 {super_resolution}{routers}- The loss is the plain cross-entropy of the labels.
 

@@ -45,17 +45,17 @@ def read_tiff(image: Any) -> Picture:
 
 def _check_pages(image: Any) -> None:
     """Refuse several pictures; smaller versions and masks of the first are none."""
-    kinds = [image.tag_v2.get(_SUBFILE, 0)]
-    if image.n_frames > 1:
-        own = image.tell()
-        for page in range(1, min(image.n_frames, 100)):
-            image.seek(page)
-            kinds.append(image.tag_v2.get(_SUBFILE, 0))
-        image.seek(own)
-    if kinds[0] & 1:
+    if image.tag_v2.get(_SUBFILE, 0) & 1:
         raise UnusablePicture("unsupported_pixels", "a TIFF whose first page is a preview (a camera's raw file)")
-    if not all(kind & 5 for kind in kinds[1:]):
-        raise UnusablePicture("animated_image", f"{len(kinds)} frames")
+    own, others = image.tell(), []
+    for page in range(1, image.n_frames):
+        image.seek(page)
+        if not image.tag_v2.get(_SUBFILE, 0) & 5:
+            others.append(page)
+    if image.n_frames > 1:
+        image.seek(own)
+    if others:
+        raise UnusablePicture("animated_image", f"{len(others) + 1} frames")
 
 
 def _values(tags: Any, tag: int, default: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -43,7 +43,10 @@ def upright_rgb(image: Any) -> Any:
 
     Raises:
         UnusablePicture: It cannot be read, or its file does not say what its samples mean; `reason` and `detail`.
+        ValueError: It is no PIL image.
     """
+    if not isinstance(image, _pillow().Image):
+        raise ValueError(f"an image is a {type(image).__name__}; accepted: a PIL image, as PIL.Image.open gives it")
     try:
         if image.format is not None and image.format not in FORMATS:
             raise UnusablePicture("unsupported_format", f"{image.format}; accepted: {', '.join(FORMATS)}")

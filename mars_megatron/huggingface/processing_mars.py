@@ -173,7 +173,7 @@ class MarsProcessor(ProcessorMixin):
         begins with, padded on the left.
 
         Args:
-            images: PIL images, one or several.
+            images: PIL images, one or several, as `encode_images` takes them.
             text: Texts, one or several.
             task: t2i, i2t or text.
             kwargs: return_tensors="pt" alone.

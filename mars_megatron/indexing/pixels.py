@@ -20,7 +20,10 @@ from mars_megatron.huggingface.picture_mars import UnusablePicture
 from mars_megatron.huggingface.pixels_mars import FORMATS, UNREADABLE, upright_rgb
 from mars_megatron.indexing.records import Raw, Refused
 
-EXTENSIONS = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff ppm pgm pbm pnm jp2 avif tga".split())
+EXTENSIONS = frozenset(
+    "jpg jpeg jpe jfif mpo png apng webp bmp dib gif tif tiff ppm pgm pbm pnm pfm jp2 j2k j2c jpx jpf avif "
+    "tga icb vda vst".split()
+)
 _LOCK = threading.Lock()
 # How files begin that Pillow, with the formats above, does not open: by a format, or a kind of it, that is not read.
 _BEGINNINGS = {
