@@ -178,6 +178,8 @@ def _alpha(header: dict[bytes, bytes], image: Any) -> str:
     rows = [struct.unpack(">3H", data[2 + 6 * row : 8 + 6 * row]) for row in range(int.from_bytes(data[:2], "big"))]
     kinds = {channel: kind for channel, kind, _ in rows}
     own = len(image.getbands()) - 1
+    if any(kind in (1, 2) and channel != own for channel, kind in kinds.items()):
+        raise UnusablePicture("unsupported_pixels", "a JPEG 2000 whose alpha is not its last component")
     if own not in kinds and image.getchannel("A").getextrema() != (255, 255):
         raise UnusablePicture(
             "unknown_colours", f"a JPEG 2000 of {own + 1} components that does not say whether one is alpha"

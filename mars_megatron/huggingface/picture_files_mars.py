@@ -286,8 +286,13 @@ def _gif(image: Any) -> Picture:
     extent = getattr(image, "dispose_extent", None)
     if extent in (None, (0, 0, *image.size)) or image.has_transparency_data:
         return Picture(image)
-    palette, index = image.global_palette, image.info.get("background", 0)
-    colour = tuple(palette.palette[3 * index : 3 * index + 3]) if palette is not None else (255, 255, 255)
+    index, palette = image.info.get("background"), image.global_palette
+    if index is None:  # no palette for the whole screen: nothing there
+        colour = (255, 255, 255)
+    elif palette is None:  # Pillow drops one of the greys in their order
+        colour = (index, index, index)
+    else:
+        colour = tuple(palette.palette[3 * index : 3 * index + 3])
     from PIL import Image
 
     screen = Image.new("RGB", image.size, colour)

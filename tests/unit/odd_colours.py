@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -105,6 +106,11 @@ def profiles() -> dict[str, Odd]:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     found["srgb.png"] = Odd(saved(bits8(RGB), "PNG", icc_profile=srgb), seen(RGB), 0)
     found["srgb_grey.png"] = Odd(saved(bits8(GREY), "PNG", icc_profile=srgb), seen(GREY), 0)
+    # As in most photographs: version 2, with the curve as a table.
+    table = np.rint(linear(np.linspace(0, 1, 1024)) * 65535).astype(">u2").tobytes()
+    old = matrix_icc(SRGB_COLUMNS, 2.2, b"curv" + bytes(4) + struct.pack(">I", 1024) + table)
+    for kind, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
+        found[f"srgb_table.{kind.lower()}"] = Odd(saved(bits8(RGB), kind, icc_profile=old, **options), seen(RGB), 0)
     found["cut.tif"] = Odd(saved(bits8(RGB), "TIFF", icc_profile=profile[:200]), seen(RGB), 0)
     # Of inks: black with black, else white without any, and a dark red.
     corners = np.array([[255, 128, 128], [0, 128, 128]] + [[80, 160, 150], [0, 128, 128]] * 7)
@@ -116,6 +122,15 @@ def profiles() -> dict[str, Odd]:
     found["inks.tif"] = Odd(saved(inks, "TIFF", icc_profile=table), dark, 2)
     found["inks.jpg"] = Odd(saved(inks, "JPEG", icc_profile=table, quality=100), dark, 4)
     found["inks_rgb_profile.tif"] = Odd(saved(inks, "TIFF", icc_profile=profile), np.full((8, 8, 3), (255, 0, 255)), 0)
+    # A table of RGB, whatever its colours: those that LittleCMS makes of 8 bits.
+    corners = np.array([(l, a, b) for l in (20, 240) for a in (90, 170) for b in (100, 160)])
+    cube = table_icc(b"RGB ", corners)
+    made = ImageCms.profileToProfile(
+        bits8(RGB), ImageCms.ImageCmsProfile(io.BytesIO(cube)), ImageCms.createProfile("sRGB")
+    )
+    found["table.png"] = Odd(saved(bits8(RGB), "PNG", icc_profile=cube), np.asarray(made), 0)
+    chunks = [(b"iCCP", b"x\0\0" + zlib.compress(cube))]
+    found["table_16.png"] = Odd(png(full(RGB, 65535), 16, chunks=chunks), np.asarray(made), 0)
     samples = np.zeros((8, 8, 4)) + (0, 65535, 0, 0)
     tags = {34675: (7, table)}
     found["inks16.tif"] = Odd(tiff(little(samples), SIZE, (16,) * 4, 5, tags), dark, 2)

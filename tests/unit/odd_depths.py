@@ -204,6 +204,8 @@ def jpeg2000s() -> dict[str, Odd]:
     found["rgba_premultiplied"] = Odd(
         with_boxes(jp2(dark), cdef[-6:], struct.pack(">HHH", 3, 2, 0)), seen(RGB, ALPHA), 2
     )
+    first = cdef.replace(struct.pack(">HHH", 0, 0, 1), struct.pack(">HHH", 0, 1, 0))
+    found["rgba_first"] = Odd(with_boxes(data, cdef, first), "unsupported_pixels")
     found["rgba_bare.j2k"] = Odd(jp2(rgba, no_jp2=True), "unknown_colours")
     found["grey_bare4.j2k"] = Odd(
         jp2(Image.fromarray((full(GREY, 15) + 120).astype(np.uint8)), 4, no_jp2=True), seen(full(GREY, 15) / 15)
@@ -252,4 +254,9 @@ def others() -> dict[str, Odd]:
     wanted[:4, :4] = (255, 0, 0)
     wanted[3, 3] = 9
     found["part.gif"] = Odd(bytes(gif), wanted, 0)
+    grey = bytearray(saved(Image.new("L", (4, 4), 9), "GIF", optimize=False))
+    grey[6:10], grey[11] = struct.pack("<HH", *SIZE), 77
+    wanted = np.full((8, 8, 3), 77)
+    wanted[:4, :4] = 9
+    found["part_grey.gif"] = Odd(bytes(grey), wanted, 0)
     return found

@@ -113,6 +113,15 @@ def tiff_colours() -> dict[str, Odd]:
     found["ycbcr_saved"] = Odd(saved(ycc, "TIFF"), wanted, 0)
     found["ycbcr_709"] = Odd(tiff(ycc.tobytes(), SIZE, (8,) * 3, 6, whole | other), "unsupported_pixels")
     found["ycbcr_halved"] = Odd(tiff(ycc.tobytes(), SIZE, (8,) * 3, 6), "unsupported_pixels")
+    # Of compressed ones libtiff heeds the tags.
+    parts = np.asarray(ycc).astype(float) - [0, 128, 128]
+    red, blue = parts[..., 0] + 1.5748 * parts[..., 2], parts[..., 0] + 1.8556 * parts[..., 1]
+    green = (parts[..., 0] - 0.2126 * red - 0.0722 * blue) / 0.7152
+    data = tiff(ycc.tobytes(), SIZE, (8,) * 3, 6, whole | other, compressed=True)
+    found["ycbcr_709_zip"] = Odd(data, np.rint(np.stack([red, green, blue], -1)).clip(0, 255), 2)
+    orange = bytes([140] * 4 + [90, 170]) * 16
+    wanted = np.asarray(Image.new("YCbCr", SIZE, (140, 90, 170)).convert("RGB"))
+    found["ycbcr_halved_zip"] = Odd(tiff(orange, SIZE, (8,) * 3, 6, compressed=True), wanted, 2)
     planes = [little(full(RGB[..., channel], 255), "u1") for channel in range(3)]
     found["planes8"] = Odd(tiff(planes, SIZE, (8,) * 3, 2), seen(RGB), 0)
     for extra in (1, 2):

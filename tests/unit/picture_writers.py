@@ -202,9 +202,9 @@ def icc(space: bytes, tags: Mapping[bytes, bytes], pcs: bytes = b"XYZ ", kind: b
     return head + _xyz(0.9642, 1, 0.8249)[8:] + bytes(48) + table + data
 
 
-def matrix_icc(columns: Sequence[Sequence[float]], gamma: float) -> bytes:
-    """An RGB profile; columns are the primaries under D50."""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
+def matrix_icc(columns: Sequence[Sequence[float]], gamma: float, curve: bytes = b"") -> bytes:
+    """An RGB profile; columns are the primaries under D50. The curve is a whole tag, in place of the gamma."""
+    curve = curve or b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
     tags = {b"wtpt": _xyz(0.9642, 1, 0.8249)}
     for name, column in zip((b"r", b"g", b"b"), columns, strict=True):
         tags |= {name + b"XYZ": _xyz(*column), name + b"TRC": curve}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from mars_megatron.huggingface.colours_mars import srgb_transform
 from mars_megatron.huggingface.picture_mars import REASONS, UnusablePicture
 from mars_megatron.huggingface.pixels_mars import upright_rgb
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
@@ -162,3 +163,19 @@ def test_what_pillow_kept_is_used_where_the_file_is_gone() -> None:
             assert shown(image) == "unknown_colours"
         else:
             assert np.abs(shown(image).astype(int) - ODD[name].wanted).max() <= 2, name
+
+
+def test_what_is_no_image_is_refused() -> None:
+    for given, kind in (("a.png", "str"), (np.zeros((8, 8, 3), np.uint8), "ndarray"), (None, "NoneType")):
+        with pytest.raises(ValueError, match=f"an image is a {kind}; accepted: a PIL image"):
+            upright_rgb(given)
+
+
+def test_a_profile_is_prepared_once() -> None:
+    """Building a transform takes as long as a small picture; most inputs have few profiles."""
+    srgb_transform.cache_clear()
+    for _ in range(3):
+        for name in ("adobe.png", "srgb_table.png", "inks.tif"):
+            indexed(ODD[name].data)
+    assert srgb_transform.cache_info().misses == 3
+    assert srgb_transform(Image.open(io.BytesIO(ODD["srgb_table.png"].data)).info["icc_profile"], "RGB") is None

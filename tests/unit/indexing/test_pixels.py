@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -173,3 +175,12 @@ def test_what_cannot_be_opened_is_named(data, message, tmp_path):
         with pytest.raises(Refused) as refused:
             read(raw)
         assert str(refused.value).replace(f"{tmp_path}/a.png: ", "").startswith(message)
+
+
+def test_workers_need_no_torch():
+    """Reading pixels shares its rule with exported models, and not what these import."""
+    code = (
+        "import sys, mars_megatron.indexing.pixels; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
