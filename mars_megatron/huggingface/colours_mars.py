@@ -36,7 +36,7 @@ _PRIMARIES = {
 # Video's curve (1, 6, 14, 15) is meant for screens as sRGB's is, and written by encoders that know no other name.
 _CURVES = {**dict.fromkeys((1, 2, 6, 13, 14, 15), SRGB_CURVE), 4: (2.2,), 5: (2.8,), 8: (1.0,)}
 _HDR = {16: "PQ", 18: "HLG"}
-_SPACES = {"1": b"GRAY", "L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK", "LAB": b"Lab "}
+_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK", "LAB": b"Lab "}
 _D50 = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _TRCS = (b"rTRC", b"gTRC", b"bTRC")
@@ -109,13 +109,14 @@ def matrix_profile(chromaticities: Sequence[float], curve: Sequence[float]) -> b
 
     Args:
         chromaticities: x and y of red, green, blue and white.
-        curve: Exponent alone, or exponent, a, b, c and d: (a x + b) ** exponent from d on, c x below.
+        curve: Exponent alone; or exponent, a, b, c and d: (a x + b) ** exponent from d on, c x below; or a table of
+            more values, 0..65535.
 
     Returns:
         None where they are no colours.
     """
     points = np.array(chromaticities, np.float64).reshape(4, 2)
-    if not (np.isfinite(points).all() and (points[:, 1] > 0).all() and 0 < curve[0] < 100):
+    if not (np.isfinite(points).all() and (points[:, 1] > 0).all() and (len(curve) > 5 or 0 < curve[0] < 100)):
         return None
     xyz = np.stack([points[:, 0] / points[:, 1], np.ones(4), (1 - points.sum(1)) / points[:, 1]])
     try:
@@ -126,9 +127,14 @@ def matrix_profile(chromaticities: Sequence[float], curve: Sequence[float]) -> b
     primaries = np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD @ primaries
     if not (np.isfinite(primaries).all() and np.abs(primaries).max() < 4):
         return None
-    para = struct.pack(">4s4xHxx", b"para", 0 if len(curve) == 1 else 3) + b"".join(map(_fixed, curve))
+    if len(curve) > 5:
+        count = min(len(curve), 4096)  # LittleCMS refuses very long ones
+        curve = np.rint(np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(curve)), curve)).tolist()
+        tag = struct.pack(">4s4xI", b"curv", len(curve)) + np.array(curve).astype(">u2").tobytes()
+    else:
+        tag = struct.pack(">4s4xHxx", b"para", 0 if len(curve) == 1 else 3) + b"".join(map(_fixed, curve))
     tags = {b"wtpt": _xyz(_D50), b"rXYZ": _xyz(primaries[:, 0]), b"gXYZ": _xyz(primaries[:, 1])}
-    tags |= {b"bXYZ": _xyz(primaries[:, 2])} | dict.fromkeys(_TRCS, para)
+    tags |= {b"bXYZ": _xyz(primaries[:, 2])} | dict.fromkeys(_TRCS, tag)
     return _profile(tags)
 
 
@@ -146,7 +152,8 @@ def deep_curves(profile: bytes, channels: int) -> tuple[list[np.ndarray], np.nda
     """
     try:
         tags = _tags(profile)
-        if profile_space(profile) != (b"GRAY" if channels == 1 else b"RGB ") or b"A2B0" in tags:
+        space = b"GRAY" if channels == 1 else b"RGB "
+        if (profile_space(profile), profile[20:24]) != (space, b"XYZ ") or not {b"A2B0", b"D2B0"}.isdisjoint(tags):
             return None
         if channels == 1:
             return [_curve(tags[b"kTRC"])], np.ones((3, 1))
@@ -154,7 +161,7 @@ def deep_curves(profile: bytes, channels: int) -> tuple[list[np.ndarray], np.nda
         srgb = _tags(matrix_profile(SRGB, SRGB_CURVE) or b"")
         own = [np.array(struct.unpack(">3i", srgb[name][8:20])) / 65536 for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
         return [_curve(tags[name]) for name in _TRCS], np.linalg.solve(np.stack(own, 1), np.stack(columns, 1))
-    except (struct.error, KeyError, ValueError, np.linalg.LinAlgError):
+    except (struct.error, KeyError, IndexError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         return None
 
 
@@ -184,10 +191,9 @@ def _curve(tag: bytes) -> np.ndarray:
     if tag[:4] != b"para":
         raise ValueError("not a curve")
     (kind,) = struct.unpack(">H", tag[8:10])
-    count = (1, 3, 4, 5, 7)[kind] if kind < 5 else 0
-    g, a, b, c, d, e, f = [v / 65536 for v in struct.unpack(f">{count}i", tag[12 : 12 + 4 * count])] + [0.0] * (
-        7 - count
-    )
+    count = (1, 3, 4, 5, 7)[kind]
+    values = [value / 65536 for value in struct.unpack(f">{count}i", tag[12 : 12 + 4 * count])]
+    g, a, b, c, d, e, f = [*values, *[0.0] * (7 - count)]
     if kind == 0:
         return (x**g).astype(np.float32)
     if kind in (1, 2):

@@ -34,14 +34,14 @@ def read_jpeg2000(image: Any) -> Picture:
         image.load()
         deep = image.mode.startswith("I;16")
         return Picture(deep=scaled(np.asarray(image).astype(np.uint16), 0, 65535)) if deep else Picture(image)
-    header = dict(_jp2_boxes(data))
+    header = _jp2_header(data)
     space, profile = _colour(header)
     depth, places = _depth(data)
     image.load()
     if b"pclr" in header:
         return Picture(_with_palette(image, header[b"pclr"], depth), profile=profile)
     if depth > 16 or depth != 8 and space in (_SYCC, _CMYK):
-        raise UnusablePicture("unsupported_pixels", f"a JPEG 2000 of {depth} bits in colour space {space}")
+        raise UnusablePicture("unsupported_pixels", f"a JPEG 2000 of {depth} bits, colour space {space or 'not said'}")
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint16) >> (16 - depth)
         return Picture(deep=scaled(values, 0, 2**depth - 1), profile=profile)
@@ -99,29 +99,26 @@ def _avif_profile(file: IO[bytes]) -> bytes | None:
 
 def _associated(data: bytes, item: int) -> list[int]:
     """Numbers of the properties of an item in an ipma box."""
-    wide, id_bytes, position = data[3] & 1, 2 if data[0] == 0 else 4, 8
+    code, mask, width = ("H", 0x7FFF, 2) if data[3] & 1 else ("B", 0x7F, 1)
+    id_bytes, position = 2 if data[0] == 0 else 4, 8
     for _ in range(int.from_bytes(data[4:8], "big")):
         number = int.from_bytes(data[position : position + id_bytes], "big")
         count, position = data[position + id_bytes], position + id_bytes + 1
         if number == item:
-            values = struct.unpack_from(f">{count}{'H' if wide else 'B'}", data, position)
-            return [value & (0x7FFF if wide else 0x7F) for value in values if value & (0x7FFF if wide else 0x7F)]
-        position += count * (2 if wide else 1)
+            return [value & mask for value in struct.unpack_from(f">{count}{code}", data, position) if value & mask]
+        position += count * width
     return []
 
 
-def _jp2_boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The boxes of the header, the first of a kind; of the colours the first that can be used."""
-    file, seen = io.BytesIO(data), set()
-    for kind, first, last in _boxes(file, 0, len(data)) if data[4:8] == b"jP  " else ():
-        if kind != b"jp2h":
-            continue
-        for kind, first, last in _boxes(file, first, last):  # noqa: B020, PLW2901
-            contents = _contents(file, first, last)
-            if kind in seen or kind == b"colr" and contents[:1] not in (b"\1", b"\2", b"\3"):
-                continue
-            seen.add(kind)
-            yield kind, contents
+def _jp2_header(data: bytes) -> dict[bytes, bytes]:
+    """The boxes of the header by type, the first of each; of the colours the first that can be used."""
+    file, found = io.BytesIO(data), {}
+    outer = _boxes(file, 0, len(data)) if data[4:8] == b"jP  " else ()
+    for kind, first, last in (box for parent in outer if parent[0] == b"jp2h" for box in _boxes(file, *parent[1:])):
+        contents = _contents(file, first, last)
+        if kind not in found and (kind != b"colr" or contents[:1] in (b"\1", b"\2", b"\3")):
+            found[kind] = contents
+    return found
 
 
 def _colour(header: dict[bytes, bytes]) -> tuple[int | None, bytes | None]:

@@ -10,11 +10,12 @@ import numpy as np
 from .colours_mars import SRGB, SRGB_CURVE, matrix_profile
 from .picture_mars import Picture, UnusablePicture, check_finite, file_of, join_bytes, raw_bytes, scaled
 
-_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 254, 258, 259, 262, 277, 284
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR = 254, 258, 259, 262, 284
 _TRANSFER, _WHITE, _PRIMARIES, _INK_SET, _EXTRA, _FORMAT, _SMIN, _SMAX = 301, 318, 319, 332, 338, 339, 340, 341
 _COEFFICIENTS, _SUBSAMPLING, _REFERENCE = 529, 530, 532
-_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
-_WHITE_IS_ZERO, _RGB, _INK, _YCBCR = 0, 2, 5, 6
+_UNSIGNED, _SIGNED = 1, 2
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INK, _YCBCR = 0, 1, 2, 5, 6
+_NO_EXTRA = "a TIFF of four samples that does not say what the fourth is (ExtraSamples, tag 338)"
 
 
 def read_tiff(image: Any) -> Picture:
@@ -38,8 +39,8 @@ def read_tiff(image: Any) -> Picture:
         image.load()
         _check_alpha(image, tags)
         picture = Picture(image.convert("LA") if image.mode == "La" else image)
-    if photometric in (_RGB, _YCBCR) and "icc_profile" not in image.info:
-        picture.profile = _calibrated(tags)
+    if "icc_profile" not in image.info:
+        picture.profile = _calibrated(tags, photometric, bits)
     return picture
 
 
@@ -47,15 +48,14 @@ def _check_pages(image: Any) -> None:
     """Refuse several pictures; smaller versions and masks of the first are none."""
     if image.tag_v2.get(_SUBFILE, 0) & 1:
         raise UnusablePicture("unsupported_pixels", "a TIFF whose first page is a preview (a camera's raw file)")
-    own, others = image.tell(), []
+    if image.n_frames == 1:
+        return
+    own = image.tell()
     for page in range(1, image.n_frames):
         image.seek(page)
         if not image.tag_v2.get(_SUBFILE, 0) & 5:
-            others.append(page)
-    if image.n_frames > 1:
-        image.seek(own)
-    if others:
-        raise UnusablePicture("animated_image", f"{len(others) + 1} frames")
+            raise UnusablePicture("animated_image", f"{image.n_frames} frames")
+    image.seek(own)
 
 
 def _values(tags: Any, tag: int, default: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -117,9 +117,6 @@ def _deep(image: Any, photometric: int) -> Picture:
     return Picture(deep=deep, premultiplied=1 in extra)
 
 
-_NO_EXTRA = "a TIFF of four samples that does not say what the fourth is (ExtraSamples, tag 338)"
-
-
 def _check_alpha(image: Any, tags: Any) -> None:
     if image.mode == "RGBA" and not _values(tags, _EXTRA, ()) and image.getchannel("A").getextrema() != (255, 255):
         raise UnusablePicture("unknown_colours", _NO_EXTRA)
@@ -140,12 +137,20 @@ def _check_ycbcr(tags: Any) -> None:
             )
 
 
-def _calibrated(tags: Any) -> bytes | None:
-    """Primaries and white point; without them the colours are those of screens, sRGB."""
-    if _TRANSFER in tags:
-        raise UnusablePicture("unsupported_pixels", "a TIFF with a TransferFunction (tag 301); give it an ICC profile")
-    points = _values(tags, _PRIMARIES, ()) + _values(tags, _WHITE, SRGB[6:])
-    if len(points) != 8:
-        return None
-    points = tuple(map(float, points))
+def _calibrated(tags: Any, photometric: int, bits: int) -> bytes | None:
+    """Primaries, white point and transfer function; what is not said of them is that of screens, sRGB."""
+    table, points = _values(tags, _TRANSFER, ()), _values(tags, _PRIMARIES, ()) + _values(tags, _WHITE, SRGB[6:])
+    if photometric not in (_BLACK_IS_ZERO, _RGB, _YCBCR):
+        points = ()
+    points = tuple(map(float, points)) if len(points) == 8 else SRGB
+    if table:
+        size = 1 << bits
+        single, rest = table[:size], table[size:]
+        if len(single) < size or rest not in ((), single * 2) or photometric not in (_BLACK_IS_ZERO, _RGB):
+            raise UnusablePicture(
+                "unsupported_pixels",
+                f"a TIFF with a TransferFunction (tag 301) of {len(table)} values and photometric interpretation "
+                f"{photometric}; accepted: one table of {size} for 1 or 2; or give it an ICC profile",
+            )
+        return matrix_profile(points, single)
     return None if np.abs(np.subtract(points, SRGB)).max() < 0.003 else matrix_profile(points, SRGB_CURVE)

@@ -123,7 +123,7 @@ def profiles() -> dict[str, Odd]:
     found["inks.jpg"] = Odd(saved(inks, "JPEG", icc_profile=table, quality=100), dark, 4)
     found["inks_rgb_profile.tif"] = Odd(saved(inks, "TIFF", icc_profile=profile), np.full((8, 8, 3), (255, 0, 255)), 0)
     # A table of RGB, whatever its colours: those that LittleCMS makes of 8 bits.
-    corners = np.array([(l, a, b) for l in (20, 240) for a in (90, 170) for b in (100, 160)])
+    corners = np.array([(light, a, b) for light in (20, 240) for a in (90, 170) for b in (100, 160)])
     cube = table_icc(b"RGB ", corners)
     made = ImageCms.profileToProfile(
         bits8(RGB), ImageCms.ImageCmsProfile(io.BytesIO(cube)), ImageCms.createProfile("sRGB")
@@ -173,8 +173,20 @@ def coded() -> dict[str, Odd]:
     tags = {319: (11, [0.68, 0.32, 0.265, 0.69, 0.15, 0.06]), 318: (11, [0.3127, 0.329])}
     wide = encoded(linear(RGB) @ (np.linalg.inv(np.array(SRGB_COLUMNS).T) @ np.array(P3).T).T)
     found["primaries.tif"] = Odd(tiff(little(full(RGB, 255), "u1"), SIZE, (8,) * 3, 2, tags), seen(wide), 3)
-    curve = {301: (3, list(range(256)))}
-    found["transfer.tif"] = Odd(tiff(little(full(RGB, 255), "u1"), SIZE, (8,) * 3, 2, curve), "unsupported_pixels")
+    for name, tables in (("one", 1), ("three", 3)):
+        for bits, white in ((8, 255), (16, 65535)):
+            squares = np.rint(np.linspace(0, 1, white + 1) ** 2 * 65535).astype(int).tolist()
+            data = tiff(little(full(RGB, white), f"<u{bits // 8}"), SIZE, (bits,) * 3, 2, {301: (3, squares * tables)})
+            found[f"transfer_{name}_{bits}.tif"] = Odd(data, seen(encoded(RGB**2)))
+            data = tiff(little(full(GREY, white), f"<u{bits // 8}"), SIZE, (bits,), 1, {301: (3, squares * tables)})
+            found[f"transfer_{name}_grey{bits}.tif"] = Odd(data, seen(encoded(GREY**2)))
+    pixels, ramp = little(full(RGB, 255), "u1"), list(range(0, 65536, 257))
+    found["transfers.tif"] = Odd(
+        tiff(pixels, SIZE, (8,) * 3, 2, {301: (3, [*ramp, *ramp, *ramp[::-1]])}), "unsupported_pixels"
+    )
+    found["transfer_cut.tif"] = Odd(tiff(pixels, SIZE, (8,) * 3, 2, {301: (3, ramp[:99])}), "unsupported_pixels")
+    grey = tiff(little(full(GREY, 255), "u1"), SIZE, (8,), 0, {301: (3, ramp)})
+    found["transfer_white_is_zero.tif"] = Odd(grey, "unsupported_pixels")
     for space, index, wanted in (
         (65535, "R03", seen(from_space(colour, ADOBE, 563 / 256))), (1, "R98", seen(colour)),
         (65535, None, seen(colour)),
