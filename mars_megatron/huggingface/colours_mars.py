@@ -155,12 +155,15 @@ def deep_curves(profile: bytes, channels: int) -> tuple[list[np.ndarray], np.nda
         space = b"GRAY" if channels == 1 else b"RGB "
         if (profile_space(profile), profile[20:24]) != (space, b"XYZ ") or not {b"A2B0", b"D2B0"}.isdisjoint(tags):
             return None
+        curves = [_curve(tags[name]) for name in ((b"kTRC",) if channels == 1 else _TRCS)]
+        if any(curve[0] > 1e-4 for curve in curves):  # the intent moves such a black to that of sRGB
+            return None
         if channels == 1:
-            return [_curve(tags[b"kTRC"])], np.ones((3, 1))
+            return curves, np.ones((3, 1))
         columns = [np.array(struct.unpack(">3i", tags[name][8:20])) / 65536 for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
         srgb = _tags(matrix_profile(SRGB, SRGB_CURVE) or b"")
         own = [np.array(struct.unpack(">3i", srgb[name][8:20])) / 65536 for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
-        return [_curve(tags[name]) for name in _TRCS], np.linalg.solve(np.stack(own, 1), np.stack(columns, 1))
+        return curves, np.linalg.solve(np.stack(own, 1), np.stack(columns, 1))
     except (struct.error, KeyError, IndexError, ValueError, ZeroDivisionError, np.linalg.LinAlgError):
         return None
 
@@ -192,8 +195,9 @@ def _curve(tag: bytes) -> np.ndarray:
         raise ValueError("not a curve")
     (kind,) = struct.unpack(">H", tag[8:10])
     count = (1, 3, 4, 5, 7)[kind]
-    values = [value / 65536 for value in struct.unpack(f">{count}i", tag[12 : 12 + 4 * count])]
-    g, a, b, c, d, e, f = [*values, *[0.0] * (7 - count)]
+    g, a, b, c, d, e, f = np.pad(
+        np.array(struct.unpack(f">{count}i", tag[12 : 12 + 4 * count])) / 65536, (0, 7 - count)
+    )
     if kind == 0:
         return (x**g).astype(np.float32)
     if kind in (1, 2):
