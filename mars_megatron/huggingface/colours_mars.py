@@ -58,12 +58,14 @@ def srgb_transform(profile: bytes, mode: str) -> Callable[[Any], Any] | None:
         stay as they are.
 
     Raises:
-        ImportError: This Pillow has no LittleCMS.
+        UnusablePicture: This Pillow has no LittleCMS.
     """
-    from PIL import Image, ImageCms
+    from PIL import Image, ImageCms, features
 
     if profile_space(profile) != _SPACES[mode]:
         return None
+    if not features.check("littlecms2"):
+        raise UnusablePicture("unsupported_pixels", "it has a colour profile, and this Pillow comes without LittleCMS")
     # Optimised, LittleCMS makes a coarse table of a curve of greys; there are only 256 of them.
     flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
     try:

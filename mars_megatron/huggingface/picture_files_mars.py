@@ -27,6 +27,8 @@ def look(image: Any) -> Picture:
     picture = _READERS.get(image.format, _in_memory)(image)
     if picture.profile is None and image.format != "PNG":
         picture.profile = _said_profile(image.info, None)  # an image made from a PNG keeps what that said
+    if picture.profile is None and image.format in (None, "JPEG", "MPO"):
+        picture.profile = _exif_profile(image)
     return picture
 
 
@@ -50,13 +52,18 @@ def _jpeg(image: Any) -> Picture:
         raise UnusablePicture(
             "unknown_colours", "a CMYK JPEG without an Adobe marker does not say whether 0 is no ink or all of it"
         )
-    picture = _in_memory(image)
-    # By the DCF rule, which has no profile: the interoperability index R03 is Adobe RGB.
-    if "icc_profile" not in image.info and b"R03" in image.info.get("exif", b""):
-        exif = image.getexif()
-        if exif.get_ifd(0xA005).get(1) == "R03" and exif.get_ifd(0x8769).get(0xA001) != 1:
-            picture.profile = matrix_profile(ADOBE_RGB, (563 / 256,))
-    return picture
+    return _in_memory(image)
+
+
+def _exif_profile(image: Any) -> bytes | None:
+    """By the DCF rule for cameras, which embed no profile: the interoperability index R03 is Adobe RGB."""
+    data = image.info.get("exif")
+    if "icc_profile" in image.info or not isinstance(data, bytes) or b"R03" not in data:
+        return None
+    exif = image.getexif()
+    if exif.get_ifd(0xA005).get(1) != "R03" or exif.get_ifd(0x8769).get(0xA001) == 1:
+        return None
+    return matrix_profile(ADOBE_RGB, (563 / 256,))
 
 
 def _png(image: Any) -> Picture:

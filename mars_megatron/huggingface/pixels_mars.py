@@ -33,7 +33,7 @@ def upright_rgb(image: Any) -> Any:
     Of an image that was opened and not yet read, all that its file says counts. Of one that was read (`load`, also by
     resizing or converting it) and whose file cannot be opened again by its path, what Pillow kept: its mode, its
     profile and its EXIF data. One that was made from other pixels is taken for what its mode says: 8 bits, or with mode
-    I;16 those up to 65535.
+    I;16 those up to 65535. Samples of 16 bits are read from the file again, so drawing on such an image has no effect.
 
     Args:
         image: A PIL.Image.Image; it is not changed, but for being read.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from transformers import AutoProcessor
 
 from mars_megatron.huggingface.colours_mars import srgb_transform
@@ -130,6 +130,7 @@ def in_memory() -> dict[str, tuple[Image.Image, Any]]:
         "F": (Image.fromarray(GREY.astype(np.float32)), "unknown_range"),
         "copy with a profile": (adobe.copy(), ODD["adobe.png"].wanted),
         "copy with a gamma": (linear.copy(), ODD["gama_linear.png"].wanted),
+        "copy with EXIF data": (Image.open(io.BytesIO(ODD["exif_R03.jpg"].data)).copy(), ODD["exif_R03.jpg"].wanted),
         "inks made RGB, with the profile of inks": (inks.convert("RGB"), seen(np.zeros((8, 8, 3)) + (1, 0, 1))),
         "DDS": (Image.open(io.BytesIO(dds())), "unsupported_format"),
     }
@@ -148,7 +149,7 @@ def test_images_without_a_file(name: str) -> None:
     if isinstance(wanted, str):
         assert found == wanted
     else:
-        levels = 12 if name in ("P", "HSV") else 3
+        levels = {"P": 12, "HSV": 12, "copy with EXIF data": 4}.get(name, 3)
         assert np.abs(found.astype(int) - wanted).max() <= levels
 
 
@@ -179,3 +180,11 @@ def test_a_profile_is_prepared_once() -> None:
             indexed(ODD[name].data)
     assert srgb_transform.cache_info().misses == 3
     assert srgb_transform(Image.open(io.BytesIO(ODD["srgb_table.png"].data)).info["icc_profile"], "RGB") is None
+
+
+def test_a_pillow_without_colour_management_leaves_out_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    srgb_transform.cache_clear()
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    assert indexed(ODD["adobe.png"].data) == "unsupported_pixels"
+    assert np.array_equal(indexed(ODD["rgb8.png"].data), ODD["rgb8.png"].wanted)
+    srgb_transform.cache_clear()
