@@ -68,7 +68,7 @@ class MarsConfig(PretrainedConfig):
 
     model_type = "mars"
     keys_to_ignore_at_inference = ["past_key_values"]
-    attribute_map = {"attention_bias": "qkv_bias"}
+    attribute_map = {"attention_bias": "qkv_bias", "rope_theta": "rope_base"}
     # The same in every MARS model. Libraries look for them in any configuration.
     attention_dropout = 0.0
     hidden_act = "silu"

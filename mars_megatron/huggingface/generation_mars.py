@@ -49,6 +49,8 @@ class MarsGenerationMixin(GenerationMixin):
         if kind is not None and not kind.startswith("dynamic"):
             if kind not in ("offloaded", "quantized"):
                 raise ValueError(f"cache_implementation is {kind!r}; accepted: 'dynamic'. Static caches do not grow")
+            if kind == "offloaded" and self.device.type == "cpu":
+                raise ValueError("cache_implementation is 'offloaded' and the model on the CPU; accepted: 'dynamic'")
             if conditioned:
                 raise ValueError(
                     f"cache_implementation is {kind!r}; accepted: 'dynamic', for which a conditioned router "
@@ -58,6 +60,14 @@ class MarsGenerationMixin(GenerationMixin):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         if conditioned and given is None and model_kwargs.get("past_key_values") is not None:
             model_kwargs["past_key_values"] = MarsCache()
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            ValueError: Always: it packs samples into one row.
+        """
+        raise ValueError("continuous batching packs samples into one row; accepted: generate() of padded samples")
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any

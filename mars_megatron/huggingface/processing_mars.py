@@ -239,7 +239,8 @@ class MarsProcessor(ProcessorMixin):
         plain = [[_text_alone(message) for message in part] for part in (conversation if is_batch else [conversation])]
         if kwargs.setdefault("tokenize", False):
             kwargs.setdefault("return_dict", False)
-        template = chat_template or self.chat_template
+        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = own.get(chat_template or "default") or chat_template
         return self.tokenizer.apply_chat_template(plain if is_batch else plain[0], chat_template=template, **kwargs)
 
     def _pixels(self, image: Any) -> Tensor:
