@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from .cache_mars import MarsCache
-from .processing_mars import MarsProcessor, located
+from .processing_mars import MarsProcessor
 from .sampling_mars import GUIDANCE_SCHEDULES, draw, guidance_at, guide, image_key, image_numbers, uniforms
 
 

@@ -272,5 +272,7 @@ def _text_alone(message: dict[str, Any]) -> dict[str, Any]:
         return message
     others = sorted({str(part.get("type")) for part in content} - {"text"})
     if others:
-        raise ValueError(f"a message has parts of type {', '.join(others)}; accepted: text. Images make samples by task")
+        raise ValueError(
+            f"a message has parts of type {', '.join(others)}; accepted: text. Images make samples by task"
+        )
     return {**message, "content": "".join(part["text"] for part in content)}

@@ -75,9 +75,7 @@ def test_the_attention_is_the_one_that_is_asked_for(calls: list[str], exported: 
 
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "flex_attention", "paged|eager", "ours", "mine"])
-def test_other_attentions_are_refused_by_name(
-    name: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_attentions_are_refused_by_name(name: str, exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(AttentionInterface._global_mapping, "mine", lambda *args, **kwargs: None)
     said = "Flash Attention 2" if "flash" in name else name.replace("|", r"\|")
     model = model_of()
