@@ -107,8 +107,8 @@ The processor takes `padding`, `truncation` (which cuts captions, never images),
 - The padding id is the end id. `DataCollatorForLanguageModeling` hides padding from the loss, and each end with it;
   what the processor makes is right as it is.
 - With peft, `target_modules="all-linear"` adapts the projections of both experts, `r"{adapted}"` those of
-  the visual one. `modules_to_save=["lm_head"]` trains the head too. Prompt tuning, p-tuning and trainable tokens ask for
-  one table of embeddings, and do not work.
+  the visual one. `modules_to_save=["lm_head"]` trains the head too. Prompt tuning, p-tuning and trainable tokens ask
+  for one table of embeddings, and do not work.
 """
 
 # Names of the projections of the visual expert, for adapters.
@@ -119,8 +119,8 @@ _TAIL = """
 
 - The attention is torch's `scaled_dot_product_attention` ("sdpa") or step by step ("eager"), as `attn_implementation`
   or `set_attn_implementation` says; others are refused. `output_attentions` takes the eager one.
-- An `attention_mask` is [samples, length], 1 for tokens and 0 for padding on either side. Masks of 4 dimensions, samples
-  packed into one row and continuous batching are refused.
+- An `attention_mask` is [samples, length], 1 for tokens and 0 for padding on either side. Masks of 4 dimensions,
+  samples packed into one row and continuous batching are refused.
 - Static caches are refused: they do not grow.
 - `max_new_tokens` is {max_new_tokens} in `generation_config.json` and goes before `max_length`: give `max_new_tokens`.
 - Embedding and head have two tables each, `text` and `visual`, no `weight` of their own and a fixed size.

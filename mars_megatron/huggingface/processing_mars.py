@@ -209,7 +209,7 @@ class MarsProcessor(ProcessorMixin):
         self, task: str, texts: list[list[int]] | None, codes: list[list[int]] | None, options: BatchOptions
     ) -> list[list[int]] | None:
         """Texts that leave room in max_length for what else belongs to a sample."""
-        empty = None if texts is None else [[] for _ in texts]
+        empty: list[list[int]] | None = None if texts is None else [[] for _ in texts]
         given, learned = self._samples(task, empty, codes, options.add_special_tokens)[0]
         assert options.max_length is not None
         room = options.max_length - len(given) - len(learned or [])
