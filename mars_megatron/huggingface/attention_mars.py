@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,47 @@ class MarsProjections(nn.Module):
         return torch.cat((query, key, value), dim=1)
 
 
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, None]:
+    """torch's fused attention, which tells no weights."""
+    out = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None and query.shape[2] == key.shape[2] and query.shape[2] > 1,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return out, None
+
+
+def _eager(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same step by step, with the weights [samples, heads, length, past + length]."""
+    length, width = query.shape[2], key.shape[2]
+    if mask is None:
+        mask = torch.ones(length, width, dtype=torch.bool, device=query.device).tril(width - length)
+    per_group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(per_group, 1), value.repeat_interleave(per_group, 1)
+    scores = query @ key.transpose(2, 3) / math.sqrt(key.shape[-1])
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return weights @ value, weights
+
+
+# From queries [samples, heads, length, head_dim], keys and values [samples, groups, past + length, head_dim] and the
+# mask of `attention_pattern` to outputs like the queries, and weights where there are any.
+ATTENTIONS: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {"eager": _eager, "sdpa": _sdpa}
+
+
+def check_attention(name: str | None) -> str:
+    """The attention of that name in ATTENTIONS, the usual one for None.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name is not None and name not in ATTENTIONS:
+        raise ValueError(f"attn_implementation is {name!r}; accepted: {', '.join(ATTENTIONS)}")
+    return name or "sdpa"
+
+
 class MarsAttention(nn.Module):
     """Projections by modality around one causal attention over the joint sequence."""
 
@@ -77,26 +119,28 @@ class MarsAttention(nn.Module):
             self.o_proj = nn.Linear(self.heads * config.head_dim, config.hidden_size, bias=False)
 
     def forward(
-        self, rows: Tensor, routing: Routing, rotary: tuple[Tensor, Tensor], mask: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        """Sorted rows [rows, hidden] -> the same; the mask is that of `attention_pattern`."""
+        self,
+        rows: Tensor,
+        routing: Routing,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        implementation: str,
+        cache: Cache | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sorted rows [rows, hidden] -> the same, and the weights [samples, heads, length, past + length] of eager.
+
+        The mask is that of `attention_pattern`, the implementation one of ATTENTIONS.
+        """
         tokens = routing.restore(routing.apply(self.text, self.visual, rows))
         query, key, value = tokens.split((self.heads, self.groups, self.groups), dim=2)
         query, key, value = (x.transpose(1, 2) for x in (rotate(query, rotary), rotate(key, rotary), value))
         if cache is not None:
             key, value = cache.update(key, value, self.layer)
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=mask is None and query.shape[2] == key.shape[2] and query.shape[2] > 1,
-            enable_gqa=self.heads != self.groups,
-        )
+        out, weights = ATTENTIONS[implementation](query, key, value, mask)
         out = routing.sort(out.transpose(1, 2).flatten(2))
         if self.is_shared:
-            return self.o_proj(out)
-        return routing.apply(self.text.o_proj, self.visual.o_proj, out)
+            return self.o_proj(out), weights
+        return routing.apply(self.text.o_proj, self.visual.o_proj, out), weights
 
 
 def attention_pattern(real: Tensor | None, length: int, past: int, device: torch.device) -> Tensor | None:

@@ -60,6 +60,7 @@ class MarsConfig(PretrainedConfig):
         use_cache: Keep keys and values outside training.
         eos_token_id: End-of-text id.
         pad_token_id: Id that fills up batches.
+        bos_token_id: Begin-of-text id; None, since no sample of a MARS model has one.
 
     Raises:
         ValueError: A value outside what is accepted, or a derived one that does not follow from the others.
@@ -67,6 +68,11 @@ class MarsConfig(PretrainedConfig):
 
     model_type = "mars"
     keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"attention_bias": "qkv_bias", "rope_theta": "rope_base"}
+    # The same in every MARS model. Libraries look for them in any configuration.
+    attention_dropout = 0.0
+    hidden_act = "silu"
+    sliding_window = None
 
     def __init__(
         self,
@@ -102,6 +108,7 @@ class MarsConfig(PretrainedConfig):
         use_cache: bool = True,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
+        bos_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.hidden_size = hidden_size
@@ -136,10 +143,13 @@ class MarsConfig(PretrainedConfig):
         self.use_cache = use_cache
         self._derive(kwargs)
         self._check()
-        kwargs["tie_word_embeddings"] = False
-        super().__init__(eos_token_id=eos_token_id, pad_token_id=pad_token_id, **kwargs)
+        if kwargs.pop("tie_word_embeddings", False):
+            raise ValueError("tie_word_embeddings is True; accepted: False, embedding and head are tables of their own")
+        ids = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id, "bos_token_id": bos_token_id}
+        super().__init__(tie_word_embeddings=False, **ids, **kwargs)
         # Newer versions know these as settings of generation alone.
-        self.eos_token_id, self.pad_token_id = eos_token_id, pad_token_id
+        for name, value in ids.items():
+            setattr(self, name, value)
 
     def _derive(self, given: dict[str, Any]) -> None:
         """Set what follows from the sizes; a saved file repeats it for its readers."""

@@ -99,8 +99,8 @@ def _check_image_tokenizer(folder: Path, config: RunConfig) -> None:
 
 def _config_json(config: MarsConfig, step: int, dtype: str, has_processor: bool) -> dict[str, Any]:
     own = MarsConfig().to_dict()
-    inherited = type(config).__mro__[1]().to_dict()
-    values = {name: value for name, value in config.to_dict().items() if name in own and name not in inherited}
+    elsewhere = {*type(config).__mro__[1]().to_dict(), "bos_token_id"}  # of transformers' base, and always None
+    values = {name: value for name, value in config.to_dict().items() if name in own and name not in elsewhere}
     return {
         "architectures": ["MarsForCausalLM"],
         "auto_map": _CODE | (_PROCESSOR if has_processor else {}),

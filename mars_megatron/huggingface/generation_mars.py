@@ -34,16 +34,40 @@ class MarsGenerationMixin(GenerationMixin):
     config: Any
     model: Any
     lm_head: Any
+    _source: str = ""  # where it was loaded from
     _processor: MarsProcessor | None = None
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """`GenerationMixin.generate`; a model with conditioned routers gets the cache that it needs."""
-        given = args[1] if len(args) > 1 else kwargs.get("generation_config")
-        settings = given or self.generation_config
-        use_cache = kwargs.get("use_cache", settings.use_cache)
-        if self.config.is_conditioned and use_cache is not False:
-            kwargs.setdefault("past_key_values", MarsCache())
-        return super().generate(*args, **kwargs)
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """As for every model; a model with conditioned routers gets the cache that it needs.
+
+        Raises:
+            ValueError: cache_implementation names a cache that the model cannot work with.
+        """
+        kind, conditioned = generation_config.cache_implementation, self.config.is_conditioned
+        if kind is not None and not kind.startswith("dynamic"):
+            if kind not in ("offloaded", "quantized"):
+                raise ValueError(f"cache_implementation is {kind!r}; accepted: 'dynamic'. Static caches do not grow")
+            if kind == "offloaded" and self.device.type == "cpu":
+                raise ValueError("cache_implementation is 'offloaded' and the model on the CPU; accepted: 'dynamic'")
+            if conditioned:
+                raise ValueError(
+                    f"cache_implementation is {kind!r}; accepted: 'dynamic', for which a conditioned router "
+                    "(router_condition) gets a MarsCache, which keeps text too"
+                )
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if conditioned and given is None and model_kwargs.get("past_key_values") is not None:
+            model_kwargs["past_key_values"] = MarsCache()
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            ValueError: Always: it packs samples into one row.
+        """
+        raise ValueError("continuous batching packs samples into one row; accepted: generate() of padded samples")
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
@@ -183,7 +207,7 @@ class MarsGenerationMixin(GenerationMixin):
 
     def _own_processor(self) -> MarsProcessor:
         if self._processor is None:
-            source = self.config.name_or_path
+            source = self._source or self.config.name_or_path
             if not source:
                 raise ValueError("the model was not loaded from a folder: give its processor")
             # Whoever loaded the model has trusted the code beside it.
@@ -221,7 +245,7 @@ class MarsGenerationMixin(GenerationMixin):
         noise, cache = noise.to(self.device), None
         codes: list[Tensor] = []
         while True:
-            outputs = self.model(ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+            outputs = self.model(ids, attention_mask=mask, past_key_values=cache, use_cache=True, return_dict=True)
             cache = outputs.past_key_values
             # The rows of the head for codes are enough: nothing else can be drawn.
             logits = self.lm_head.visual(outputs.last_hidden_state[:, -1])[:, : config.codebook_size].float()

@@ -47,6 +47,13 @@ tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
 inputs = tokenizer("a", return_tensors="pt", add_special_tokens=False)
 print(tokenizer.decode(model.generate(inputs.input_ids, attention_mask=inputs.attention_mask)[0]))
 ```
+
+What the layers compute, and where they look:
+
+```python
+outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
+print(len(outputs.hidden_states), outputs.attentions[0].shape)
+```
 """
 
 _IMAGES = """
@@ -91,12 +98,33 @@ processor.save_pretrained("fine-tuned")
 ```
 
 With a copy of `training_config.yaml` beside it, mars_megatron takes the new folder back (`import-hf`).
+
+The processor takes `padding`, `truncation` (which cuts captions, never images), `max_length`, `pad_to_multiple_of`,
+`padding_side` and `return_tensors`. `task="text", add_special_tokens=False` makes beginnings of texts for `generate()`.
+
+- Leave `label_smoothing_factor` at 0: the Trainer then takes the loss itself, and shifts the labels for the classes of
+  transformers alone. This model would learn to repeat its input.
+- The padding id is the end id. `DataCollatorForLanguageModeling` hides padding from the loss, and each end with it;
+  what the processor makes is right as it is.
+- With peft, `target_modules="all-linear"` adapts the projections of both experts, `r"{adapted}"` those of
+  the visual one. `modules_to_save=["lm_head"]` trains the head too. Prompt tuning, p-tuning and trainable tokens ask
+  for one table of embeddings, and do not work.
 """
+
+# Names of the projections of the visual expert, for adapters.
+ADAPTED = r".*\.visual\..*_proj"
 
 _TAIL = """
 ## Limits
 
-- Attention is torch's `scaled_dot_product_attention`; samples packed into one row and static caches are refused.
+- The attention is torch's `scaled_dot_product_attention` ("sdpa") or step by step ("eager"), as `attn_implementation`
+  or `set_attn_implementation` says; others are refused. `output_attentions` takes the eager one.
+- An `attention_mask` is [samples, length], 1 for tokens and 0 for padding on either side. Masks of 4 dimensions,
+  samples packed into one row and continuous batching are refused.
+- Static caches are refused: they do not grow.
+- `max_new_tokens` is {max_new_tokens} in `generation_config.json` and goes before `max_length`: give `max_new_tokens`.
+- Embedding and head have two tables each, `text` and `visual`, no `weight` of their own and a fixed size.
+  `inputs_embeds` need a `visual_mask` [samples, length], 1 where the visual expert takes the token.
 - An image is {resolution} x {resolution} pixels; others are resized and their centre is cut out. Give the processor
   images as `Image.open` gives them: bits, alpha and colour profiles then count as in training, and what a file does not
   say (the range of floats, for example) is a `ValueError`. Of an image converted before, only its 8 bits are left.
@@ -134,6 +162,8 @@ def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text
         "dtype": dtype,
         "extras": "; images need `diffusers` and `pillow`, the trainer `accelerate`" if images else "",
         "guidance": config.generation.guidance,
+        "max_new_tokens": config.generation.max_caption_tokens,
+        "adapted": ADAPTED,
         "text_size": config.vocabulary.text_size,
         "captions": " `generate_captions` allows text alone." if images else "",
         "super_resolution": _super_resolution(config),
@@ -166,5 +196,9 @@ def _routers(config: RunConfig) -> str:
         return ""
     lines = "- The load-balancing losses of the routers are not part of fine-tuning here.\n"
     if config.experts.visual > 1 and config.router.condition == "text":
-        lines += "- Its routers see the text before an image: assisted decoding, which takes text back, is refused.\n"
+        lines += (
+            "- Its routers see the text before an image, which the model keeps in a cache of its own: leave "
+            "`past_key_values`\n  out. Other caches, prefix tuning and assisted decoding, which takes text back, are "
+            "refused.\n"
+        )
     return lines

@@ -13,7 +13,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 # transformers copies what this file imports itself, not what those import in turn: all are named here.
-from .attention_mars import MarsAttention, attention_pattern, rotary_frequencies
+from .attention_mars import MarsAttention, attention_pattern, check_attention, rotary_frequencies
+from .batches_mars import BatchOptions  # noqa: F401
 from .cache_mars import MarsCache
 from .colours_mars import profile_space  # noqa: F401
 from .configuration_mars import MarsConfig
@@ -25,11 +26,12 @@ from .picture_files_mars import look  # noqa: F401
 from .picture_mars import Picture  # noqa: F401
 from .picture_tiff_mars import read_tiff  # noqa: F401
 from .pixels_mars import upright_rgb  # noqa: F401
-from .processing_mars import MarsProcessor  # noqa: F401
+from .processing_mars import located
 from .routing_mars import (
     MarsEmbedding,
     MarsHead,
     MarsRMSNorm,
+    MarsRows,
     Routing,
     apply_norm,
     build_blocks,
@@ -55,16 +57,18 @@ class MarsLayer(GradientCheckpointingLayer):
         routing: Routing,
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
+        attention: str,
         past_key_values: Cache | None = None,
-    ) -> Tensor:
-        """Sorted residual rows [rows, hidden] -> the same."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sorted residual rows [rows, hidden] -> the same, and what else the attention tells."""
         normed = apply_norm(self.input_layernorm, rows, routing)
-        rows = rows + self.self_attn(normed, routing, rotary, mask, past_key_values)
+        attended, weights = self.self_attn(normed, routing, rotary, mask, attention, past_key_values)
+        rows = rows + attended
         kept = past_key_values.text if isinstance(past_key_values, MarsCache) else {}
         out, state = self.mlp(apply_norm(self.post_attention_layernorm, rows, routing), routing, kept.get(self.layer))
         if state is not None:
             kept[self.layer] = state
-        return rows + out
+        return rows + out, weights
 
 
 class MarsPreTrainedModel(PreTrainedModel):
@@ -77,23 +81,34 @@ class MarsPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
 
+    def get_correct_attn_implementation(self, *args: Any, **kwargs: Any) -> str:
+        """As for every model, but eager and sdpa alone."""
+        return check_attention(super().get_correct_attn_implementation(*args, **kwargs))
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, MarsRMSNorm):
             nn.init.ones_(module.weight)
+        elif isinstance(module, MarsRows):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, MarsRouter):
             # Undecided, and blind to the text.
             nn.init.normal_(module.weight, std=0.01 / self.config.hidden_size**0.5)
             if hasattr(module, "condition_weight"):
                 nn.init.zeros_(module.condition_weight)
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """Refused.
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """The embedding, which keeps its size.
 
         Raises:
-            ValueError: Always: image ids begin where text ids end.
+            ValueError: Another size is asked for.
         """
-        raise ValueError("the tables of a MARS model cannot be resized: image ids begin where text ids end")
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError(
+                f"new_num_tokens is {new_num_tokens}; accepted: {self.config.vocab_size}. The tables of a MARS model "
+                "cannot be resized: image ids begin where text ids end"
+            )
+        return self.get_input_embeddings()
 
 
 class MarsModel(MarsPreTrainedModel):
@@ -101,9 +116,6 @@ class MarsModel(MarsPreTrainedModel):
 
     def __init__(self, config: MarsConfig) -> None:
         super().__init__(config)
-        attention = self.config._attn_implementation
-        if attention not in (None, "sdpa"):
-            raise ValueError(f"attn_implementation is {attention!r}; accepted: sdpa")
         self.embed_tokens = MarsEmbedding(config.text_vocab_size, config.num_image_rows, config.hidden_size)
         self.layers = nn.ModuleList(MarsLayer(config, number) for number in range(config.num_hidden_layers))
         self.norm = build_norm(config.hidden_size, config.rms_norm_eps, config.expert_norms)
@@ -124,28 +136,36 @@ class MarsModel(MarsPreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Final hidden states; arguments as for `MarsForCausalLM`."""
-        if output_attentions:
-            raise ValueError("output_attentions is not available: the attention is torch's fused one")
+        config = self.config
+        told = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        weighed = config.output_attentions if output_attentions is None else output_attentions
+        # The fused attention has no weights to tell.
+        attention = "eager" if weighed else check_attention(config._attn_implementation)
         inputs_embeds, visual = self._inputs(input_ids, inputs_embeds, visual_mask)
         cache = self._cache(past_key_values, use_cache)
         past = 0 if cache is None else int(cache.get_seq_length())
         real = _real_tokens(attention_mask, visual, past)
         positions = _positions(position_ids, real, visual, past)
-        angles = positions[..., None].float() * rotary_frequencies(self.config, visual.device)
+        angles = positions[..., None].float() * rotary_frequencies(config, visual.device)
         angles = torch.cat((angles, angles), dim=-1).unsqueeze(2)
+        rotary = angles.cos(), angles.sin()
         routing = self._routing(visual, real, cache)
         mask = attention_pattern(real, visual.shape[1], past, visual.device)
-        rows, seen = routing.sort(inputs_embeds), []
+        rows, states, attentions = routing.sort(inputs_embeds), [inputs_embeds], []
         for layer in self.layers:
-            if output_hidden_states:
-                seen.append(routing.to(rows.device).restore(rows))
-            rows = layer(rows, routing, (angles.cos(), angles.sin()), mask, past_key_values=cache)
+            rows, weights = layer(rows, routing, rotary, mask, attention, past_key_values=cache)
+            if weighed:
+                attentions.append(weights)
+            if told:  # the next layer goes on from what is told, whose gradient may be asked for
+                states.append(routing.to(rows.device).restore(rows))
+                rows = routing.to(rows.device).sort(states[-1])
         rows = apply_norm(self.norm, rows, routing)
         hidden = routing.to(rows.device).restore(rows)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=cache,
-            hidden_states=(*seen, hidden) if output_hidden_states else None,
+            hidden_states=(*states[:-1], hidden) if told else None,
+            attentions=tuple(attentions) if weighed else None,
         )
 
     def _inputs(
@@ -169,10 +189,15 @@ class MarsModel(MarsPreTrainedModel):
             return None  # a layer that runs twice would write twice
         if cache is None and (self.config.use_cache and not self.training if use_cache is None else use_cache):
             cache = MarsCache() if conditioned else DynamicCache()
-        if conditioned and cache is not None and not isinstance(cache, MarsCache):
-            raise ValueError(f"past_key_values is a {type(cache).__name__}; a conditioned router needs a MarsCache")
-        if getattr(cache, "is_compileable", False):
+        if cache is None:
+            return None
+        if not isinstance(cache, Cache) or getattr(cache, "is_compileable", False):
             raise ValueError(f"past_key_values is a {type(cache).__name__}; accepted: caches that grow (DynamicCache)")
+        if conditioned and not isinstance(cache, MarsCache):
+            raise ValueError(
+                f"past_key_values is a {type(cache).__name__}, and a conditioned router (router_condition) needs a "
+                "MarsCache, which keeps text too; accepted: None, for which the model makes one and returns it"
+            )
         return cache
 
     def _routing(self, visual: Tensor, real: Tensor | None, cache: Cache | None) -> Routing:
@@ -192,7 +217,10 @@ def _real_tokens(attention_mask: Tensor | None, visual: Tensor, past: int) -> Te
     samples, length = visual.shape
     if not isinstance(attention_mask, Tensor) or attention_mask.shape != (samples, past + length):
         found = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
-        raise ValueError(f"attention_mask is {found}; accepted: {(samples, past + length)}, earlier tokens included")
+        raise ValueError(
+            f"attention_mask is {found}; accepted: {(samples, past + length)}, earlier tokens included, 1 for tokens "
+            "and 0 for padding. Masks for each pair of tokens do not say what padding is"
+        )
     real = attention_mask.bool()
     return None if bool(real.all()) else real
 
@@ -216,6 +244,7 @@ class MarsForCausalLM(MarsPreTrainedModel, MarsGenerationMixin):
         super().__init__(config)
         self.model = MarsModel(config)
         self.lm_head = MarsHead(config.text_vocab_size, config.num_image_rows, config.hidden_size)
+        self._source = located(config.name_or_path)
         self.post_init()
 
     @can_return_tuple
@@ -245,14 +274,16 @@ class MarsForCausalLM(MarsPreTrainedModel, MarsGenerationMixin):
             visual_mask: [samples, length], for inputs_embeds: 1 where the visual expert takes the token.
             labels: int64 [samples, length]: joined ids, shifted here; -100 has no loss.
             use_cache: Return a cache; by default config.use_cache outside training.
-            output_hidden_states: Return the input of every layer and the final state.
-            output_attentions: Not available.
+            output_hidden_states: Return the input of every layer and the final state; by default that of config.
+            output_attentions: Return the weights of every layer, from the eager attention; by default that of config.
             logits_to_keep: Number of last tokens (0 is all), or their indices.
-            kwargs: For the loss (num_items_in_batch).
+            kwargs: For the loss (num_items_in_batch); return_dict.
 
         Raises:
             ValueError: Inputs that do not go together.
         """
+        if "num_logits_to_keep" in kwargs:
+            raise ValueError("num_logits_to_keep given; accepted: logits_to_keep")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -263,6 +294,7 @@ class MarsForCausalLM(MarsPreTrainedModel, MarsGenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
@@ -274,4 +306,5 @@ class MarsForCausalLM(MarsPreTrainedModel, MarsGenerationMixin):
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )

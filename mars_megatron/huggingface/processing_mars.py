@@ -12,6 +12,7 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 # transformers copies what this file imports itself, not what those import in turn: all are named here.
+from .batches_mars import BatchOptions, Sample, make_batch
 from .colours_mars import profile_space  # noqa: F401
 from .image_codes_mars import decode_codes, encode_codes, to_float, to_uint8
 from .picture_boxes_mars import read_avif  # noqa: F401
@@ -61,7 +62,7 @@ class MarsProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> MarsProcessor:
         """As for every processor; remembers where the image tokenizer lies."""
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        processor._source = str(pretrained_model_name_or_path)
+        processor._source = located(pretrained_model_name_or_path)
         processor._hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) is not None}
         return processor
 
@@ -169,26 +170,27 @@ class MarsProcessor(ProcessorMixin):
             text  tokens EOS                   labels on all tokens
 
         With both images and texts (or the task text) these are whole samples with labels, padded on the right. Without
-        images t2i gives prompts that end in BOI, without texts i2t gives images that end in EOI: what generation
-        begins with, padded on the left.
+        images t2i gives prompts that end in BOI, without texts i2t gives images that end in EOI, and with
+        add_special_tokens=False text gives texts without EOS: what generation begins with, padded on the left.
 
         Args:
             images: PIL images, one or several, as `encode_images` takes them.
             text: Texts, one or several.
             task: t2i, i2t or text.
-            kwargs: return_tensors="pt" alone.
+            kwargs: Those of `BatchOptions`: padding, truncation, max_length, pad_to_multiple_of, padding_side,
+                add_special_tokens, return_tensors.
 
         Returns:
             input_ids, attention_mask and for whole samples labels, int64 [samples, length].
 
         Raises:
-            ValueError: Images and texts do not go together, or an option is unknown.
+            ValueError: Images and texts do not go together, or an option is unknown or does not fit.
         """
+        options = BatchOptions.of(kwargs)
         if task not in TASKS:
             raise ValueError(f"task is {task!r}; accepted: {', '.join(TASKS)}")
-        unknown = {name for name, value in kwargs.items() if (name, value) != ("return_tensors", "pt")}
-        if unknown:
-            raise ValueError(f"{sorted(unknown)} given; accepted: return_tensors='pt'")
+        if not options.add_special_tokens and task != "text":
+            raise ValueError(f"add_special_tokens is False; accepted for task {task}: True, its images are framed")
         if any(given is not None and not _listed(given) for given in (images, text)):
             raise ValueError("there are no samples: an empty list was given")
         texts = None if text is None else self.encode_text([text] if isinstance(text, str) else list(text))
@@ -197,22 +199,64 @@ class MarsProcessor(ProcessorMixin):
             raise ValueError(f"task {task} needs {'images' if task == 'i2t' else 'text'}")
         if codes is not None and (task == "text" or (texts is not None and len(texts) != len(codes))):
             raise ValueError(f"{len(codes)} images and {len(texts or [])} texts do not make samples of task {task}")
-        return self._batch(task, texts, codes)
+        if options.cuts:
+            texts = self._cut(task, texts, codes, options)
+        samples = self._samples(task, texts, codes, options.add_special_tokens)
+        return make_batch(samples, self.tokenizer.eos_token_id, options, labels_from_start=task == "text")
 
-    def _batch(self, task: str, texts: list[list[int]] | None, codes: list[list[int]] | None) -> BatchFeature:
-        boi = self.text_vocab_size + self.codebook_size
-        eos = self.tokenizer.eos_token_id
+    def _samples(
+        self, task: str, texts: list[list[int]] | None, codes: list[list[int]] | None, ends: bool
+    ) -> list[Sample]:
+        boi, eos = self.text_vocab_size + self.codebook_size, self.tokenizer.eos_token_id
         captions = texts if texts is not None else [[] for _ in codes or []]
         if task == "text":
-            return _pad([(ids, [eos]) for ids in captions], eos, labels_from_start=True)
+            return [(ids, [eos] if ends else None) for ids in captions]
         if codes is None:
-            return _pad([([*ids, boi], None) for ids in captions], eos)
+            return [([*ids, boi], None) for ids in captions]
         framed = [[boi, *image, boi + 1] for image in codes]
         if task == "t2i":
-            return _pad([([*ids, boi], image[1:]) for ids, image in zip(captions, framed, strict=True)], eos)
+            return [([*ids, boi], image[1:]) for ids, image in zip(captions, framed, strict=True)]
         if texts is None:
-            return _pad([(image, None) for image in framed], eos)
-        return _pad([(image, [*ids, eos]) for image, ids in zip(framed, captions, strict=True)], eos)
+            return [(image, None) for image in framed]
+        return [(image, [*ids, eos]) for image, ids in zip(framed, captions, strict=True)]
+
+    def _cut(
+        self, task: str, texts: list[list[int]] | None, codes: list[list[int]] | None, options: BatchOptions
+    ) -> list[list[int]] | None:
+        """Texts that leave room in max_length for what else belongs to a sample."""
+        empty: list[list[int]] | None = None if texts is None else [[] for _ in texts]
+        given, learned = self._samples(task, empty, codes, options.add_special_tokens)[0]
+        assert options.max_length is not None
+        room = options.max_length - len(given) - len(learned or [])
+        if room < 0:
+            raise ValueError(
+                f"max_length is {options.max_length}; accepted for this task {task}: "
+                f"{options.max_length - room} or more, images cannot be cut"
+            )
+        if texts is None:
+            return None
+        if self.tokenizer.truncation_side == "left":
+            return [ids[len(ids) - room :] if len(ids) > room else ids for ids in texts]
+        return [ids[:room] for ids in texts]
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """The tokenizer's, for conversations of text; as of every processor, a text unless tokenize is True.
+
+        Args:
+            conversation: Messages, or several lists of them. Their content is a text, or a list of parts of type text.
+            chat_template: By default the processor's, then the tokenizer's.
+            kwargs: Those of the tokenizer's method.
+
+        Raises:
+            ValueError: There is no template, or a message has more than text.
+        """
+        is_batch = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        plain = [[_text_alone(message) for message in part] for part in (conversation if is_batch else [conversation])]
+        if kwargs.setdefault("tokenize", False):
+            kwargs.setdefault("return_dict", False)
+        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = own.get(chat_template or "default") or chat_template
+        return self.tokenizer.apply_chat_template(plain if is_batch else plain[0], chat_template=template, **kwargs)
 
     def _pixels(self, image: Any) -> Tensor:
         """Upright sRGB on white, shorter side resized, centre cropped: uint8 [3, resolution, resolution]."""
@@ -231,28 +275,24 @@ class MarsProcessor(ProcessorMixin):
         return data.view(self.resolution, self.resolution, 3).permute(2, 0, 1)
 
 
+def located(source: Any) -> str:
+    """Where a folder lies, wherever the process goes later; the name of one on the Hub as it is."""
+    name = str(source)
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
+
+
 def _listed(images: Any) -> list[Any]:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def _pad(
-    samples: list[tuple[list[int], list[int] | None]], pad_id: int, labels_from_start: bool = False
-) -> BatchFeature:
-    """(what is given, what is learned) of each sample -> one batch; on the left where nothing is learned."""
-    rows = [[*given, *(learned or [])] for given, learned in samples]
-    width = max(len(row) for row in rows)
-    prompts = samples[0][1] is None
-
-    def fill(row: list[int], value: int) -> list[int]:
-        rest = [value] * (width - len(row))
-        return [*rest, *row] if prompts else [*row, *rest]
-
-    batch = {
-        "input_ids": torch.tensor([fill(row, pad_id) for row in rows]),
-        "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows]),
-    }
-    if not prompts:
-        hidden = [0 if labels_from_start else len(given) for given, _ in samples]
-        labels = [[-100] * number + row[number:] for number, row in zip(hidden, rows, strict=True)]
-        batch["labels"] = torch.tensor([fill(row, -100) for row in labels])
-    return BatchFeature(batch)
+def _text_alone(message: dict[str, Any]) -> dict[str, Any]:
+    """A message of a conversation with its parts joined."""
+    content = message.get("content")
+    if not isinstance(content, (list, tuple)):
+        return message
+    others = sorted({str(part.get("type")) for part in content} - {"text"})
+    if others:
+        raise ValueError(
+            f"a message has parts of type {', '.join(others)}; accepted: text. Images make samples by task"
+        )
+    return {**message, "content": "".join(part["text"] for part in content)}

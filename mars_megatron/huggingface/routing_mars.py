@@ -188,13 +188,25 @@ class MarsEmbedding(nn.Module):
         return torch.where(visual[..., None], self.visual((input_ids - size).clamp(min=0)), rows)
 
 
+class MarsRows(nn.Module):
+    """Rows of the head. Not an `nn.Linear`: adapters and quantisers that take all of those leave the head alone."""
+
+    def __init__(self, size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size, hidden_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden] -> [..., size]."""
+        return nn.functional.linear(hidden, self.weight)
+
+
 class MarsHead(nn.Module):
     """Logits over the joined id space, from two tables."""
 
     def __init__(self, text_size: int, visual_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.text = nn.Linear(hidden_size, text_size, bias=False)
-        self.visual = nn.Linear(hidden_size, visual_size, bias=False)
+        self.text = MarsRows(text_size, hidden_size)
+        self.visual = MarsRows(visual_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., text_size + visual_size]."""

@@ -20,6 +20,13 @@ from tests.unit.model.tiny import EOS, VOCABULARY, randomize, tiny_config, tiny_
 
 CONDITIONED = {"experts.visual": 4, "router.condition": "text"}
 ROUTED = {"experts.visual": 4, "experts.text": 2, "router.top_k": 2}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "routed": ROUTED,
+    "conditioned": CONDITIONED,
+    "norms": {"model.expert_norms": "true", "model.qk_norm": "true", "model.num_query_groups": 1},
+    "shared projection": {"model.expert_output_projection": "false", "model.num_query_groups": 4},
+}
 # Text, image, text, image: blocks begin, go on and are replaced.
 BOI, CODE = VOCABULARY.boi, VOCABULARY.text_size
 IMAGE = [BOI, CODE, CODE + 1, CODE + 2]

@@ -123,7 +123,7 @@ def test_the_code_of_the_card_runs(exported: Exported, tmp_path: Path, monkeypat
     assert card.startswith("---\nlicense: other\n") and f"step {STEP} in float32" in card
     assert "Not in this folder" not in card and "num_layers: 1" in card
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     scope: dict[str, object] = {}
     for block in blocks:
         exec(block, scope)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import GenerationConfig as TextConfig
 
 from mars_megatron.config.schema import ExpertsConfig, GenerationConfig, ImageConfig, RouterConfig, RunConfig
 from mars_megatron.generation import generate_captions, generate_images
 from mars_megatron.huggingface.generation_mars import TextIdsOnly
 from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
+from mars_megatron.huggingface.processing_mars import MarsProcessor, located
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 from tests.unit.generation.conftest import CONFIG, NUM_CODES, PROMPTS
 from tests.unit.huggingface.conftest import Exported, greedy_captions
-from tests.unit.huggingface.exported import export
+from tests.unit.huggingface.exported import CONDITIONED as ROUTER
+from tests.unit.huggingface.exported import KINDS, export, model_of, padded
 from tests.unit.model.tiny import one_rank
 
 SQUARE = replace(CONFIG, image=ImageConfig(resolution=12, downsample=4))  # 3 x 3 codes
@@ -124,3 +131,85 @@ def test_a_loaded_folder_draws_and_describes(exported: Exported) -> None:
     captions = greedy_captions(exported, torch.from_numpy(want))
     assert model.generate_captions(images, batch_size=4) == captions and any(captions)
     assert len(model.generate_captions(images[0], num_beams=2, max_new_tokens=3)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_caches_that_grow_may_be_named_or_left_out(kind: str, beams: int) -> None:
+    model = model_of(KINDS[kind])
+    ids, mask = padded([[3, 4, 5, 6], [7, 8]], "left")
+    how = {"attention_mask": mask, "max_new_tokens": 6, "eos_token_id": -1, "num_beams": beams}
+    want = model.generate(ids, use_cache=False, **how)
+    dynamic = TextConfig(cache_implementation="dynamic", pad_token_id=1, **{**how, "attention_mask": None})
+    for given in (
+        {},
+        {"past_key_values": None},
+        {"cache_implementation": "dynamic"},
+        {"cache_implementation": None, "past_key_values": None, "use_cache": True},
+        {"generation_config": dynamic},
+    ):
+        assert torch.equal(model.generate(ids, **(how | given)), want)
+    assert model.generation_config.cache_implementation is None
+    model.generation_config.cache_implementation = "dynamic"
+    assert torch.equal(model.generate(ids, **how), want)
+
+
+def test_generation_goes_on_from_a_returned_cache() -> None:
+    for overrides in ({}, ROUTER):
+        model, ids = model_of(overrides), torch.tensor([[3, 4, 5]])
+        how = {"eos_token_id": -1, "return_dict_in_generate": True}
+        first = model.generate(ids, max_new_tokens=4, past_key_values=None, **how)
+        second = model.generate(first.sequences, max_new_tokens=3, past_key_values=first.past_key_values, **how)
+        assert torch.equal(second.sequences, model.generate(ids, max_new_tokens=7, **how).sequences)
+
+
+@pytest.mark.parametrize("name", ["static", "offloaded_static", "sliding_window", "offloaded", "quantized"])
+def test_other_caches_are_refused_by_name(name: str) -> None:
+    ids = torch.tensor([[3, 4]])
+    static = f"cache_implementation is '{name}'; accepted: 'dynamic'. Static caches do not grow"
+    conditioned = f"cache_implementation is '{name}'; accepted: 'dynamic', for which a conditioned router .* MarsCache"
+    on_cpu = "cache_implementation is 'offloaded' and the model on the CPU; accepted: 'dynamic'"
+    said = {"offloaded": on_cpu, "quantized": conditioned}.get(name, static)
+    for given in ({"cache_implementation": name}, {"generation_config": TextConfig(cache_implementation=name)}):
+        with pytest.raises(ValueError, match=said):
+            model_of(ROUTER).generate(ids, **given)
+        if name != "quantized":  # an unconditioned model takes it, where its library is installed
+            with pytest.raises(ValueError, match=said):
+                model_of().generate(ids, **given)
+
+
+def test_continuous_batching_is_refused() -> None:
+    with pytest.raises(ValueError, match="continuous batching packs samples into one row; accepted: generate"):
+        model_of().generate_batch([[3, 4], [5]])
+
+
+@pytest.mark.parametrize("path", ["mars", "./mars", "sub/../mars", "link"])
+def test_what_was_loaded_by_a_relative_path_works_elsewhere(
+    path: str, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are read and drawn with files that are opened when they are needed."""
+    home, away = tmp_path / "home", tmp_path / "away"
+    for folder in (home / "sub", away / "mars"):
+        folder.mkdir(parents=True)
+    shutil.copytree(exported.folder, home / "mars")
+    (home / "link").symlink_to("mars")
+    monkeypatch.chdir(home)
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(Path(path) if path == "mars" else path, trust_remote_code=True)
+    configured = AutoModelForCausalLM.from_pretrained(path, config=model.config, trust_remote_code=True)
+    monkeypatch.chdir(away)
+    codes = processor.encode_images(Image.new("RGB", (8, 8), "red"))
+    (image,) = processor.decode_images(codes)
+    for other in (model, copy.deepcopy(configured)):
+        assert len(other.generate_images("a red square")) == len(other.generate_captions(image)) == 1
+    processor.save_pretrained("saved")
+    model.save_pretrained("saved")
+    again = AutoModelForCausalLM.from_pretrained("saved", trust_remote_code=True)
+    assert again.generate_captions(image) == model.generate_captions(image)
+    assert model.config.name_or_path == path and MarsProcessor.from_pretrained("saved")._source == str(away / "saved")
+
+
+def test_names_on_the_hub_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert [located(name) for name in ("someone/mars", "", Path("mars"))] == ["someone/mars", "", "mars"]
+    assert located(tmp_path) == str(tmp_path) and located(".") == str(tmp_path)

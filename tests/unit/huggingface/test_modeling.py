@@ -9,8 +9,6 @@ import torch
 from transformers import StaticCache
 
 from mars_megatron.huggingface.cache_mars import MarsCache
-from mars_megatron.huggingface.configuration_mars import MarsConfig
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
 from mars_megatron.huggingface.routing_mars import Routing, build_blocks
 from tests.unit.huggingface.exported import BOI, CODE, CONDITIONED, INTERLEAVED, ROUTED, model_of, padded, whole
 
@@ -112,8 +110,9 @@ def test_conditioned_routers_refuse_what_takes_text_back() -> None:
         model.generate(torch.tensor([[3, 4, 3, 4, 3, 4]]), prompt_lookup_num_tokens=2, max_new_tokens=6)
     from transformers import DynamicCache
 
-    with pytest.raises(ValueError, match="DynamicCache; a conditioned router needs a MarsCache"):
-        model(torch.tensor([[3, 4]]), past_key_values=DynamicCache())
+    for run in (model, model.generate):
+        with pytest.raises(ValueError, match="is a DynamicCache, and a conditioned router .* needs a MarsCache"):
+            run(torch.tensor([[3, 4]]), past_key_values=DynamicCache())
 
 
 def test_the_conditioned_cache_can_be_selected_and_repeated() -> None:
@@ -165,10 +164,11 @@ def test_bf16_runs_in_bf16() -> None:
         ),
         (
             {"input_ids": torch.tensor([[3]]), "attention_mask": torch.ones(1, 1, 1, 1)},
-            r"attention_mask is \(1, 1, 1, 1\)",
+            r"attention_mask is \(1, 1, 1, 1\); accepted: \(1, 1\).* do not say what padding is",
         ),
         ({"input_ids": IDS, "position_ids": torch.tensor([[1, 0]])}, "position_ids go back"),
-        ({"input_ids": IDS, "output_attentions": True}, "output_attentions is not available"),
+        ({"input_ids": IDS, "past_key_values": ((IDS, IDS),)}, r"past_key_values is a tuple; accepted: .*DynamicCache"),
+        ({"input_ids": IDS, "num_logits_to_keep": 1}, "num_logits_to_keep given; accepted: logits_to_keep"),
     ],
 )
 def test_inputs_that_do_not_go_together(inputs: dict[str, Any], message: str) -> None:
@@ -176,11 +176,17 @@ def test_inputs_that_do_not_go_together(inputs: dict[str, Any], message: str) ->
         model_of()(**inputs)
 
 
-def test_what_the_model_cannot_do_is_refused() -> None:
-    model = model_of()
+@pytest.mark.parametrize("overrides", [{}, CONDITIONED], ids=["plain", "conditioned"])
+def test_static_caches_are_refused_since_they_do_not_grow(overrides: dict[str, Any]) -> None:
+    model = model_of(overrides)
     with pytest.raises(ValueError, match="StaticCache; accepted: caches that grow"):
         model(torch.tensor([[3]]), past_key_values=StaticCache(config=model.config, max_cache_len=4))
-    with pytest.raises(ValueError, match="cannot be resized"):
+
+
+def test_tables_keep_their_size() -> None:
+    model = model_of()
+    size = model.config.vocab_size
+    for given in ((), (None,), (size,)):
+        assert model.resize_token_embeddings(*given) is model.get_input_embeddings()
+    with pytest.raises(ValueError, match=f"new_num_tokens is 50; accepted: {size}. The tables .* cannot be resized"):
         model.resize_token_embeddings(50)
-    with pytest.raises(ValueError, match="eager"):
-        MarsForCausalLM._from_config(MarsConfig(), attn_implementation="eager")
