@@ -21,6 +21,7 @@ from mars_megatron.conversion.language_model import LanguageModelParts, model_ty
 from mars_megatron.conversion.parts import CheckpointParts
 from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.conversion.table import parameters, part_names
+from mars_megatron.huggingface.foreign import refuse_foreign
 
 TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.
@@ -85,6 +86,8 @@ def detect(path: Path) -> Format:
     Raises:
         ValueError: None that is known.
     """
+    if not _is_own(path) and not path.name.endswith(INCOMPLETE):
+        refuse_foreign(path, "model")
     if not path.exists():
         raise ValueError(
             f"{path} does not exist; give a run, a checkpoint, a Hugging Face folder or a .safetensors file"
@@ -98,6 +101,11 @@ def detect(path: Path) -> Format:
     if (path / "config.json").is_file():
         return "exported" if model_type(path) == "mars" else "language_model"
     return "checkpoint"
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a folder is a run or a checkpoint, or was one."""
+    return path.name.startswith("step_") or (path / "config.yaml").is_file() or any(path.glob("step_*"))
 
 
 def language_model_config(folder: Path, like: RunConfig | None = None) -> RunConfig:
