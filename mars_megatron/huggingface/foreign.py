@@ -255,7 +255,7 @@ def _refuse_quantised(folder: Path, setting: str) -> None:
     method = str(found.get("quant_method", "")) or ("bitsandbytes" if "load_in_4bit" in found else "an unnamed method")
     original = _original(folder, config)
     way_out = f"give the model that it was made from{f', {original}' if original else ''}"
-    if method in _UNPACK:
+    if method in _UNPACK and "model_type" in config:
         imports, statement = _UNPACK[method]
         code = (f"from transformers import AutoModelForCausalLM as M{imports}",)
         way_out += (

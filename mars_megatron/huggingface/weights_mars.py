@@ -103,7 +103,8 @@ def open_vq_model(source: str | Path, **options: Any) -> Any:
         with _quiet():
             model, found = VQModel.from_pretrained(str(source), output_loading_info=True, **options)
     except Exception as error:  # each damage, and each version of diffusers, has its own kinds
-        raise ValueError(f"image tokenizer {where} cannot be read as a diffusers VQModel: {error}") from error
+        cause = str(error).split(" If you want to")[0]  # to load it without the tensor that does not fit
+        raise ValueError(f"image tokenizer {where} cannot be read as a diffusers VQModel: {cause}") from error
     for names, verb in ((found["missing_keys"], "lacks"), (found["unexpected_keys"], "has")):
         if names:
             raise ValueError(

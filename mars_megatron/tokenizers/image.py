@@ -107,6 +107,8 @@ def load_image_tokenizer(path: str | Path, device: torch.device | str = "cpu") -
             numbers alone; file and tensor are named.
     """
     refuse_foreign(Path(path), "image tokenizer")
+    if not Path(path).is_dir():
+        raise ValueError(f"image tokenizer {path} is not a diffusers VQModel folder: there is no such folder")
     _check_types(Path(path))
     return ImageTokenizer(open_vq_model(path, local_files_only=True), path, device)
 
