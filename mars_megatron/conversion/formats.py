@@ -182,6 +182,10 @@ def read_visual(path: Path) -> Opened:
 
 def visual_header(path: Path) -> dict[str, str]:
     """The strings in the header of a file of `extract_visual`; see `VisualHeader`."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; accepted: the .safetensors file that extract-visual made")
+    if path.exists():
+        refuse_foreign(path, "file of extract-visual")
     try:
         with safe_open(path, framework="pt") as opened:
             header: dict[str, str] = opened.metadata() or {}

@@ -75,7 +75,7 @@ def _unpack_gguf(folder: Path, file: Path) -> str:
     )
     return (
         "take the original folder where there is one, GGUF is mostly quantised. Or turn it back and give the result "
-        f"(pip install gguf; below transformers 5.20 without quantization_config): {command}"
+        f"(pip install gguf; where transformers has no GgufConfig, without quantization_config): {command}"
     )
 
 
