@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+STEPS = "step_????????"  # as a pattern of names
 _STEP = re.compile(r"step_(\d{8})")
 _INCOMPLETE = ".incomplete"
 _TRACKER = "latest"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -105,7 +106,8 @@ def detect(path: Path) -> Format:
 
 def _is_own(path: Path) -> bool:
     """Whether a folder is a run or a checkpoint, or was one."""
-    return path.name.startswith("step_") or (path / "config.yaml").is_file() or any(path.glob("step_*"))
+    is_step = fnmatch(path.name, folders.STEPS)
+    return is_step or (path / "config.yaml").is_file() or any(path.glob(folders.STEPS))
 
 
 def language_model_config(folder: Path, like: RunConfig | None = None) -> RunConfig:

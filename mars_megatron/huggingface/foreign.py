@@ -202,13 +202,30 @@ def refuse_foreign(path: Path, setting: str) -> None:
     if not path.exists():
         _refuse_hub_name(path, setting)
     elif path.is_file():
-        instead = what_instead(path)
-        if instead:
-            raise ValueError(f"{setting}: {instead}")
-        if _is_gguf(path):
-            raise _foreign(path, setting, _GGUF, _unpack_gguf(path.parent, path))
+        _refuse_file(path, setting)
     else:
         _refuse_folder(path, setting)
+
+
+def refuse_foreign_tokenizer(path: Path) -> None:
+    """The same for a text tokenizer's file or folder, which may hold a model of any kind beside it.
+
+    Raises:
+        ValueError: A file is something else, or there is none and the path is a name of something on the Hub.
+    """
+    if not path.exists():
+        _refuse_hub_name(path, "text tokenizer")
+    for file in (path, path / "tokenizer.json", path / "tokenizer.model"):
+        if file.is_file():
+            _refuse_file(file, "text tokenizer", may_be_text=True)
+
+
+def _refuse_file(file: Path, setting: str, *, may_be_text: bool = False) -> None:
+    instead = what_instead(file, may_be_text=may_be_text)
+    if instead:
+        raise ValueError(f"{setting}: {instead}")
+    if _is_gguf(file):
+        raise _foreign(file, setting, _GGUF, _unpack_gguf(file.parent, file))
 
 
 def unfinished(folder: Path) -> str:

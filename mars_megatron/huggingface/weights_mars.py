@@ -62,10 +62,14 @@ def check_numbers(tensor: Tensor, name: str, where: object) -> None:
     )
 
 
-def what_instead(file: Path) -> str:
+def what_instead(file: Path, *, may_be_text: bool = False) -> str:
     """What a file is that should hold weights and holds something else, with the way out; empty where it may be some.
 
     The first bytes are looked at: a Git-LFS pointer, a web page or message saved in its place, or nothing at all.
+
+    Args:
+        file: The file.
+        may_be_text: It is no weights but a file of plain text, such as JSON.
     """
     with file.open("rb") as opened:
         begin = opened.read(512)
@@ -79,7 +83,7 @@ def what_instead(file: Path) -> str:
     text = begin.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return f"{file} is a web page, saved in place of the file; download it again (hf download)"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in begin):
+    if not may_be_text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in begin):
         return f"{file} is a text, {begin[:60].decode().strip()!r}, in place of weights; download it again"
     return ""
 

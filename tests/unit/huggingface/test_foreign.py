@@ -13,8 +13,12 @@ import pytest
 from mars_megatron.conversion.convert import init_from_hf
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.huggingface.foreign import refuse_foreign
-from mars_megatron.tokenizers import load_image_tokenizer
+from mars_megatron.huggingface.text_tokenizer import convert_sentencepiece
+from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
+from tests.small_index import lines, text_model
 from tests.unit.conversion.models import language_model
+
+__all__ = ["lines", "text_model"]
 
 CONFIG = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 32}
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0f\nsize 96\n"
@@ -241,6 +245,34 @@ def test_files(tmp_path: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     assert message in said(lambda: refuse_foreign(file, "text tokenizer"))
     assert message in said(lambda: open_checkpoint(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.gguf", b"GGUF" + bytes(20), "GGUF"),
+        ("text.model", POINTER.encode(), "Git-LFS pointer"),
+        ("folder/tokenizer.json", POINTER.encode(), "Git-LFS pointer"),
+        ("folder/tokenizer.model", b"<!doctype html>", "web page"),
+        ("folder/tokenizer.json", b"", "empty"),
+    ],
+)
+def test_text_tokenizers(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    file = make(tmp_path, {name: content, "folder/config.json": CONFIG}) / name
+    text = said(lambda: load_text_tokenizer(file.parent if file.parent.name == "folder" else file))
+    assert str(file) in text and message in text, text
+
+
+def test_a_text_tokenizer_beside_a_model_of_any_kind(text_model: Path, tmp_path: Path) -> None:
+    """It is the tokenizer that is asked for."""
+    convert_sentencepiece(text_model, make(tmp_path / "model", FOLDERS["bitsandbytes"][0]))
+    make(tmp_path / "model", FOLDERS["LoRA"][0])
+    assert load_text_tokenizer(tmp_path / "model").size == load_text_tokenizer(text_model).size
+
+
+def test_a_text_tokenizer_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "hf download Qwen/Qwen3-8B" in said(lambda: load_text_tokenizer("Qwen/Qwen3-8B"))
 
 
 @pytest.fixture(scope="module")
