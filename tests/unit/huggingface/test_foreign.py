@@ -117,7 +117,7 @@ FOLDERS: dict[str, tuple[Files, tuple[str, ...]]] = {
         {".metadata": b"x", "__0_0.distcp": b"x"},
         ("FSDP", "torch.distributed.checkpoint.format_utils dcp_to_torch"),
     ),
-    "FSDP of accelerate": ({"pytorch_model_fsdp_0/__0_0.distcp": b"x"}, ("FSDP",)),
+    "FSDP of accelerate": ({"pytorch_model_fsdp_0/__0_0.distcp": b"x"}, ("FSDP", "dcp_to_torch")),
     "TensorFlow": ({"config.json": CONFIG, "tf_model.h5": b"x"}, ("TensorFlow", "from_tf=True")),
     "Flax": ({"config.json": CONFIG, "flax_model.msgpack": b"x"}, ("Flax", "from_flax=True")),
     "ONNX": ({"config.json": CONFIG, "onnx/model.onnx": b"x"}, ("ONNX", "made from")),
@@ -125,7 +125,7 @@ FOLDERS: dict[str, tuple[Files, tuple[str, ...]]] = {
         {"config.json": CONFIG, "openvino_model.xml": "", "openvino_model.bin": b"x"},
         ("OpenVINO", "made from"),
     ),
-    "MLX": ({"config.json": CONFIG, "weights.00.npz": b"x"}, ("MLX",)),
+    "MLX": ({"config.json": CONFIG, "weights.00.npz": b"x"}, ("an MLX model", "made from")),
     "a training program's own": ({"last.ckpt": b"x", "model.yaml": ""}, ("last.ckpt", "save_pretrained")),
     "weights under another name": (
         {"config.json": CONFIG, "weights.safetensors": b"x"},
@@ -186,7 +186,9 @@ def test_folders(tmp_path: Path, name: str) -> None:
         lambda: load_image_tokenizer(folder),
     ):
         text = said(call)
-        assert all(message in text for message in (str(folder), *messages)), text
+        assert str(folder) in text
+        text = text.replace(str(tmp_path), "")  # which has the name of the test
+        assert all(message in text for message in messages), text
     assert not (tmp_path / "out").exists()
 
 
@@ -237,7 +239,7 @@ def test_a_path_that_is_not_there_is_no_name_of_the_hub(tmp_path: Path, monkeypa
         (b"# xet version 0\nfilesize = 3\n", "pointer"),
         (b"<html><body>Sign in</body></html>", "web page"),
         (b"Invalid username or password.", "Invalid username"),
-        (b"", "empty"),
+        (b"", "is empty"),
     ],
 )
 def test_files(tmp_path: Path, content: bytes, message: str) -> None:
