@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     check = command(
         "verify",
         "Compare two checkpoints of any format and layout, tensor by tensor, and the settings that decide what a model "
-        "computes. Of a language model the text side is compared, of a file of extract-visual what is in it.",
+        "computes. Of a language model the text side is compared, of a file of extract-visual what is in it. Values "
+        "that are no numbers (nan, inf) are a problem, on whichever side they are.",
         ("first", "run, checkpoint, Hugging Face folder or .safetensors file"),
         ("second", "the same"),
     )

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+STEPS = "step_????????"  # as a pattern of names
 _STEP = re.compile(r"step_(\d{8})")
 _INCOMPLETE = ".incomplete"
 _TRACKER = "latest"
@@ -79,7 +80,11 @@ def resolve(path: str | Path) -> Path:
         raise ValueError(f"{folder} is a checkpoint that was not completely written; name the folder of its run")
     found = latest(folder)
     if found is None:
-        raise ValueError(f"{folder} holds no complete checkpoint (no step_* folder that `latest` names)")
+        is_hugging_face = (folder / "config.json").is_file()
+        raise ValueError(
+            f"{folder} holds no complete checkpoint (no step_* folder that `latest` names)"
+            + (", but a Hugging Face model; tools/convert_checkpoint.py makes one of it" if is_hugging_face else "")
+        )
     return found
 
 

@@ -27,6 +27,7 @@ from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.huggingface.weights_mars import check_numbers
 from mars_megatron.model.initialization import start_new_slots
 from mars_megatron.model.mars import MARSModel
 
@@ -134,7 +135,7 @@ def load_model(
             another image.next_k; start slots that it lacks start as its BOI.
 
     Raises:
-        ValueError: no complete checkpoint at `path`, or one of another shape.
+        ValueError: no complete checkpoint at `path`, one of another shape, or a value is no number.
     """
     folder = folders.resolve(path)
     saved = check_same_model(folder, config, image=False, visual=not text_only)
@@ -147,6 +148,7 @@ def load_model(
         for tensor in _image_tables(request):
             tensor.allow_shape_mismatch = True  # rows that the checkpoint lacks become zeros
     state = dist_checkpointing.load(request, str(folder))
+    _check_parameters(state, request, folder)
     for number, chunk in enumerate(chunks):
         result = chunk.load_state_dict(state[f"model{number}"], strict=False)
         left_out = all(_is_left_out(name, text_only) for name in result.missing_keys)
@@ -154,6 +156,14 @@ def load_model(
         if other_slots:
             start_new_slots(chunk, saved.image.next_k, groups.tp)
     return folder
+
+
+def _check_parameters(state: dict[str, Any], request: dict[str, Any], folder: Path) -> None:
+    """Refuse parameters that are no numbers; each rank looks at its own."""
+    for model in (name for name in request if name.startswith("model")):
+        for name, value in state[model].items():
+            if isinstance(value, torch.Tensor):  # not the extra states
+                check_numbers(value, request[model][name].key, folder)
 
 
 def _image_tables(request: dict[str, dict[str, Any]]) -> list[ShardedTensor]:
@@ -182,7 +192,8 @@ def load(
     Random states are restored under the layout that saved them; under another there is nothing to map them to.
 
     Raises:
-        ValueError: the checkpoint is of another model shape, or its optimiser state is of another kind.
+        ValueError: the checkpoint is of another model shape, its optimiser state is of another kind, or a value is no
+            number.
     """
     saved = check_same_model(folder, config)
     check_same_training(folder, saved, config)
@@ -200,6 +211,7 @@ def load(
     if same_layout:
         request["rng"] = sharded_rng_state(groups)
     state = dist_checkpointing.load(request, str(folder))
+    _check_parameters(state, request, folder)
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(state[f"model{number}"])
     optimizer.load_state_dict(fit_optimizer_state(state["optimizer"], folder, optimizer))

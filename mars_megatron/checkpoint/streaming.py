@@ -45,6 +45,7 @@ from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
 from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.huggingface.weights_mars import check_numbers
 
 _OPTIMIZER = "optimizer."
 # What reading a damaged index raises.
@@ -110,7 +111,16 @@ class CheckpointTensors:
                 )
 
     def read(self, name: str) -> Tensor:
-        """The whole tensor, from however many shards."""
+        """The whole tensor, from however many shards.
+
+        Raises:
+            ValueError: It cannot be read, or a value is no number.
+        """
+        tensor = self._read(name)
+        check_numbers(tensor, name, self.folder)
+        return tensor
+
+    def _read(self, name: str) -> Tensor:
         info, stored = self.tensors[name], self._stored[name]
         if len(stored.chunks) == 1:
             return self._read_chunk(name, stored.chunks[0])

@@ -34,7 +34,11 @@ class TensorSource(Protocol):
         """Every tensor there is."""
 
     def read(self, name: str) -> Tensor:
-        """The whole tensor, on the CPU. Threads may read at the same time."""
+        """The whole tensor, on the CPU. Threads may read at the same time.
+
+        Raises:
+            NoNumbersError: A value is nan or inf.
+        """
 
 
 class LazyTensor(NamedTuple):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import yaml
@@ -27,13 +26,11 @@ from mars_megatron.conversion.formats import (
     open_checkpoint,
 )
 from mars_megatron.conversion.language_model import LanguageModelParts
-from mars_megatron.conversion.parts import ConvertedParts, StartParts, as_parameters, as_parts
+from mars_megatron.conversion.parts import DTYPES, ConvertedParts, StartParts, as_parameters, as_parts, name_of
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.conversion.staging import staged
-from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Of a run.
 _PRECISIONS: dict[torch.dtype, Literal["fp32", "bf16"]] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 # Beside a start checkpoint: the settings that a run from it must share, for --config.
@@ -135,7 +132,7 @@ def export_hf(
             folder,
             opened.config,
             step=opened.step,
-            dtype=_NAMES[_common_dtype(parts, opened.path)],
+            dtype=name_of(_common_dtype(parts, opened.path)),
             text_tokenizer=text_tokenizer or find_tokenizer(opened, "text_tokenizer"),
             image_tokenizer=image_tokenizer or find_tokenizer(opened, "image_tokenizer"),
         )
@@ -189,11 +186,11 @@ def _open(path: str | Path, wanted: Format) -> Opened:
 def _start_config(source: Path, image_tokenizer: str | Path, overrides: Sequence[str]) -> RunConfig:
     base = language_model_config(source)
     if image_tokenizer:
-        codes, pixels = _image_geometry(Path(image_tokenizer))
+        images = load_image_tokenizer(image_tokenizer)
         base = replace(
             base,
-            vocabulary=replace(base.vocabulary, codebook_size=codes),
-            image=replace(base.image, downsample=pixels, resolution=16 * pixels),
+            vocabulary=replace(base.vocabulary, codebook_size=images.codebook_size),
+            image=replace(base.image, downsample=images.downsample, resolution=16 * images.downsample),
         )
     config = override(base, overrides)
     free = {f"model.{name}" for name in NOT_OF_THE_SOURCE}
@@ -209,15 +206,6 @@ def _start_config(source: Path, image_tokenizer: str | Path, overrides: Sequence
     return validate(config)
 
 
-def _image_geometry(folder: Path) -> tuple[int, int]:
-    """Codes, and pixels per code along each side, of a diffusers VQModel."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return int(config["num_vq_embeddings"]), 2 ** (len(config["block_out_channels"]) - 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"image tokenizer {folder} is not a diffusers VQModel folder: {error}") from error
-
-
 def _start_dtype(text: TensorSource, dtype: str) -> torch.dtype:
     if dtype != "auto":
         return DTYPES[dtype]
@@ -231,7 +219,7 @@ def _as_dtype(parts: TensorSource, dtype: str) -> TensorSource:
 
 def _common_dtype(parts: TensorSource, path: Path) -> torch.dtype:
     types = {info.dtype for info in parts.tensors.values()}
-    if len(types) > 1 or not types <= _NAMES.keys():
+    if len(types) > 1 or not types <= set(DTYPES.values()):
         raise ValueError(
             f"{path} has tensors of the types {sorted(map(str, types))}; accepted: one of {', '.join(DTYPES)}; "
             "say --dtype"

@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import TensorInfo
+from mars_megatron.conversion.other_models import what_tensors
+from mars_megatron.huggingface.foreign import PLAIN_WEIGHTS, unfinished
+from mars_megatron.huggingface.weights_mars import check_numbers, what_instead
 
-# The order of transformers, so that both read the same where there are several.
-_PLACES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # What unpickling raises of a damaged file, beside its own error.
 _DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)
 _DTYPES = {
@@ -49,6 +50,7 @@ class HuggingFaceFiles:
         self.path = path
         self._file_of: dict[str, Path] = {}
         self.tensors: dict[str, TensorInfo] = {}
+        self._checked: set[str] = set()
         for file, wanted in _files(path):
             found = dict(_contents(file))
             missing = sorted(wanted - found.keys())
@@ -65,13 +67,18 @@ class HuggingFaceFiles:
         """The whole tensor; memory is that of the file (mapped) while it lives.
 
         Raises:
-            ValueError: The file cannot be read any more.
+            ValueError: The file cannot be read any more, or a value is no number.
         """
         file = self._file_of[name]
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                return opened.get_tensor(name)
-        return _load_pickle(file)[name]
+                tensor: Tensor = opened.get_tensor(name)
+        else:
+            tensor = _load_pickle(file)[name]
+        if name not in self._checked:  # many are asked for more than once
+            check_numbers(tensor, name, file)
+            self._checked.add(name)
+        return tensor
 
 
 def _files(path: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -81,9 +88,9 @@ def _files(path: Path) -> Iterator[tuple[Path, set[str]]]:
         return
     if not path.is_dir():
         raise ValueError(f"{path} does not exist; give a Hugging Face model folder")
-    found = next((path / name for name in _PLACES if (path / name).is_file()), None)
+    found = next((path / name for name in PLAIN_WEIGHTS if (path / name).is_file()), None)
     if found is None:
-        raise ValueError(f"{path} holds no weights: none of {', '.join(_PLACES)}")
+        raise ValueError(f"{path} holds no weights: none of {', '.join(PLAIN_WEIGHTS)}")
     if found.suffix != ".json":
         yield found, set()
         return
@@ -96,6 +103,7 @@ def _files(path: Path) -> Iterator[tuple[Path, set[str]]]:
         if not (path / file).is_file():
             raise ValueError(
                 f"{path / file} is missing; {found.name} places {len(names)} tensors in it, such as {min(names)}"
+                f"{unfinished(path)}"
             )
         yield path / file, names
 
@@ -112,6 +120,9 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _contents(file: Path) -> Iterator[tuple[str, TensorInfo]]:
+    instead = what_instead(file)
+    if instead:
+        raise ValueError(instead)
     if file.suffix != ".safetensors":
         for name, tensor in _load_pickle(file).items():
             yield name, TensorInfo(tuple(tensor.shape), tensor.dtype)
@@ -123,7 +134,7 @@ def _contents(file: Path) -> Iterator[tuple[str, TensorInfo]]:
                 if part.get_dtype() not in _DTYPES:
                     raise ValueError(
                         f"{file}: {name} is of type {part.get_dtype()}; accepted: {', '.join(_DTYPES)} (a quantised "
-                        "model must be converted back first)"
+                        f"model must be converted back first){what_tensors(opened.keys())}"
                     )
                 yield name, TensorInfo(tuple(part.get_shape()), _DTYPES[part.get_dtype()])
     except SafetensorError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,7 @@ from mars_megatron.conversion.language_model import LanguageModelParts, model_ty
 from mars_megatron.conversion.parts import CheckpointParts
 from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.conversion.table import parameters, part_names
+from mars_megatron.huggingface.foreign import refuse_foreign
 
 TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.
@@ -85,6 +87,8 @@ def detect(path: Path) -> Format:
     Raises:
         ValueError: None that is known.
     """
+    if not _is_own(path) and not path.name.endswith(INCOMPLETE):
+        refuse_foreign(path, "model")
     if not path.exists():
         raise ValueError(
             f"{path} does not exist; give a run, a checkpoint, a Hugging Face folder or a .safetensors file"
@@ -98,6 +102,12 @@ def detect(path: Path) -> Format:
     if (path / "config.json").is_file():
         return "exported" if model_type(path) == "mars" else "language_model"
     return "checkpoint"
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a folder is a run or a checkpoint, or was one."""
+    is_step = fnmatch(path.name, folders.STEPS)
+    return is_step or (path / "config.yaml").is_file() or any(path.glob(folders.STEPS))
 
 
 def language_model_config(folder: Path, like: RunConfig | None = None) -> RunConfig:
@@ -174,6 +184,10 @@ def read_visual(path: Path) -> Opened:
 
 def visual_header(path: Path) -> dict[str, str]:
     """The strings in the header of a file of `extract_visual`; see `VisualHeader`."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; accepted: the .safetensors file that extract-visual made")
+    if path.exists():
+        refuse_foreign(path, "file of extract-visual")
     try:
         with safe_open(path, framework="pt") as opened:
             header: dict[str, str] = opened.metadata() or {}

@@ -12,7 +12,9 @@ from torch import Tensor
 from mars_megatron.checkpoint.tensors import TensorInfo
 from mars_megatron.config.schema import ModelConfig, RopeScalingConfig, RunConfig
 from mars_megatron.conversion.files import HuggingFaceFiles
+from mars_megatron.conversion.other_models import what_model, what_tensors
 from mars_megatron.conversion.table import parameters
+from mars_megatron.huggingface.foreign import refuse_foreign
 
 ORIGINAL_QWEN = "qwen"
 FAMILIES = (ORIGINAL_QWEN, "qwen2", "qwen3", "llama")
@@ -41,13 +43,22 @@ def model_type(folder: Path) -> str:
     Raises:
         ValueError: There is no config.json, or it names none.
     """
+    return str(_configuration(folder)["model_type"])
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the Hugging Face model folder that it lies in")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a Hugging Face model folder")
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["model_type"])
-    except (ValueError, KeyError, TypeError) as error:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a model configuration (JSON with a model_type): {error}") from error
+    if "model_type" not in found:
+        raise ValueError(f"{path} is not a model configuration: it has no model_type{what_model(found)}")
+    return found
 
 
 def read_shape(folder: Path) -> Shape:
@@ -56,9 +67,13 @@ def read_shape(folder: Path) -> Shape:
     Raises:
         ValueError: There is no config.json, it is of another architecture, or has a setting that MARS has no place for.
     """
+    refuse_foreign(folder, "language model")
     family, path = model_type(folder), folder / "config.json"
     if family not in FAMILIES:
-        raise ValueError(f"{path} is of model_type {family!r}; accepted: {', '.join(FAMILIES)} (dense language models)")
+        raise ValueError(
+            f"{path} is of model_type {family!r}{what_model(_configuration(folder))}; accepted: {', '.join(FAMILIES)} "
+            "(dense language models)"
+        )
     return _original_qwen(path) if family == ORIGINAL_QWEN else _llama_like(path, family)
 
 
@@ -157,6 +172,12 @@ def _rope(path: Path, config: Any) -> tuple[float, RopeScalingConfig]:
     return base, scaling
 
 
+def _why_empty(shape: tuple[int, ...]) -> str:
+    if 0 not in shape:
+        return ""
+    return " (an empty tensor: DeepSpeed ZeRO-3 saved it without gathering; zero_to_fp32.py does that)"
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where a part lies in the folder.
@@ -206,6 +227,7 @@ class LanguageModelParts:
             raise ValueError(
                 f"{self._files.where(unknown[0])}: {unknown[0]} is unknown (and {len(unknown) - 1} more); "
                 "the weights are not those of the model that config.json describes"
+                f"{what_tensors(unknown)}"
             )
         wanted = {part: shape for parameter in parameters(config) for part, shape in parameter.parts.items()}
         rows: dict[str, int] = {}
@@ -213,17 +235,20 @@ class LanguageModelParts:
             rows[place.name] = rows.get(place.name, 0) + place.rows[1]
         for part, place in self._places.items():
             if place.name not in self._files.tensors:
-                raise ValueError(f"{folder} lacks {place.name}, which its config.json asks for")
+                raise ValueError(
+                    f"{folder} lacks {place.name}, which its config.json asks for{what_tensors(self._files.tensors)}"
+                )
             found = self._files.tensors[place.name]
             shape = (rows[place.name], *wanted[part][1:])
             if found.shape != shape:
                 raise ValueError(
                     f"{self._files.where(place.name)}: {place.name} has the shape {list(found.shape)}; "
-                    f"config.json asks for {list(shape)}"
+                    f"config.json asks for {list(shape)}{_why_empty(found.shape)}{what_tensors(self._files.tensors)}"
                 )
             if not found.dtype.is_floating_point:
                 raise ValueError(
                     f"{self._files.where(place.name)}: {place.name} is of type {found.dtype}, not floating point"
+                    f"{what_tensors(self._files.tensors)}"
                 )
             self.tensors[part] = TensorInfo(wanted[part], found.dtype)
 

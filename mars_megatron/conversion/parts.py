@@ -13,12 +13,20 @@ from mars_megatron.checkpoint.streaming import CheckpointTensors
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, TensorSource
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.table import AttentionShape, Parameter, join, parameters, split
+from mars_megatron.huggingface.weights_mars import are_numbers
 from mars_megatron.model.initialization import draw
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
+# Types of whole models, as the command line names them.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Elements of a table that are added at once. Fewer than 2^15 torch adds in one thread, in the cache; spread over
 # threads that other programs keep waiting, it took twenty times as long.
 _AT_ONCE = 2**15 - 1
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The name of one of `DTYPES`."""
+    return next(name for name, other in DTYPES.items() if other is dtype)
 
 
 class CheckpointParts:
@@ -138,10 +146,15 @@ class ConvertedParts:
             ValueError: A value is too large for the type.
         """
         source = self._source.read(name)
-        converted = source.to(self._dtype)
-        if self._dtype is torch.float16 and source.dtype is not torch.float16:
-            if not converted.isfinite().all() and source.isfinite().all():
-                raise ValueError(f"{name} has values up to {source.abs().max():.3g}, too large for fp16; take bf16")
+        converted = source.to(self._dtype)  # what was read is checked: what is no number now was too large
+        if torch.finfo(self._dtype).max < torch.finfo(source.dtype).max:
+            if not are_numbers(converted):
+                largest = max(abs(float(value)) for value in torch.aminmax(source))
+                wider = "bf16 or fp32" if self._dtype is torch.float16 else "fp32"
+                raise ValueError(
+                    f"{name} has values up to {largest:.6g}, too large for {name_of(self._dtype)} (at most "
+                    f"{torch.finfo(self._dtype).max:.6g}); take {wider}"
+                )
         return converted
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mars_megatron.checkpoint.tensors import TensorSource
 from mars_megatron.conversion.formats import Opened, open_checkpoint
+from mars_megatron.huggingface.weights_mars import NoNumbersError
 
 # Elements compared at once, so that the comparison needs little beside the two tensors.
 _AT_ONCE = 1 << 24
@@ -26,9 +27,9 @@ class Comparison:
     Attributes:
         num_compared: Tensors that both have.
         num_equal: Of these the equal ones.
-        problems: One line for each setting of the model that differs, and for each tensor that is missing, extra, or
-            differs.
-        max_abs_difference: Largest difference of two values; nan where only one of them is a number.
+        problems: One line for each setting of the model that differs, and for each tensor that is missing, extra,
+            differs, or has values that are no numbers, on either side.
+        max_abs_difference: Largest difference of two values; nan where one is no number.
     """
 
     num_compared: int = 0
@@ -77,11 +78,9 @@ def compare(
     with tqdm(total=total, desc="compare", unit="B", unit_scale=True, disable=not progress) as bar:
         for name in both:
             result.num_compared += 1
-            problem = _compare_one(name, first.parts, second.parts, tolerance, ignore_dtype, result)
-            if problem:
-                result.problems.append(problem)
-            else:
-                result.num_equal += 1
+            problems = _compare_one(name, first.parts, second.parts, tolerance, ignore_dtype, result)
+            result.problems += problems
+            result.num_equal += not problems
             bar.update(first.parts.tensors[name].nbytes)
     return result
 
@@ -110,34 +109,35 @@ def _could_have(opened: Opened, name: str) -> bool:
 
 def _compare_one(
     name: str, first: TensorSource, second: TensorSource, tolerance: float, ignore_dtype: bool, result: Comparison
-) -> str:
+) -> list[str]:
+    """What is wrong with one tensor; its difference goes into the result."""
     ours, theirs = first.tensors[name], second.tensors[name]
     if ours.shape != theirs.shape:
-        return f"shape    {name}: {ours} against {theirs}"
-    difference = _max_abs_difference(first.read(name), second.read(name))
-    if not math.isnan(result.max_abs_difference) and not difference <= result.max_abs_difference:  # nan stays
-        result.max_abs_difference = difference
+        return [f"shape    {name}: {ours} against {theirs}"]
+    values, problems = [], []
+    for side, source in (("first", first), ("second", second)):
+        try:
+            values.append(source.read(name))
+        except NoNumbersError as error:
+            problems.append(f"numbers  {name} of the {side}: {error}")
+    if problems:
+        result.max_abs_difference = math.nan
+        return problems
+    difference = _max_abs_difference(*values)
+    if not math.isnan(result.max_abs_difference):  # which stays
+        result.max_abs_difference = max(result.max_abs_difference, difference)
     if ours.dtype != theirs.dtype and not ignore_dtype:
-        return f"dtype    {name}: {ours} against {theirs}, max abs difference {difference:.3g}"
-    if not difference <= tolerance:
-        return f"values   {name}: max abs difference {difference:.3g}"
-    return ""
+        return [f"dtype    {name}: {ours} against {theirs}, max abs difference {difference:.3g}"]
+    if difference > tolerance:
+        return [f"values   {name}: max abs difference {difference:.3g}"]
+    return []
 
 
 def _max_abs_difference(first: Tensor, second: Tensor) -> float:
-    """0 exactly where all values are equal; two values that are no numbers are equal too."""
-    largest = 0.0
+    """0 exactly where all values are equal; all are numbers."""
     parts = zip(first.flatten().split(_AT_ONCE), second.flatten().split(_AT_ONCE), strict=True)
-    for one, other in parts:
-        if torch.equal(one, other):
-            continue
-        one, other = one.double(), other.double()
-        equal = (one == other) | (one.isnan() & other.isnan())
-        part = float((one - other).abs().masked_fill(equal, 0.0).max())
-        if math.isnan(part):
-            return part
-        largest = max(largest, part)
-    return largest
+    different = ((one, other) for one, other in parts if not torch.equal(one, other))
+    return max((float((one.double() - other.double()).abs().max()) for one, other in different), default=0.0)
 
 
 def sequences(opened: Sequence[Opened], seed: int = 0) -> dict[str, list[int]]:

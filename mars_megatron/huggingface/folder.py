@@ -12,7 +12,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.huggingface.configuration_mars import MarsConfig
 from mars_megatron.huggingface.model_card import model_card
 from mars_megatron.huggingface.text_tokenizer import convert_sentencepiece
-from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -55,7 +55,7 @@ def write_companions(
             )
         _write_text_tokenizer(folder, text_tokenizer)
     if image_tokenizer:
-        _check_image_tokenizer(Path(image_tokenizer), config)
+        _check_image_tokenizer(image_tokenizer, config)
         copy_image_tokenizer(image_tokenizer, folder / IMAGE_TOKENIZER)
     for path in sorted(Path(__file__).parent.glob("*_mars.py")):
         shutil.copyfile(path, folder / path.name)
@@ -85,12 +85,9 @@ def _write_text_tokenizer(folder: Path, source: str) -> None:
         convert_sentencepiece(source, folder)
 
 
-def _check_image_tokenizer(folder: Path, config: RunConfig) -> None:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        codes, pixels = int(found["num_vq_embeddings"]), 2 ** (len(found["block_out_channels"]) - 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"image tokenizer {folder} is not a diffusers VQModel folder: {error}") from error
+def _check_image_tokenizer(folder: str, config: RunConfig) -> None:
+    tokenizer = load_image_tokenizer(folder)
+    codes, pixels = tokenizer.codebook_size, tokenizer.downsample
     wanted = {"vocabulary.codebook_size": config.vocabulary.codebook_size, "image.downsample": config.image.downsample}
     for (name, value), there in zip(wanted.items(), (codes, pixels), strict=True):
         if value != there:

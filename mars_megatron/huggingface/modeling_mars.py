@@ -38,6 +38,7 @@ from .routing_mars import (
     build_norm,
 )
 from .sampling_mars import draw  # noqa: F401
+from .weights_mars import open_vq_model  # noqa: F401
 
 
 class MarsLayer(GradientCheckpointingLayer):

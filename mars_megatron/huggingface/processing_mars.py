@@ -20,6 +20,7 @@ from .picture_files_mars import look  # noqa: F401
 from .picture_mars import UnusablePicture
 from .picture_tiff_mars import read_tiff  # noqa: F401
 from .pixels_mars import upright_rgb
+from .weights_mars import open_vq_model
 
 SUBFOLDER = "image_tokenizer"
 TASKS = ("t2i", "i2t", "text")
@@ -93,23 +94,19 @@ class MarsProcessor(ProcessorMixin):
 
         Raises:
             ImportError: diffusers or Pillow is missing.
-            ValueError: There is none.
+            ValueError: There is none, or its weights are not whole.
         """
         if self._vq is None:
             try:
+                import diffusers  # noqa: F401
                 import PIL  # noqa: F401
-                from diffusers import VQModel
             except ImportError as error:
                 raise ImportError(
                     f"images need diffusers and Pillow: pip install diffusers pillow ({error})"
                 ) from error
             if self._source is None:
                 raise ValueError("the processor was not loaded from a folder, so it has no image tokenizer")
-            try:
-                vq = VQModel.from_pretrained(self._source, subfolder=SUBFOLDER, **self._hub)
-            except OSError as error:
-                raise ValueError(f"{self._source} has no image tokenizer ({SUBFOLDER}): {error}") from error
-            self._vq = vq.eval().requires_grad_(False)
+            self._vq = open_vq_model(self._source, subfolder=SUBFOLDER, **self._hub)
         return self._vq if device is None else self._vq.to(device)
 
     def encode_text(self, texts: Sequence[str]) -> list[list[int]]:

@@ -6,7 +6,10 @@ import shutil
 from pathlib import Path
 
 from mars_megatron.tokenizers.fingerprint import IMAGE_PATTERNS, TEXT_PATTERNS, tokenizer_files
+from mars_megatron.tokenizers.image import load_image_tokenizer
 
+# Where the tensors of several files lie; says nothing about codes, so it is no part of a fingerprint either.
+_INDEX = "diffusion_pytorch_model.*.index.json"
 # Says nothing about ids, so it is no part of a fingerprint.
 _CHAT_TEMPLATE = "chat_template.jinja"
 
@@ -22,12 +25,14 @@ def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
 
 
 def copy_image_tokenizer(source: str | Path, target: str | Path) -> None:
-    """Copy a diffusers VQModel folder.
+    """Copy a diffusers VQModel folder, which is opened first: a copy of something else is found too late.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It cannot be opened; see `load_image_tokenizer`.
     """
-    _copy(tokenizer_files(Path(source), IMAGE_PATTERNS, "image tokenizer"), Path(target))
+    load_image_tokenizer(source)
+    files = tokenizer_files(Path(source), IMAGE_PATTERNS, "image tokenizer")
+    _copy([*files, *Path(source).glob(_INDEX)], Path(target))
 
 
 def _copy(files: list[Path], target: Path) -> None:

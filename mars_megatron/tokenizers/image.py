@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from mars_megatron.huggingface.foreign import refuse_foreign
 from mars_megatron.huggingface.image_codes_mars import decode_codes, encode_codes, to_float, to_uint8
+from mars_megatron.huggingface.weights_mars import open_vq_model
 from mars_megatron.tokenizers.fingerprint import image_fingerprint
 
 if TYPE_CHECKING:  # slow to import
     from diffusers import VQModel
+
+# Types of a plain VQModel's weights, as safetensors names them.
+_FLOATS = ("F32", "F16", "BF16", "F64")
 
 
 def channels_first(images: torch.Tensor) -> torch.Tensor:
@@ -97,14 +103,28 @@ def load_image_tokenizer(path: str | Path, device: torch.device | str = "cpu") -
     """Open a diffusers VQModel folder (config.json and weights).
 
     Raises:
-        ValueError: The folder does not exist or holds no VQModel.
+        ValueError: The folder does not exist, holds something else, or its weights are not whole, of floating point and
+            numbers alone; file and tensor are named.
     """
-    from diffusers import VQModel
+    refuse_foreign(Path(path), "image tokenizer")
+    if not Path(path).is_dir():
+        raise ValueError(f"image tokenizer {path} is not a diffusers VQModel folder: there is no such folder")
+    _check_types(Path(path))
+    return ImageTokenizer(open_vq_model(path, local_files_only=True), path, device)
 
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(f"image tokenizer {path} is not a diffusers VQModel folder (no config.json)")
-    try:
-        model = VQModel.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise ValueError(f"image tokenizer {path} cannot be read as a diffusers VQModel: {error}") from error
-    return ImageTokenizer(model, path, device)
+
+def _check_types(folder: Path) -> None:
+    """Refuse what diffusers would turn into floats: the packed values of a quantised model."""
+    for file in sorted(folder.glob("diffusion_pytorch_model*.safetensors")):
+        refuse_foreign(file, "image tokenizer")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"image tokenizer: {file} cannot be read, it may be cut off: {error}") from error
+        for name, dtype in types.items():
+            if dtype not in _FLOATS:
+                raise ValueError(
+                    f"image tokenizer: {file}: {name} is of type {dtype}; accepted: {', '.join(_FLOATS)} (a quantised "
+                    "model must be converted back first)"
+                )

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import sentencepiece
 
+from mars_megatron.huggingface.foreign import refuse_foreign_tokenizer
 from mars_megatron.tokenizers.fingerprint import text_fingerprint
 
 
@@ -105,6 +106,7 @@ def load_text_tokenizer(path: str | Path) -> TextTokenizer:
     Raises:
         ValueError: The path does not exist or is no tokenizer.
     """
+    refuse_foreign_tokenizer(Path(path))
     if Path(path).is_dir():
         return HuggingFaceTokenizer(path)
     return SentencePieceTokenizer(path)

@@ -107,3 +107,9 @@ def test_remove_old_spares_the_latest(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("step_00000001\n")  # a run that was set back
     folders.remove_old(tmp_path, 1)
     assert folders.complete_steps(tmp_path) == [1, 3]
+
+
+def test_a_hugging_face_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no complete checkpoint.*tools/convert_checkpoint.py"):
+        folders.resolve(tmp_path)

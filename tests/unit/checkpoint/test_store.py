@@ -112,6 +112,23 @@ def test_the_model_alone(tmp_path: Path) -> None:
         assert torch.equal(value, first.values()[name]), name
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_parameters_that_are_no_numbers_are_not_loaded(tmp_path: Path, value: float) -> None:
+    """By no way of loading them."""
+    first = Parts(seed=1, num_steps=1)
+    name = "decoder.layers.1.mlp.visual.linear_fc2.weight"
+    with torch.no_grad():
+        dict(first.chunks[0].named_parameters())[name][2, 5] = value
+    folder = save(tmp_path, Position(1, 1), CONFIG, *first.for_store())
+    other = Parts(seed=2)
+    message = rf"step_00000001: {name} has 1 of 384 values that are no numbers, the first is {value} at \[2, 5\]"
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path, CONFIG, other.groups, other.chunks)
+    with pytest.raises(ValueError, match=message):
+        load(folder, CONFIG, *other.for_store())
+    load_model(tmp_path, CONFIG, other.groups, other.chunks, text_only=True)  # reads no visual parameter
+
+
 def test_old_and_half_written_checkpoints_go(tmp_path: Path) -> None:
     parts = Parts(seed=1, num_steps=1)
     (tmp_path / "step_00000002.incomplete").mkdir()

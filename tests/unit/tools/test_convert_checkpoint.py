@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,6 +112,72 @@ def test_a_language_model(main: Callable[..., int], run: Path, tmp_path: Path, c
     assert settings.data.image_tokenizer == str(start / "image_tokenizer")
     assert main("inspect", tmp_path / "model") == 0
     assert "language_model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"model.gguf": b"GGUF"}, "G(dequantize=True)"),
+        (
+            {"adapter_config.json": b'{"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen3-8B"}'},
+            "Qwen/Qwen3-8B",
+        ),
+        ({"config.json": b'{"model_type": "qwen2", "quantization_config": {"quant_method": "awq"}}'}, "awq"),
+        (
+            {"config.json": b'{"model_type": "qwen2"}', "model.safetensors": b"version https://git-lfs.x"},
+            "git lfs pull",
+        ),
+        ({"model_index.json": b"{}", "vqvae/config.json": b'{"_class_name": "VQModel"}'}, "vqvae"),
+    ],
+)
+def test_what_is_no_plain_folder(
+    main: Callable[..., int], run: Path, tmp_path: Path, capsys: Any, files: dict[str, bytes], message: str
+) -> None:
+    """Whatever is asked of it."""
+    folder = tmp_path / "model"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for arguments in (
+        ("init-from-hf", folder, tmp_path / "out"),
+        ("import-hf", folder, tmp_path / "out"),
+        ("verify", run, folder),
+        ("inspect", folder),
+    ):
+        assert main(*arguments) == 2, arguments
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and str(folder) in err and message in err, err
+    assert main("merge", run, folder, tmp_path / "out") == 2
+    assert f"{folder} is a folder; accepted: the .safetensors file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_an_image_tokenizer_that_is_not_whole(
+    main: Callable[..., int], run: Path, exported: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Refused before the work by whatever would make a copy of it."""
+    language_model("qwen2").save_pretrained(tmp_path / "model")
+    folder = tmp_path / "exported"
+    shutil.copytree(exported, folder)
+    vq = folder / "image_tokenizer"
+    file, name = vq / "diffusion_pytorch_model.safetensors", "quantize.embedding.weight"
+    tensors = load_file(file)
+    spoiled = tensors[name].clone()
+    spoiled[3] = float("nan")
+    for changed, message in (
+        ({**tensors, name: spoiled}, f"{name} has 4 of 64 values that are no numbers"),
+        ({other: tensor for other, tensor in tensors.items() if other != name}, f"lacks {name}"),
+    ):
+        save_file(changed, file)
+        for arguments in (
+            ("init-from-hf", tmp_path / "model", tmp_path / "out", "--image-tokenizer", vq),
+            ("export-hf", run, tmp_path / "out", "--image-tokenizer", vq),
+            ("import-hf", folder, tmp_path / "out"),
+        ):
+            assert main(*arguments) == 2, arguments
+            err = capsys.readouterr().err
+            assert f"error: image tokenizer {file}" in err and message in err, err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "model"]
 
 
 def test_logits_in_a_process_of_its_own(run: Path, exported: Path) -> None:

@@ -64,6 +64,29 @@ def test_indexes_a_folder(main, made, tmp_path, capsys):
     assert manifest["image_tokenizer"]["grid"] == [4, 4] and manifest["documents"] == {"text": 1, "image": 2}
 
 
+def test_an_image_tokenizer_that_is_not_whole_indexes_nothing(main, made, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(made / "vq" / "diffusion_pytorch_model.safetensors")
+    name = "quantize.embedding.weight"
+    spoiled = weights[name].clone()
+    spoiled[5, 1] = float("nan")  # every picture became code 0, or 5
+    vq = tmp_path / "vq"
+    vq.mkdir()
+    (vq / "config.json").write_bytes((made / "vq" / "config.json").read_bytes())
+    for changed, message in (
+        ({**weights, name: spoiled}, f"{name} has 1 of 24 values that are no numbers, the first is nan at [5, 1]"),
+        ({other: tensor for other, tensor in weights.items() if other != name}, f"lacks {name} (and 0 more)"),
+        ({"model.norm.weight": spoiled}, "lacks decoder.conv_in.bias"),
+    ):
+        save_file(changed, vq / "diffusion_pytorch_model.safetensors")
+        code = main("build", "--input", made, "--output", tmp_path / "index" / "train", "--resolution", 8,
+                    "--text-tokenizer", made / "text.model", "--image-tokenizer", vq)  # fmt: skip
+        err = capsys.readouterr().err
+        assert code == 1 and message in err and str(vq / "diffusion_pytorch_model.safetensors") in err, err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vq"]
+
+
 def test_every_option_arrives(main, made, tmp_path, capsys):
     """In the settings of the manifest, which say what the index was made with."""
     lines = [{"image": "a.png", "dense": "a red square"}, {"image": "b.png", "short": ["a blue square"] * 2}]
