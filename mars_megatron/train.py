@@ -28,5 +28,18 @@ def main() -> int:
     return 0
 
 
+def run_as_program() -> None:
+    """End with the code of `main`; after an error at once, so that the launcher can end the other ranks."""
+    try:
+        code = main()
+    except (Exception, KeyboardInterrupt) as error:
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    if code:
+        from mars_megatron.platform.processes import exit_at_once
+
+        exit_at_once(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program()
