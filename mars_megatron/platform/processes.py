@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import NoReturn
 
-# Requests to stop: of a scheduler, of the keyboard, of a terminal that is closed. torchrun passes each on to the process
-# group of every rank.
+# Requests to stop: of a scheduler, of the keyboard, of a terminal that is closed. torchrun passes each on to the
+# process group of every rank.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
