@@ -21,7 +21,7 @@ from mars_megatron.checkpoint import folders, latest
 from mars_megatron.config import to_yaml
 from tests.distributed.corpus import write_corpus
 from tests.distributed.jobs import tiny_config
-from tests.distributed.ranks import ROOT, environment, run_ranks
+from tests.distributed.ranks import ROOT, environment, launcher, run_ranks
 from tests.waiting import scaled, wait_until
 
 pytestmark = pytest.mark.distributed
@@ -29,7 +29,6 @@ pytestmark = pytest.mark.distributed
 # More steps than can be done, each with a checkpoint, before a signal comes.
 STEPS = 50
 LAYOUTS: dict[str, dict[str, Any]] = {"data": {"data.num_workers": 1}, "tensor": {"parallel.tensor": 2}}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 class Run:
@@ -102,7 +101,7 @@ def to_torchrun(number: int) -> Callable[[Run], None]:
 
 
 def to_the_group(number: int) -> Callable[[Run], None]:
-    """As a terminal does; the ranks are in sessions of their own."""
+    """As a terminal and timeout do; the ranks are in sessions of their own."""
     return lambda run: os.killpg(run.process.pid, number)
 
 
@@ -130,7 +129,7 @@ class Request:
 REQUESTS = {
     "SIGTERM": Request(to_torchrun(signal.SIGTERM)),
     "SIGTERM twice, while it saves": Request(to_everybody_twice(signal.SIGTERM), Run.is_saving_again, "tensor"),
-    "Ctrl-C in the script": Request(to_the_group(signal.SIGINT), script=True),
+    "SIGTERM to the group of the script": Request(to_the_group(signal.SIGTERM), script=True),
     "torchrun is killed": Request(to_torchrun(signal.SIGKILL), layout="tensor", code=-signal.SIGKILL),
 }
 
@@ -160,7 +159,7 @@ def start(folder: Path, name: str, layout: str, script: bool = False) -> Run:
     file, root = folder / f"{name}.yaml", folder / name
     file.write_text(to_yaml(tiny_config(settings(folder, name, layout) | {"checkpoint.interval": 1})))
     if not script:
-        return Run([*TORCHRUN, "-m", "mars_megatron.train", f"--config={file}"], root, {})
+        return Run([*launcher(2), "-m", "mars_megatron.train", f"--config={file}"], root, {})
     knobs = {"DEVICE": "cpu", "RECIPE": "tiny", "CONFIG": str(file), "OUTPUT": str(root), "SAVE_INTERVAL": "1"}
     return Run(["bash", str(ROOT / "examples" / "pretrain_mars.sh")], root, knobs | {"PYTHON": sys.executable})
 
