@@ -10,14 +10,17 @@ import warnings
 
 def main() -> int:
     """Parse the command line and train; returns the exit code."""
+    parent = os.getppid()
     from mars_megatron.config.cli import parse
 
     config = parse()
     # megatron-core warns of every GPU library that is missing; `python -m mars_megatron.platform` says it once.
     warnings.filterwarnings("ignore", module=r"megatron\.core.*")
     logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
+    from mars_megatron.platform.processes import end_with_launcher
     from mars_megatron.training import Trainer, shut_down
 
+    end_with_launcher(parent)
     try:
         Trainer(config).run()
     except (ValueError, OSError) as error:

@@ -11,8 +11,8 @@ from typing import Any
 
 
 def scaled(seconds: float) -> float:
-    """A time limit, given for an idle machine, for this one: longer the more processes wait for each core."""
-    return seconds * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+    """A time limit, given for an idle machine, for this one: up to ten times longer, by what waits for each core."""
+    return seconds * min(max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1)), 10.0)
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen[Any]) -> None:

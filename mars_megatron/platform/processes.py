@@ -6,14 +6,17 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
-# Requests to stop: of a scheduler, of the keyboard, of a terminal that is closed. torchrun passes each on to the
-# process group of every rank.
+# Requests to stop. torchrun passes each on to the process group of every rank.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_parent = os.getppid()
+_PR_SET_PDEATHSIG = 1
+# Looked up here: a process that was just forked may find the loader locked.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+if _prctl is not None:
+    _prctl.argtypes = (ctypes.c_int, ctypes.c_ulong)
 
 
 def launched() -> bool:
@@ -29,26 +32,29 @@ def become_helper() -> None:
     _signal_when_parent_ends(signal.SIGKILL)
 
 
-def end_with_launcher() -> None:
-    """Let the end of torchrun, however it comes, be a request to stop: no rank goes on without it. On Linux alone."""
+def end_with_launcher(parent: int | None = None) -> None:
+    """Let the end of torchrun, however it comes, be a request to stop: no rank goes on without it. On Linux alone.
+
+    Args:
+        parent: Process id of this process's parent when it began, if that is known: it may have ended since.
+    """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     _signal_when_parent_ends(signal.SIGTERM)
-    if os.getppid() != _parent:  # it ended before
+    if parent not in (None, os.getppid()):
         signal.raise_signal(signal.SIGTERM)
 
 
 def exit_at_once(code: int) -> NoReturn:
     """End this process and, on Linux, its helpers, without waiting for threads and processes that may wait for a rank
     that is gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # who reads it may be gone too
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
 def _signal_when_parent_ends(number: signal.Signals) -> None:
     """For the system, a parent ends with the thread that started this process."""
-    if sys.platform != "linux":
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number)) != 0:
+    if _prctl is not None and _prctl(_PR_SET_PDEATHSIG, int(number)) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM of a scheduler, Ctrl-C or a closed terminal end the run behind a checkpoint."""
+"""Stopping on request: SIGTERM of a scheduler, Ctrl-C or SIGHUP end the run behind a checkpoint."""
 
 from __future__ import annotations
 

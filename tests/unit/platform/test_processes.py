@@ -4,7 +4,6 @@ torch takes seconds to import."""
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,9 +82,10 @@ def test_a_process_of_its_own_goes_on_without_the_shell_that_started_it() -> Non
 
 
 def test_torchrun_may_end_before_its_rank_has_started() -> None:
-    child = "processes._parent = -1\n    " + RANK.replace("processes.end_with_launcher()", "")
-    pair = Pair(child + "print(os.getpid(), flush=True); processes.end_with_launcher()", TORCHELASTIC_RUN_ID="x")
-    assert pair.after_a_kill() == "asked\n"
+    began = "print(os.getpid(), flush=True)\n    processes.end_with_launcher(parent=-1)"
+    pair = Pair(RANK.replace("processes.end_with_launcher()", began), TORCHELASTIC_RUN_ID="x")
+    assert pair.parent.stdout.readline() == "asked\n"
+    assert pair.after_a_kill() == ""
 
 
 def test_an_end_at_once_waits_for_no_thread() -> None:
