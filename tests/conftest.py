@@ -1,8 +1,9 @@
-"""Shared by all tests: one thread per process, no rank variables of a surrounding job, signals that work, and time
-limits that grow with the load."""
+"""Shared by all tests: one thread per process, children of this checkout, no rank variables of a surrounding job,
+signals that work, and time limits that grow with the load."""
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,10 @@ from tests.waiting import scaled
 
 # Before torch is imported anywhere: several test processes share few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What tests start is of this checkout, wherever pytest was started and whatever is installed.
+_ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 # A test that needs these sets them itself; left over from a torchrun or Slurm job they would change results.
 for _name in (
