@@ -10,14 +10,17 @@ import warnings
 
 def main() -> int:
     """Parse the command line and train; returns the exit code."""
+    parent = os.getppid()
     from mars_megatron.config.cli import parse
 
     config = parse()
     # megatron-core warns of every GPU library that is missing; `python -m mars_megatron.platform` says it once.
     warnings.filterwarnings("ignore", module=r"megatron\.core.*")
     logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
+    from mars_megatron.platform.processes import end_with_launcher
     from mars_megatron.training import Trainer, shut_down
 
+    end_with_launcher(parent)
     try:
         Trainer(config).run()
     except (ValueError, OSError) as error:
@@ -28,5 +31,18 @@ def main() -> int:
     return 0
 
 
+def run_as_program() -> None:
+    """End with the code of `main`; after an error at once, so that the launcher can end the other ranks."""
+    try:
+        code = main()
+    except (Exception, KeyboardInterrupt) as error:
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    if code:
+        from mars_megatron.platform.processes import exit_at_once
+
+        exit_at_once(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program()

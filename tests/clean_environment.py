@@ -66,5 +66,4 @@ def run(site: Path, code: str, *arguments: str | Path) -> subprocess.CompletedPr
         cwd=site.parent,
         capture_output=True,
         text=True,
-        timeout=240,
     )

@@ -30,6 +30,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.huggingface.weights_mars import check_numbers
 from mars_megatron.model.initialization import start_new_slots
 from mars_megatron.model.mars import MARSModel
+from mars_megatron.platform import checkpoint_writer
 
 # How the tensors are cut and named; saved in the checkpoint too.
 CONTENT = {
@@ -91,6 +92,7 @@ def save(
     Returns:
         The folder of the checkpoint.
     """
+    checkpoint_writer.install()
     folder = folders.step_folder(Path(root), position.step)
     temporary = folders.incomplete(folder)
     is_writer = torch.distributed.get_rank() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from itertools import count, islice
 from typing import Any
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.batch import Batch, flatten, unflatten
 from mars_megatron.data.micro_batches import MicroBatches, open_micro_batches
+from mars_megatron.platform.processes import become_helper
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -65,7 +65,8 @@ def flat_batches(
         start: Global number of the first micro-batch that has not been used yet (steps done times
             training.global_batch_size); a multiple of parallel.expert.
         num: How many of this rank; None for no end.
-        num_workers: Processes that read ahead; they are started here. 0 reads when asked.
+        num_workers: Processes that read ahead; they are started here, and end with the thread that calls this. 0 reads
+            when asked.
 
     Raises:
         ValueError: The sizes do not fit together.
@@ -117,9 +118,7 @@ class _Numbers:
 
 
 def _prepare_worker(_worker: int) -> None:
-    """Leave a request to stop to the training process, which ends its workers when it has saved."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    become_helper()
 
 
 def _unchanged(batch: Any) -> Any:

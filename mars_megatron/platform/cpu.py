@@ -7,13 +7,14 @@ before any process group or model exists, and refuses to on a machine with a GPU
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._device import _device_constructors
+
+from mars_megatron.platform import patches
+from mars_megatron.platform.patches import Patch
 
 _CPU = torch.device("cpu")
 _FACTORIES = ("arange", "empty", "full", "ones", "rand", "randint", "randn", "tensor", "zeros")
@@ -22,16 +23,6 @@ _TYPE_NAMES = {
     torch.float16: "torch.cuda.HalfTensor",
     torch.bfloat16: "torch.cuda.BFloat16Tensor",
 }
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One replaced name: `owner` is a dotted module or class, `build` makes the new value from the old."""
-
-    owner: str
-    name: str
-    build: Callable[[Any], Any]
-    reason: str
 
 
 def _constant(replacement: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -214,22 +205,10 @@ def enable() -> None:
     # torch.device("meta") and its like know the factories by their functions, and list them when first used: the list
     # must have the true ones, which the patched ones call. Else transformers leaves buffers of loaded models unset.
     _device_constructors()
-    for patch in PATCHES:
-        owner = _resolve(patch.owner)
-        setattr(owner, patch.name, patch.build(getattr(owner, patch.name)))
+    patches.apply(PATCHES)
     _enabled = True
 
 
 def is_enabled() -> bool:
     """Whether `enable()` has run in this process."""
     return _enabled
-
-
-def _resolve(dotted: str) -> Any:
-    try:
-        return importlib.import_module(dotted)
-    except ModuleNotFoundError as error:
-        if not dotted.startswith(str(error.name)):
-            raise
-        module, _, name = dotted.rpartition(".")
-        return getattr(_resolve(module), name)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from mars_megatron.platform import adam, cpu
+from mars_megatron.platform import adam, cpu, processes
 
 _device: torch.device | None = None
 
@@ -57,7 +57,8 @@ def init_process_group(timeout_minutes: float = 10.0) -> None:
         return
     backend = "nccl" if device().type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
-    if "RANK" in os.environ:
+    processes.end_with_launcher()
+    if processes.launched():
         torch.distributed.init_process_group(backend, timeout=timeout)
     else:
         store = torch.distributed.HashStore()

@@ -1,4 +1,4 @@
-"""Stopping on request: the scheduler's SIGTERM or the user's Ctrl-C end the run behind a checkpoint."""
+"""Stopping on request: SIGTERM of a scheduler, Ctrl-C or SIGHUP end the run behind a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from types import FrameType
 import torch
 
 from mars_megatron import platform
+from mars_megatron.platform.processes import STOP_SIGNALS, launched
 
 SAME_REQUEST_SECONDS = 10.0
 
 
 class StopRequest:
-    """Notes SIGTERM and SIGINT. A second one ends the process, unless it follows at once.
+    """Notes the signals that ask for a stop. A second one ends the process, unless it follows at once.
 
-    A scheduler and a launcher may both pass on the same request.
+    A scheduler and a launcher may both pass on the same request. SIGHUP stays ignored in a process that was started
+    so (nohup), except under torchrun, which passes on its own.
     """
 
     def __init__(self) -> None:
         self._requested = False
         self._first = 0.0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        for number in STOP_SIGNALS:
+            if number != signal.SIGHUP or launched() or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._requested and time.monotonic() - self._first > SAME_REQUEST_SECONDS:

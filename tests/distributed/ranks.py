@@ -16,13 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -> list[str]:
     """The command line of a job; one rank needs no torchrun, which takes seconds to start."""
-    start = ["-m", "tests.distributed.start", job, json.dumps(arguments), str(result)]
+    return [*launcher(num_ranks), "-m", "tests.distributed.start", job, json.dumps(arguments), str(result)]
+
+
+def launcher(num_ranks: int) -> list[str]:
+    """What a command line begins with."""
     if num_ranks == 1:
-        return [sys.executable, *start]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)),
-        *start,
-    ]
+        return [sys.executable]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
 
 
 def environment() -> dict[str, str]:
@@ -34,7 +35,6 @@ def run_ranks(
     num_ranks: int,
     job: str,
     arguments: dict[str, Any],
-    timeout: float = 280,
     variables: Mapping[str, str] | None = None,
 ) -> Any:
     """Run a job on `num_ranks` ranks, with more environment variables if given, and return rank 0's result.
@@ -50,7 +50,6 @@ def run_ranks(
             env={**environment(), **(variables or {})},
             capture_output=True,
             text=True,
-            timeout=timeout,
         )
         if done.returncode != 0:
             raise RuntimeError(f"{job} failed on {num_ranks} ranks:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from mars_megatron.checkpoint import folders, latest
 from mars_megatron.conversion.verify import compare, open_both
 from tests.distributed.corpus import write_corpus
 from tests.distributed.ranks import ROOT, environment, run_ranks
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.distributed
 
@@ -167,11 +167,7 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
         start_new_session=True,
     )
     half_written = folders.incomplete(folders.step_folder(root, 3))
-    deadline = time.monotonic() + 120
-    while not (half_written.is_dir() and any(half_written.iterdir())):
-        assert process.poll() is None, "the run ended before its third checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_until(lambda: half_written.is_dir() and any(half_written.iterdir()), process)
     os.killpg(process.pid, signal.SIGKILL)  # the writers too
     process.wait()
     assert half_written.is_dir(), "the kill came after the checkpoint was complete: nothing was tested"

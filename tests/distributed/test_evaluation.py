@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import EvaluationConfig
 from tests.distributed.evaluation_jobs import run_suites, score, train_with_suites
-from tests.distributed.ranks import ROOT, environment
+from tests.distributed.ranks import ROOT, environment, launcher
 from tests.unit.generation.tiny_run import with_index, write_run
 
 pytestmark = pytest.mark.distributed
@@ -27,10 +26,10 @@ def on_two_ranks(jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> list[A
     """Results of jobs of evaluation_jobs.py."""
     result = folder / "result.json"
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *launcher(2),
         *("-m", "tests.distributed.evaluation_jobs", json.dumps(jobs), str(result)),
     ]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
     return json.loads(result.read_text())
 

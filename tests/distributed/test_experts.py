@@ -106,7 +106,7 @@ def test_experts_cut_over_ranks_read_nothing_from_the_device(corpus: str) -> Non
     run = _run(corpus, EXPERT)
     assert len(set(run_ranks(2, "host_reads", {"run": run}))) > 1
     with pytest.raises(RuntimeError, match="HostRead"):  # the detector works there: learned routing does read
-        run_ranks(2, "host_reads", {"run": {**run, **EXPERTS["visual 4"]}}, timeout=120)
+        run_ranks(2, "host_reads", {"run": {**run, **EXPERTS["visual 4"]}})
 
 
 def test_experts_start_from_a_language_model(corpus: str, tmp_path: Path) -> None:

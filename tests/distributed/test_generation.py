@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.distributed.corpus import write_corpus
-from tests.distributed.ranks import ROOT, environment
+from tests.distributed.ranks import ROOT, environment, launcher
 from tests.unit.generation.tiny_run import write_run
 
 pytestmark = pytest.mark.distributed
@@ -22,11 +21,8 @@ Results = list[Any]
 def launch(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
     """Run jobs of generation_jobs.py; the results of the last rank."""
     result = folder / f"result_{num_ranks}.json"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)),
-        *("-m", "tests.distributed.generation_jobs", json.dumps(jobs), str(result)),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=240)
+    command = [*launcher(num_ranks), "-m", "tests.distributed.generation_jobs", json.dumps(jobs), str(result)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
     return json.loads(result.read_text())
 

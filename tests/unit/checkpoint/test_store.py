@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,14 @@ class Parts:
 
     def for_store(self) -> tuple:
         return self.groups, self.chunks, self.optimizer, self.scheduler
+
+
+def test_saving_leaves_no_process(tmp_path: Path) -> None:
+    """megatron-core's manager would answer to signals that are meant for the run, and outlive it."""
+    parts = Parts(1, num_steps=1)
+    for step in (1, 2):
+        save(tmp_path, Position(step), CONFIG, *parts.for_store())
+        assert not multiprocessing.active_children()
 
 
 def test_new_start_slots_start_as_the_begin_of_an_image(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +25,7 @@ from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.visual import extract_visual, merge
 from tests.unit.conversion.conftest import SETTINGS, refused
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 
@@ -184,9 +184,7 @@ def killed(source: Path, target: Path, kind: str, size: int) -> None:
     """Convert in a process that is killed when it has written about `size` bytes."""
     temporary = target.with_name(target.name + ".incomplete")
     process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", CONVERT, source, target, kind])
-    end = time.monotonic() + 120
-    while written(temporary) < size and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.001)
+    wait_until(lambda: written(temporary) >= size, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was through before it could be killed"
     assert temporary.is_dir() and not target.exists()

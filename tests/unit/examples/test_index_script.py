@@ -25,7 +25,6 @@ def start(*arguments, **knobs):
         env=environment | {name: str(value) for name, value in knobs.items()},
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 

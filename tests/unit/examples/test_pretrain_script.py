@@ -56,7 +56,7 @@ def slurm(tmp_path):
     }
 
 
-def start(*arguments, script=SCRIPT, timeout=120, **knobs):
+def start(*arguments, script=SCRIPT, **knobs):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     environment |= {"PYTHON": sys.executable, "DRY_RUN": "1", "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
@@ -64,7 +64,6 @@ def start(*arguments, script=SCRIPT, timeout=120, **knobs):
         env=environment | {name: str(value) for name, value in knobs.items()},
         capture_output=True,
         text=True,
-        timeout=timeout,
     )
 
 
@@ -73,7 +72,7 @@ def dry(*arguments, **knobs):
     done = start(*arguments, **knobs)
     assert done.returncode == 0, done.stderr
     folder, command = done.stdout.splitlines()
-    assert folder == f"cd {ROOT}"
+    assert shlex.split(folder) == ["cd", str(ROOT)]
     return shlex.split(command)
 
 
@@ -194,7 +193,6 @@ def test_two_nodes_train_together(tmp_path, slurm):
         *(word for name, value in settings.items() for word in (f"--{name}", str(value))),
         *("--model.num_layers", "2", "--logging.progress", "false"),
         script=spooled,
-        timeout=240,
         DRY_RUN=0,
         DEVICE="cpu",
         RECIPE="tiny",

@@ -1,6 +1,7 @@
 """examples/setup.sh with a stand-in for Python that records what pip is asked for."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ case "$1 $2" in
             *"torch"*) [[ "$*" != *"$REFUSED"* ]] || exit 1; touch "$here/torch" ;;
         esac ;;
     "-c import torch") [[ -e $here/torch ]] ;;
-    *) exec {sys.executable} "$@" ;;
+    *) exec {shlex.quote(sys.executable)} "$@" ;;
 esac
 """
 
@@ -58,7 +59,6 @@ def setup(checkout, refused="nothing", **knobs):
         },
         capture_output=True,
         text=True,
-        timeout=60,
     )
     return done, log.read_text().splitlines() if log.exists() else []
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from mars_megatron.data.store import Store
 from mars_megatron.indexing.index_writer import IndexWriter
 from mars_megatron.indexing.merge import merge_indices, remove_shards, shard_prefixes
 from tests.unit.indexing.raw import build, contents, documents, index_bytes, many_lines, picture, write_lines, write_tar
+from tests.waiting import scaled, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -343,17 +343,13 @@ def test_killed_and_built_again(tmp_path, tokenizers, text_model, number):
     arguments = ("--input", small, large, "--output", out / "index", "--text-tokenizer", text_model, "--workers", 2)
     process = start(*arguments)
     temporary = out / "index.shards" / "000001.bin.tmp"
-    end = time.monotonic() + 100
-    while process.poll() is None and time.monotonic() < end:
-        if temporary.exists() and temporary.stat().st_size > 1_000_000:
-            break
-        time.sleep(0.01)
+    wait_until(lambda: temporary.exists() and temporary.stat().st_size > 1_000_000, process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 3  # a server that forks, and two workers
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == (-number if number == signal.SIGKILL else 130), errors
-    gone, alive = psutil.wait_procs(children, timeout=20)
+    gone, alive = psutil.wait_procs(children, timeout=scaled(20))
     assert not alive
     left = {path.name for path in out.rglob("*") if path.is_file()}
     kept = {"inputs.json", "000000.bin", "000000.idx", "000000.json"}

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests.command_lines import load_tool
+from tests.waiting import scaled
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "index_data.py"
@@ -210,7 +211,7 @@ def test_it_is_quiet(made, tmp_path):
     (tmp_path / "a.txt").write_text("red\n")
     options = ("--text-tokenizer", made / "text.model", "--workers", 0, "--no-progress")
     process = run_tool("--input", tmp_path / "a.txt", "--output", tmp_path / "x", *options)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate()
     assert process.returncode == 0 and not err
 
 
@@ -223,7 +224,7 @@ def test_an_interruption_ends_it_at_any_time(made, tmp_path, seconds):
     process = run_tool("build", "--input", tmp_path / "raw" / "a.txt", "--output", tmp_path / "o" / "x", *options)
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=scaled(30))
     assert process.returncode == 130 and err == "interrupted; run it again to go on\n"
     assert not (tmp_path / "o").exists() or not [path for path in (tmp_path / "o").iterdir() if "lock" not in path.name]
 
@@ -232,7 +233,7 @@ def test_help_and_wrong_options():
     def run(*arguments):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(TOOL), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     done = run("--help")
     assert done.returncode == 0 and all(name in done.stdout for name in ("build", "merge", "inspect", "validate"))

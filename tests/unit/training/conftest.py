@@ -49,7 +49,7 @@ def one_rank() -> None:
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """A run replaces the signal handlers of its process."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):

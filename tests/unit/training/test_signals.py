@@ -12,7 +12,7 @@ from mars_megatron.training.signals import SAME_REQUEST_SECONDS, StopRequest
 pytestmark = pytest.mark.usefixtures("one_rank")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_a_request(number: signal.Signals) -> None:
     stop = StopRequest()
     assert stop.agreed() is False
@@ -34,6 +34,16 @@ def test_only_a_later_signal_ends_the_process(later: float, ends: bool, monkeypa
     stop._note(signal.SIGTERM, None)
     assert stop.agreed() is True
     assert (raised == [signal.SIGTERM], signal.getsignal(signal.SIGTERM) == signal.SIG_DFL) == (ends, ends)
+
+
+@pytest.mark.parametrize(("launched", "heard"), [(False, False), (True, True)])
+def test_nohup_is_heeded_outside_of_a_launcher(launched: bool, heard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun catches SIGHUP, also under nohup, and passes it on: who ignores it then is killed."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr("mars_megatron.training.signals.launched", lambda: launched)
+    stop = StopRequest()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.agreed() is heard
 
 
 def test_a_new_run_has_no_request() -> None:

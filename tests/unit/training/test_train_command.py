@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,9 @@ from mars_megatron.checkpoint import folders, latest
 from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
-
-
-def wait_for_lines(path: Path, number: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.is_file() or len(path.read_text().splitlines()) < number:
-        assert process.poll() is None, f"the run ended:\n{process.stderr.read()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_sigterm_leaves_a_complete_checkpoint(base: RunConfig, run_folder: Path, tmp_path: Path) -> None:
@@ -41,9 +33,10 @@ def test_sigterm_leaves_a_complete_checkpoint(base: RunConfig, run_folder: Path,
         text=True,
     )
     try:
-        wait_for_lines(run_folder / "metrics.jsonl", 2, process)
+        lines = run_folder / "metrics.jsonl"
+        wait_until(lambda: lines.is_file() and len(lines.read_text().splitlines()) >= 2, process)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 0, err
