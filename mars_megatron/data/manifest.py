@@ -119,10 +119,16 @@ class Manifest:
 
         Args:
             name: One of files, members, unread.
+
+        Raises:
+            ValueError: They are no counts.
         """
         total: dict[str, int] = {}
         for source in self.sources:
-            for key, count in getattr(source, name).items():
+            counts = getattr(source, name)
+            if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+                raise ValueError(f"{name} of the source {source.path!r} is {counts!r}; it must be counts")
+            for key, count in counts.items():
                 total[key] = total.get(key, 0) + count
         return total
 

@@ -45,15 +45,20 @@ class FileAccount:
     def close(self) -> Iterator[Skip]:
         """Count the files when all batches are through; what no record names is left out now."""
         shard, listing = self._shard, self._shard.listing()
+        beside = (
+            0 if shard.beside is None else count_files(shard.beside.skips) + sum(dict(shard.beside.unread).values())
+        )
         if listing is None:
-            self._files = _counts(1, 0, 1 + count_files(shard.beside))
+            self._files = _counts(1, 0, 1 + beside)
             return
         there = set(listing.files)
-        total = len(there) + count_files((*listing.hidden, *shard.beside))
+        total = len(there) + count_files(listing.hidden) + beside
         images, captions = self._images & there, self._captions & there
         if shard.listed:
             own = os.path.basename(shard.path)
-            yield from (*listing.hidden, *listing.left_out(images | self._lost | {own}))
+            by_ending: Counter[str] = Counter()
+            yield from listing.left_out(images | self._lost | {own}, by_ending)
+            self._unread.update(by_ending)
             images.add(own)
         self._files = _counts(len(images), len(captions - images), total)
 

@@ -198,10 +198,9 @@ def describe_files(files: dict[str, int], members: dict[str, int], unread: dict[
     lines = []
     for name, counts in (("files", files), ("members of tar files", members)):
         if counts:
-            lines.append(
-                f"{name}: {sum(counts.values()):,} = {counts['read']:,} read + {counts['captions']:,} captions beside an "
-                f"image + {counts['left_out']:,} left out"
-            )
+            read, captions, left_out = (counts.get(key, 0) for key in ("read", "captions", "left_out"))
+            parts = f"{read:,} read + {captions:,} captions beside an image + {left_out:,} left out"
+            lines.append(f"{name}: {sum(counts.values()):,} = {parts}")
     if unread:
         lines.append(f"not read: {', '.join(f'{what} ({count:,} times)' for what, count in sorted(unread.items()))}")
     return lines

@@ -21,7 +21,7 @@ from mars_megatron.tokenizers.text import TextTokenizer
 
 # Seconds that workers have to end by themselves, and then to be ended.
 _GRACE = (1.0, 3.0)
-HELD_BYTES = 32 << 20  # of raw records in batches that are out, beyond one for each worker
+HELD_BYTES = 16 << 20  # of raw records in batches that are out, beyond one for each worker
 Tag = TypeVar("Tag")
 
 

@@ -65,9 +65,7 @@ def _damage(prefix: str, manifest: Manifest) -> str | None:
 def _check_strict(prefix: str, manifest: Manifest, recipe: Recipe) -> None:
     skipped = {reason: count for reason, count in manifest.skipped.items() if reason not in HARMLESS}
     if recipe.options.strict and skipped:
-        raise ValueError(
-            f"{prefix} is there, but {skipped} was left out of it, see {prefix}.skipped.jsonl (--strict)"
-        )
+        raise ValueError(f"{prefix} is there, but {skipped} was left out of it, see {prefix}.skipped.jsonl (--strict)")
 
 
 def _difference(manifest: Manifest, shards: list[InputShard], recipe: Recipe) -> str | None:

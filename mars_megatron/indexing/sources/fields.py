@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, WEIGHTS, BuildOptions
@@ -29,7 +29,9 @@ _SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # t
 FindImage = Callable[[Any], Raw]
 BOM = "\ufeff"
 # How texts of other encodings begin, the longer ones first.
-_OTHER_MARKS = ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+_OTHER_MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")
+)  # fmt: skip
 # What the image-folder convention calls an image, and where captions are where the default names have none.
 FILE_NAME = "file_name"
 _CONVENTION_CAPTIONS = ("text", "prompt")
@@ -124,7 +126,9 @@ def make_sample(
     return sample
 
 
-def make_convention_sample(fields: dict[str, Any], where: Where, options: BuildOptions, find_image: FindImage) -> Sample:
+def make_convention_sample(
+    fields: Mapping[str, Any], where: Where, options: BuildOptions, find_image: FindImage
+) -> Sample:
     """Build a sample from a row of the image-folder convention.
 
     Raises:
@@ -134,7 +138,7 @@ def make_convention_sample(fields: dict[str, Any], where: Where, options: BuildO
     image = next((value for name in names if (value := given(fields, name)) is not None), None)
     if image is None:
         raise Refused("bad_record", f"no {' or '.join(names)}, which is to name the image")
-    row = {"image": image, "low": given(fields, f"{options.low_column}_{FILE_NAME}")}
+    row = {"image": image, "low": given(fields, low_name_column(options))}
     captions_of: Mapping[str, Any] = fields
     if (name := convention_caption(fields, options)) is not None:
         captions_of = {options.captions[0][0]: fields[name]}
@@ -144,6 +148,19 @@ def make_convention_sample(fields: dict[str, Any], where: Where, options: BuildO
 def file_name_columns(options: BuildOptions) -> tuple[str, str]:
     """Where rows of the image-folder convention name their image; the first that is there counts."""
     return FILE_NAME, f"{options.image_column}_{FILE_NAME}"
+
+
+def low_name_column(options: BuildOptions) -> str:
+    """Where they name its low-resolution version."""
+    return f"{options.low_column}_{FILE_NAME}"
+
+
+def image_names(fields: Mapping[str, Any], options: BuildOptions) -> Iterator[Any]:
+    """Whatever the fields of a record give as names of images."""
+    names = ("image", "low", *file_name_columns(options), low_name_column(options))
+    yield from (fields[name] for name in names if name in fields)
+    parts = fields.get("parts")
+    yield from (part.get("image") for part in (parts if isinstance(parts, list) else ()) if isinstance(part, dict))
 
 
 def convention_caption(fields: Mapping[str, Any], options: BuildOptions) -> str | None:
@@ -161,7 +178,7 @@ def known_fields(options: BuildOptions) -> set[str]:
 
 def count_keys(keys: Iterable[str], known: set[str], unread: Counter[str], what: str = "key") -> None:
     """Count the keys of records that are not among the known ones."""
-    for key, count in Counter(keys).items():
+    for key, count in Counter(iter(keys)).items():
         if key not in known:
             unread[f"{what} {_short_name(key)}"] += count
 
@@ -199,9 +216,7 @@ def read_captions(fields: Mapping[str, Any], options: BuildOptions) -> list[tupl
     return _captions_and_nulls(fields, options)[0]
 
 
-def _captions_and_nulls(
-    fields: Mapping[str, Any], options: BuildOptions
-) -> tuple[list[tuple[str, float | None]], int]:
+def _captions_and_nulls(fields: Mapping[str, Any], options: BuildOptions) -> tuple[list[tuple[str, float | None]], int]:
     """The same, and how many are null within a list or an object."""
     captions: list[tuple[str, float | None]] = []
     nulls = 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.records import Problems, Skip, Work
+from mars_megatron.indexing.records import Problems, Work
 from mars_megatron.indexing.sources.folder import folder_sha256, read_images
 from mars_megatron.indexing.sources.lines import read_lines
 from mars_megatron.indexing.sources.listing import (
@@ -41,7 +42,7 @@ class InputShard:
         num_bytes: Its size; of a folder that of all files that count.
         modified_ns: Time of modification, in nanoseconds since 1970; of a folder the latest of these.
         listed: Whether it is the list of a folder that was given, whose files it must account for.
-        beside: What is not read of the folder that was given; the first of its inputs has it.
+        beside: What is not read of the folder that was given, if anything; the first of its inputs has it.
     """
 
     path: str
@@ -49,7 +50,7 @@ class InputShard:
     num_bytes: int
     modified_ns: int
     listed: bool = field(default=False, compare=False)
-    beside: tuple[Skip, ...] = field(default=(), compare=False)
+    beside: Problems | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, path: str | Path, kind: str) -> InputShard:
@@ -115,14 +116,13 @@ class OpenShard:
         self._tar = TarCounts()
 
     def __iter__(self) -> Iterator[Work]:
-        skips = self._shard.beside
+        if self._shard.beside is not None:
+            yield self._shard.beside
         if self._shard.kind == "folder":
             listing = list_folder(self._shard.path)
-            images = listing.images()
-            used = {name for image in images for name in (image.name, *image.captions)}
-            skips += (*listing.hidden, *listing.left_out(used))
-        if skips:
-            yield Problems(skips)
+            used = {name for image in listing.images() for name in (image.name, *image.captions)}
+            if skips := tuple(listing.left_out(used)):
+                yield Problems(skips)
         yield from self._works()
 
     def _works(self) -> Iterator[Work]:
@@ -228,7 +228,10 @@ def _expand_folder(folder: str) -> list[InputShard]:
             f"input {folder} has no {CAPTIONS_FILE}, no images, and no .tar, .parquet or .jsonl files{_hint(listing)}"
         )
     if not images:  # an input of the folder itself has them
-        shards[0] = replace(shards[0], beside=(*listing.hidden, *listing.left_out(records)))
+        by_ending: Counter[str] = Counter()
+        skips = tuple(listing.left_out(records, by_ending))
+        if skips or by_ending:
+            shards[0] = replace(shards[0], beside=Problems(skips, unread=tuple(by_ending.items())))
     return shards
 
 

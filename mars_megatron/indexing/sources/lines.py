@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,9 @@ from mars_megatron.indexing.sources.fields import (
     decode_utf8,
     file_name_columns,
     find_named_image,
+    image_names,
     known_fields,
+    low_name_column,
     make_convention_sample,
     make_sample,
     other_encoding,
@@ -121,15 +124,24 @@ class _Records:
     def sample(self, fields: dict[str, Any], where: Where) -> Sample:
         """Raises Refused where the fields make none."""
         self._keys += fields
-        if self._metadata or _follows_convention(fields):
-            self._known.update(file_name_columns(self._options))
-            if (caption := convention_caption(fields, self._options)) is not None:
-                self._known.add(caption)
-            sample = make_convention_sample(fields, where, self._options, self._find_image)
-        else:
-            sample = make_sample(fields, where, self._options, self._find_image)
+        try:
+            sample = self._make(fields, where)
+        except Refused:
+            if self._counts_files:  # also those that it did not come to
+                for name in image_names(fields, self._options):
+                    with contextlib.suppress(Refused):
+                        self._find_image(name)
+            raise
         sample.files = self.files()
         return sample
+
+    def _make(self, fields: dict[str, Any], where: Where) -> Sample:
+        if self._metadata or _follows_convention(fields):
+            self._known.update((*file_name_columns(self._options), low_name_column(self._options)))
+            if (caption := convention_caption(fields, self._options)) is not None:
+                self._known.add(caption)
+            return make_convention_sample(fields, where, self._options, self._find_image)
+        return make_sample(fields, where, self._options, self._find_image)
 
     def files(self) -> Files | None:
         """Those of the record at hand."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _CONTAINERS = ("tar", "tgz", "gz", "parquet", "jsonl", "csv")
 _ARCHIVES = ("zip", "rar", "7z", "bz2", "xz", "zst", "lz4")
 _PICTURES = frozenset(("heic heif hif svg svgz psd psb ai eps pdf raw cr2 cr3 nef arw dng orf rw2 raf jxl jxr ico icns "
                        "cur exr hdr dds pfm pcx xcf kra mp4 mov avi mkv webm m4v wmv").split())  # fmt: skip
+_OF_INTEREST = EXTENSIONS | _PICTURES | {*_CONTAINERS, *_ARCHIVES}
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,29 @@ class Listing:
                 found.append(ImageFile(name, captions, sum(sizes)))
         return found
 
-    def left_out(self, used: Iterable[str]) -> Iterator[Skip]:
-        """What is neither used nor hidden, and why.
+    def left_out(self, used: Iterable[str], by_ending: Counter[str] | None = None) -> Iterator[Skip]:
+        """What is not used, and why.
 
         Args:
             used: Names of files that are images or captions of a sample, or lists.
+            by_ending: Where others say what is read (a list of images, files of records), takes how many files there
+                are that nobody would take for pictures or records. These are then not in the result.
         """
         used = set(used)
+        if by_ending is None:
+            yield from self.hidden
+        elif self.hidden:
+            by_ending["hidden and system files"] += count_files(self.hidden)
         stems: dict[str, list[str]] = {}
         for name in self.files:
             stems.setdefault(name.rpartition(".")[0], []).append(name)
         for name in self.files:
-            if name not in used:
+            if name in used:
+                continue
+            if by_ending is not None and extension(name) not in _OF_INTEREST:
+                base = os.path.basename(name)
+                by_ending[f"files .{extension(base)[:20]}" if "." in base else "files without an ending"] += 1
+            else:
                 reason, detail = self._why(name, stems)
                 yield Skip({"file": os.path.join(self.folder, name)}, reason, detail)
 
@@ -141,8 +154,10 @@ def list_folder(folder: str | Path, prune: bool = True) -> Listing:
             if (reason := _hidden(name)) is not None:
                 count = sum(len(below) for _, _, below in os.walk(os.path.join(root, name)))
                 if count:
-                    where = {"file": os.path.join(str(folder), os.path.normpath(os.path.join(here, name))), "files": count}
-                    hidden.append(Skip(where, reason, "a folder whose files nobody means by an image"))
+                    path = os.path.join(str(folder), os.path.normpath(os.path.join(here, name)))
+                    hidden.append(
+                        Skip({"file": path, "files": count}, reason, "a folder that its name says to pass over")
+                    )
         folders[:] = sorted(name for name in folders if _hidden(name) is None)
         for name in files:
             relative = os.path.normpath(os.path.join(here, name))

@@ -5,6 +5,7 @@ metadata.jsonl is read as other JSONL is, see `lines`. What the columns mean is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections import Counter
@@ -21,7 +22,9 @@ from mars_megatron.indexing.sources.fields import (
     count_keys,
     file_name_columns,
     find_named_image,
+    image_names,
     known_fields,
+    low_name_column,
     make_convention_sample,
     other_encoding,
     parse_json,
@@ -51,7 +54,7 @@ class MetadataRows:
     def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
         folder = os.path.dirname(self.file)
-        known = known_fields(options) | set(file_name_columns(options))
+        known = known_fields(options) | {*file_name_columns(options), low_name_column(options)}
         for where, fields in self.rows:
             named: list[str] = []
 
@@ -68,6 +71,9 @@ class MetadataRows:
                 sample.files = Files(tuple(named))
                 found.append(sample)
             except Refused as refused:
+                for name in image_names(fields, options) if isinstance(fields, dict) else ():
+                    with contextlib.suppress(Refused):
+                        find_image(name)
                 found.append(Skip(where, refused.reason, refused.detail, Files(tuple(named))))
         count_keys((key for _, row in self.rows if isinstance(row, dict) for key in row), known, unread, "column")
         return found
@@ -108,14 +114,12 @@ def check_metadata(path: str, options: BuildOptions) -> None:
     if not set(wanted) & set(names):
         hint = "; columns are separated by commas" if path.endswith(".csv") and len(names) == 1 else ""
         raise ValueError(
-            f"{path} has the columns {', '.join(names)}; wanted is {' or '.join(wanted)}, with the names of image files "
+            f"{path} has the columns {', '.join(names)}; wanted is {' or '.join(wanted)}, with the names of images "
             f"(--image-column NAME reads NAME_file_name){hint}"
         )
     captions = [name for name, _ in options.captions]
     if tuple(captions) != DEFAULT_CAPTIONS and not set(captions) & set(names):
-        raise ValueError(
-            f"{path} has the columns {', '.join(names)}; wanted is one of --captions {' '.join(captions)}"
-        )
+        raise ValueError(f"{path} has the columns {', '.join(names)}; wanted is one of --captions {' '.join(captions)}")
 
 
 def _csv(path: str) -> Iterator[tuple[int, list[str]]]:

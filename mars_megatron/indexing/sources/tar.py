@@ -1,7 +1,7 @@
 """WebDataset tar files: the files of a sample lie side by side and share a key, the name up to its first dot.
 
-Names such as photo.0.png and "Track 2.0.png" have more dots. Where such a group has no image named by its key alone, and
-no .json that says what its images are, there is a sample for each name up to its last dot.
+Names such as photo.0.png and "Track 2.0.png" have more dots. Where such a group has no image and no .json named by its
+key alone, there is a sample for each name up to its last dot.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ class Group:
     Args:
         key: Folder and name up to the first dot.
         members: Contents by suffix in lower case, "jpg" or "low.jpg"; those that nothing here reads are left out.
+        suffixes: Of all of its files, by the suffix in lower case.
         problem: (reason, detail) of what makes it unusable.
     """
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
-    suffixes: set[str] = field(default_factory=set)
+    suffixes: dict[str, str] = field(default_factory=dict)
     problem: tuple[str, str] | None = None
 
     def size(self) -> int:
@@ -85,17 +86,10 @@ class Groups:
     def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
         for group in self.groups:
-            json = group.members.get("json")
-            try:
-                fields = {} if json is None or group.problem else parse_json(decode_utf8(json, "json: "))
-            except Refused as refused:
-                found.append(Skip({"file": self.file, "key": group.key}, refused.reason, refused.detail))
-                continue
-            parts = [group] if _is_one(group, fields) else _split(group)
-            for part in parts:
+            for part in [group] if _is_one(group) else _split(group):
                 where = {"file": self.file, "key": part.key}
                 try:
-                    found.append(_sample(part, fields if part is group else None, where, options, unread))
+                    found.append(_sample(part, where, options, unread))
                 except Refused as refused:
                     found.append(Skip(where, refused.reason, refused.detail))
         return found
@@ -160,7 +154,8 @@ def _read_groups(
         if name is None:
             skips.append(Skip({"file": file.path, "key": member.name}, "bad_record", "its name is not KEY.EXTENSION"))
             continue
-        key, suffix = name
+        key, original = name
+        suffix = original.lower()
         if group is None or group.key != key or suffix in group.suffixes:
             if group is not None:
                 yield group
@@ -171,7 +166,7 @@ def _read_groups(
         elif group.begins_another(suffix):
             yield group
             group = Group(key)
-        group.suffixes.add(suffix)
+        group.suffixes[suffix] = original
         group.problem = group.problem or _problem(member, suffix, max_bytes)
         if group.problem is None and _is_read(suffix):
             content = reader.content(member)
@@ -292,7 +287,7 @@ class _TarInfo(tarfile.TarInfo):
 def _split_name(member: tarfile.TarInfo) -> tuple[str, str] | None:
     folder, slash, base = member.name.rpartition("/")
     stem, dot, suffix = base.partition(".")
-    return (folder + slash + stem, suffix.lower()) if stem and dot and suffix else None
+    return (folder + slash + stem, suffix) if stem and dot and suffix else None
 
 
 def _problem(member: tarfile.TarInfo, suffix: str, max_bytes: int) -> tuple[str, str] | None:
@@ -310,17 +305,13 @@ def _problem(member: tarfile.TarInfo, suffix: str, max_bytes: int) -> tuple[str,
 
 
 def _is_read(suffix: str) -> bool:
-    return suffix in ("txt", "json") or suffix.rpartition(".")[2] in EXTENSIONS
+    ending = suffix.rpartition(".")[2]
+    return ending in ("txt", "json") or ending in EXTENSIONS
 
 
-def _is_one(group: Group, fields: dict[str, Any]) -> bool:
+def _is_one(group: Group) -> bool:
     """Whether a group is one sample, as WebDataset has it."""
-    return (
-        group.problem is not None
-        or any(suffix in EXTENSIONS for suffix in group.suffixes)
-        or any(given(fields, name) is not None for name in ("parts", "text"))
-        or not any(_middle(suffix) for suffix in group.suffixes)
-    )
+    return group.problem is not None or any(suffix == "json" or suffix in EXTENSIONS for suffix in group.suffixes)
 
 
 def _middle(suffix: str) -> str:
@@ -334,23 +325,20 @@ def _split(group: Group) -> list[Group]:
     parts: dict[str, Group] = {}
     for suffix in sorted(group.suffixes):
         stem = _middle(suffix)
-        part = parts.setdefault(stem, Group(f"{group.key}.{stem}" if stem else group.key))
+        original = group.suffixes[suffix]
+        part = parts.setdefault(stem, Group(f"{group.key}.{original[: len(stem)]}" if stem else group.key))
         own = suffix[len(stem) + 1 :] if stem else suffix
-        part.suffixes.add(own)
+        part.suffixes[own] = original[-len(own) :]
         if suffix in group.members:
             part.members[own] = group.members[suffix]
     return list(parts.values())
 
 
-def _sample(
-    group: Group, fields: dict[str, Any] | None, where: Where, options: BuildOptions, unread: Counter[str]
-) -> Sample:
-    """Build a sample from its members; the fields of its .json, where they were read already."""
+def _sample(group: Group, where: Where, options: BuildOptions, unread: Counter[str]) -> Sample:
     if group.problem is not None:
         raise Refused(*group.problem)
     members = group.members
-    if fields is None:
-        fields = parse_json(decode_utf8(members["json"], "json: ")) if "json" in members else {}
+    fields = parse_json(decode_utf8(members["json"], "json: ")) if "json" in members else {}
     used, caption_files = {"json"} & set(members), {"json"} & set(members)
     if "json" in members:
         count_keys(fields, known_fields(options) - {"image", "low"}, unread)
@@ -376,7 +364,7 @@ def _sample(
     sample = make_sample(fields, where, options, find_image)
     if sample.image is None:
         caption_files &= {"json"}
-    for suffix in group.suffixes - used - caption_files:
+    for suffix in group.suffixes.keys() - used - caption_files:
         unread[f"members .{_kind(suffix)}"] += 1
     sample.files = Files(tuple(used - caption_files), tuple(caption_files))
     return sample
