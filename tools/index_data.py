@@ -147,7 +147,10 @@ def describe(prefix: str, manifest: Any) -> str:
     if manifest.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(manifest.skipped.items()))
         text += f"\nskipped: {reasons}; see {prefix}.skipped.jsonl"
-    return text
+    from mars_megatron.indexing.inspection import describe_files
+
+    lines = describe_files(*(manifest.summed(name) for name in ("files", "members", "unread")))
+    return "\n".join([text, *lines])
 
 
 def add_merge(subparsers: Any) -> None:

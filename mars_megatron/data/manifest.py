@@ -63,7 +63,11 @@ class SourceInfo:
         modified_ns: Its time of modification, in nanoseconds since 1970; tells cheaply that it is still the same.
         sha256: Of its bytes. Image files that it only names are not covered.
         samples: Samples indexed from it.
-        skipped: Samples left out, by reason.
+        skipped: Samples and files left out, by reason.
+        files: Of a folder its files, else the file itself and what lies beside it in a folder that was given: read,
+            captions beside an image that is read, and left_out. Empty in older manifests.
+        members: The same of the members of a tar file; empty for other files.
+        unread: What is there but not read, by kind: keys, columns, members by ending.
     """
 
     path: str
@@ -72,6 +76,9 @@ class SourceInfo:
     sha256: str
     samples: int
     skipped: dict[str, int] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    members: dict[str, int] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,24 @@ class Manifest:
     def num_documents(self) -> int:
         """Documents of all kinds."""
         return sum(self.documents.values())
+
+    def summed(self, name: str) -> dict[str, int]:
+        """The counts of all sources by key.
+
+        Args:
+            name: One of files, members, unread.
+
+        Raises:
+            ValueError: They are no counts.
+        """
+        total: dict[str, int] = {}
+        for source in self.sources:
+            counts = getattr(source, name)
+            if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+                raise ValueError(f"{name} of the source {source.path!r} is {counts!r}; it must be counts")
+            for key, count in counts.items():
+                total[key] = total.get(key, 0) + count
+        return total
 
     def write(self, path: Path) -> None:
         """Write to a temporary name, then rename."""

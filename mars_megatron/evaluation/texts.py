@@ -11,7 +11,7 @@ from mars_megatron.generation.prompts import read_prompts
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Refused
 from mars_megatron.indexing.sources.fields import parse_json, read_captions
-from mars_megatron.indexing.sources.folder import captions_file
+from mars_megatron.indexing.sources.listing import captions_file
 
 Item = TypeVar("Item")
 

@@ -179,7 +179,7 @@ def _read(
         try:
             for work in reader:
                 yield output, work
-            output.sha256 = reader.sha256()
+            output.sha256, output.num_members = reader.sha256(), reader.num_members
         finally:
             reader.close()
         yield output, None

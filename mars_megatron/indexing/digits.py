@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from mars_megatron.indexing.sources.folder import CAPTIONS_FILE
+from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
 
 SPLITS = ("train", "held_out")
 

@@ -103,6 +103,9 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
         if (
             not all(isinstance(value, str) for value in strings)
             or not all(type(value) is int for value in integers)
-            or not counts(source.skipped)
+            or not all(counts(value) for value in (source.skipped, source.files, source.members, source.unread))
         ):
-            yield f"source {source.path!r} has a path, sha256, num_bytes, samples or skipped of another type"
+            yield (
+                f"source {source.path!r} has a path, sha256, num_bytes, samples, skipped, files, members or unread of "
+                "another type"
+            )

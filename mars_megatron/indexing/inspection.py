@@ -37,7 +37,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
         path, size_bytes {ending: bytes}, documents {kind: n}, sequences, images {high, low, parts},
         tokens {modality: n}, captions_per_image, parts_per_interleaved, caption_tokens, text_tokens, text_part_tokens
         (distributions of lengths), rows {task: distribution over every sample of data.samples that the index can give},
-        caption_weights, skipped, text_tokenizer, image_tokenizer, settings, sources.
+        caption_weights, skipped, files, members, unread, text_tokenizer, image_tokenizer, settings, sources.
 
     Raises:
         ValueError: The index is not complete, or damaged.
@@ -68,6 +68,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
         "rows": _rows(counted, manifest),
         "caption_weights": counted.weights.summary() if manifest.caption_weights else None,
         "skipped": dict(manifest.skipped),
+        **{name: manifest.summed(name) for name in ("files", "members", "unread")},
         "text_tokenizer": asdict(manifest.text_tokenizer),
         "image_tokenizer": asdict(manifest.image_tokenizer) if manifest.image_tokenizer else None,
         "settings": dict(manifest.settings),
@@ -173,6 +174,7 @@ def describe(found: dict[str, Any]) -> str:
     lines += [f"  {name:<15} {value}" for name, value in sorted(found["settings"].items())]
     lines += _sources(found["sources"])
     lines.append(f"  left out        {_counts(found['skipped']) if found['skipped'] else 'nothing'}")
+    lines += [f"  {line}" for line in describe_files(found["files"], found["members"], found["unread"])]
     rows = {f"rows, {task}": values for task, values in found["rows"].items()}
     tables = {
         "captions per image": found["captions_per_image"],
@@ -189,6 +191,19 @@ def describe(found: dict[str, Any]) -> str:
         if values is not None:
             lines.append(f"  {name:<20}" + "".join(f"{_number(values[column]):>12}" for column in columns))
     return "\n".join(lines)
+
+
+def describe_files(files: dict[str, int], members: dict[str, int], unread: dict[str, int]) -> list[str]:
+    """What became of the files of the inputs; lines for a person, none of an index that does not say it."""
+    lines = []
+    for name, counts in (("files", files), ("members of tar files", members)):
+        if counts:
+            read, captions, left_out = (counts.get(key, 0) for key in ("read", "captions", "left_out"))
+            parts = f"{read:,} read + {captions:,} captions beside an image + {left_out:,} left out"
+            lines.append(f"{name}: {sum(counts.values()):,} = {parts}")
+    if unread:
+        lines.append(f"not read: {', '.join(f'{what} ({count:,} times)' for what, count in sorted(unread.items()))}")
+    return lines
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ import torch
 
 from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, SourceInfo, TextTokenizerInfo
 from mars_megatron.data.modes import MODE_LOW, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.indexing.account import FileAccount
 from mars_megatron.indexing.index_writer import ENDINGS, NOTHING_INDEXED, Contents, IndexWriter
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.records import KEPT, Done
+from mars_megatron.indexing.records import HARMLESS, KEPT, Done, Skip
 from mars_megatron.indexing.sources.inputs import InputShard
 from mars_megatron.indexing.worker import name_of
 from mars_megatron.tokenizers.image import ImageTokenizer
@@ -117,12 +118,14 @@ class Output:
     def __init__(self, prefix: str, shard: InputShard, recipe: Recipe) -> None:
         self.prefix, self.shard = prefix, shard
         self.sha256 = ""  # of the input, known when it was read
+        self.num_members = 0  # the same
         self.num_left_out = 0
         self._recipe = recipe
         batch_size = recipe.options.batch_size
         self._images = _Codes(recipe.image_tokenizer, batch_size)
         self._lows = _Codes(recipe.image_tokenizer, batch_size)
         self._waiting: deque[Done] = deque()
+        self._account = FileAccount(shard)
         with self._naming_file():
             self._writer = IndexWriter(prefix)
 
@@ -138,13 +141,8 @@ class Output:
             ValueError: Something was left out, and that is not allowed.
             OSError: It cannot be written; the message names the file.
         """
-        if done.skips and self._recipe.options.strict:
-            first = done.skips[0]
-            raise ValueError(f"{name_of(first.where)}: {first.reason}: {first.detail} (--strict)")
-        with self._naming_file():
-            for skip in done.skips:
-                self._writer.skip(skip.where, skip.reason, skip.detail)
-                self.num_left_out += skip.reason not in KEPT
+        self._leave_out(done.skips)
+        self._account.add(done.usage)
         if len(done.sequences):
             self._waiting.append(done)
             self._images.put(done.images)
@@ -162,6 +160,7 @@ class Output:
         self._lows.flush()
         self._write()
         assert not self._waiting, "images without codes"
+        self._leave_out(self._account.close())
         self.shard.check_unchanged()
         if not self._writer.num_documents and not allow_empty:
             skipped = self._writer.skipped
@@ -174,6 +173,15 @@ class Output:
     def discard(self) -> None:
         """Remove what is not complete. Must be called in the end, also after `finish`."""
         self._writer.discard()
+
+    def _leave_out(self, skips: Iterable[Skip]) -> None:
+        """Count and log what is left out, or raise where that is not allowed."""
+        for skip in skips:
+            if self._recipe.options.strict and skip.reason not in HARMLESS:
+                raise ValueError(f"{name_of(skip.where)}: {skip.reason}: {skip.detail} (--strict)")
+            with self._naming_file():
+                self._writer.skip(skip.where, skip.reason, skip.detail)
+            self.num_left_out += skip.reason not in KEPT
 
     def _write(self) -> None:
         while self._waiting:
@@ -191,8 +199,9 @@ class Output:
         shard, tokens = self.shard, contents.tokens()
         documents = contents.documents()
         source = SourceInfo(
-            shard.path, shard.num_bytes, shard.modified_ns, self.sha256, sum(documents.values()), contents.skipped
-        )
+            shard.path, shard.num_bytes, shard.modified_ns, self.sha256, sum(documents.values()), contents.skipped,
+            self._account.files(), self._account.members(self.num_members), self._account.unread(),
+        )  # fmt: skip
         return Manifest(
             documents=documents,
             tokens=tokens,

@@ -21,6 +21,7 @@ from mars_megatron.tokenizers.text import TextTokenizer
 
 # Seconds that workers have to end by themselves, and then to be ended.
 _GRACE = (1.0, 3.0)
+HELD_BYTES = 16 << 20  # of raw records in batches that are out, beyond one for each worker
 Tag = TypeVar("Tag")
 
 
@@ -91,18 +92,20 @@ class WorkerPool:
             return
         out: deque[_Entry[Tag]] = deque()
         # Enough that the workers have work while this process encodes a batch of images.
-        limit = 3 * self._workers + 2
+        limit, fewest, held = 3 * self._workers + 2, self._workers + 1, 0
         source = iter(works)
         more = True
         while more or out:
-            while more and len(out) < limit:
+            while more and len(out) < (limit if held < HELD_BYTES else fewest):
                 item = next(source, None)
                 if item is None:
                     more = False
                 else:
                     out.append(_Entry(*item, None if item[1] is None else self._submit(item[1])))
+                    held += 0 if item[1] is None else item[1].held_bytes
             if out:
                 entry = out.popleft()
+                held -= 0 if entry.work is None else entry.work.held_bytes
                 yield entry.tag, entry.work, None if entry.work is None else self._result(entry, out)
 
     def close(self) -> None:

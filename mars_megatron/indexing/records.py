@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,13 +12,30 @@ import numpy as np
 if TYPE_CHECKING:
     from mars_megatron.indexing.options import BuildOptions
 
-# Reasons that count something dropped from a sample that is kept; every other one counts a sample.
-KEPT = frozenset({"empty_caption_dropped", "long_caption_dropped", "empty_part_dropped"})
+# Reasons that count something dropped from a sample that is kept; every other one counts a sample, or a file of none.
+KEPT = frozenset({"empty_caption_dropped", "long_caption_dropped", "null_caption_dropped", "empty_part_dropped"})
+# Reasons that are no error where nothing may be left out: nobody means the files of a desktop or a version control.
+HARMLESS = frozenset({"hidden_file", "system_file"})
 
 # Where something came from, such as {"file": "a.jsonl", "line": 3}; what messages and the log say.
 Where = dict[str, Any]
 # An image, not yet decoded: its bytes, or the path of its file.
 Raw = bytes | str
+
+
+@dataclass(slots=True)
+class Files:
+    """The files of one record: names in a folder, or the suffixes of members of a tar file.
+
+    Args:
+        images: Those of its images.
+        captions: Those of its captions.
+        unused: Those beside them that are not used.
+    """
+
+    images: Sequence[str] = ()
+    captions: Sequence[str] = ()
+    unused: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -28,11 +46,13 @@ class Skip:
         where: What it was.
         reason: One word, counted in the manifest.
         detail: What is wrong with it.
+        files: Its files, where they are counted.
     """
 
     where: Where
     reason: str
     detail: str
+    files: Files | None = None
 
 
 class Refused(Exception):
@@ -62,6 +82,8 @@ class Sample:
         parts: (is an image, text or image) of an interleaved document.
         caption_fields: Names of the fields that its captions are from.
         low_unused: Whether it has a low-resolution image that nobody asked for.
+        null_captions: How many captions are null, and with that none.
+        files: Its files, where they are counted.
     """
 
     where: Where
@@ -72,6 +94,8 @@ class Sample:
     parts: list[tuple[bool, Raw]] | None = None
     caption_fields: Sequence[str] = ()
     low_unused: bool = False
+    null_captions: int = 0
+    files: Files | None = None
 
 
 class Work(Protocol):
@@ -81,8 +105,16 @@ class Work(Protocol):
     def num_bytes(self) -> int:
         """Of the input file, for the progress bar."""
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
-        """Read the records; runs in a worker."""
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes in memory."""
+
+    @property
+    def counts_files(self) -> bool:
+        """Whether its records say what their files are."""
+
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
+        """Read the records; runs in a worker. What is there but not read goes to `unread`, by kind."""
 
     def split(self) -> Sequence[Work]:
         """The same, one record each."""
@@ -97,15 +129,52 @@ class Problems:
 
     skips: tuple[Skip, ...]
     num_bytes: int = 0
+    unread: tuple[tuple[str, int], ...] = ()
+    held_bytes: int = 0
+    counts_files: bool = True
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
+        unread.update(dict(self.unread))
         return list(self.skips)
 
     def split(self) -> Sequence[Work]:
         return [self]
 
     def where(self) -> Where:
-        return self.skips[0].where
+        return self.skips[0].where if self.skips else {}
+
+
+@dataclass
+class Usage:
+    """What became of the files of a batch's records, by name; a name may be in several places.
+
+    Args:
+        images: Of the images of samples that are kept.
+        captions: Of their captions.
+        lost: Of samples that are left out, and those that are not used.
+        unread: What is there but not read, by kind: keys, columns, members of a tar file.
+    """
+
+    images: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def add(self, files: Files, kept: bool) -> None:
+        """The files of one record."""
+        if kept:
+            self.images += files.images
+            self.captions += files.captions
+            self.lost += files.unused
+        else:
+            self.lost += [*files.images, *files.captions, *files.unused]
+
+    def extend(self, other: Usage) -> None:
+        """Those of another batch."""
+        self.images += other.images
+        self.captions += other.captions
+        self.lost += other.lost
+        self.unread.update(other.unread)
 
 
 @dataclass
@@ -123,6 +192,7 @@ class Done:
         skips: What was left out.
         caption_fields: Names of all fields that captions were in.
         low_unused: Whether some record has a low-resolution image that nobody asked for.
+        usage: What became of files.
     """
 
     text_tokens: np.ndarray
@@ -135,3 +205,4 @@ class Done:
     skips: list[Skip]
     caption_fields: frozenset[str] = frozenset()
     low_unused: bool = False
+    usage: Usage = field(default_factory=Usage)

@@ -13,6 +13,7 @@ from typing import Any
 from mars_megatron.data.manifest import Manifest, SourceInfo
 from mars_megatron.indexing.index_reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
+from mars_megatron.indexing.records import HARMLESS
 from mars_megatron.indexing.sources.inputs import InputShard
 
 _REPLACE = "give another output, or --overwrite to replace it"
@@ -62,10 +63,9 @@ def _damage(prefix: str, manifest: Manifest) -> str | None:
 
 
 def _check_strict(prefix: str, manifest: Manifest, recipe: Recipe) -> None:
-    if recipe.options.strict and manifest.skipped:
-        raise ValueError(
-            f"{prefix} is there, but {manifest.skipped} was left out of it, see {prefix}.skipped.jsonl (--strict)"
-        )
+    skipped = {reason: count for reason, count in manifest.skipped.items() if reason not in HARMLESS}
+    if recipe.options.strict and skipped:
+        raise ValueError(f"{prefix} is there, but {skipped} was left out of it, see {prefix}.skipped.jsonl (--strict)")
 
 
 def _difference(manifest: Manifest, shards: list[InputShard], recipe: Recipe) -> str | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
-from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.records import KEPT, Done, Refused, Sample, Skip, Usage, Where, Work
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
 # Texts of more bytes than this for each token that they may have are not tokenised to find that they are too long.
@@ -73,10 +73,17 @@ class Worker:
             ValueError: There is an image, but no image tokenizer.
         """
         batch = _Batch()
-        samples = self._encodable(work.samples(self._options), batch)
+        found = work.samples(self._options, batch.usage.unread)
+        self._process(found, batch)
+        if work.counts_files:
+            batch.count_files(found)
+        return batch.done()
+
+    def _process(self, found: list[Sample | Skip], batch: _Batch) -> None:
+        samples = self._encodable(found, batch)
         if all(sample.text is not None for _, sample in samples):
             self._add_texts(samples, batch)
-            return batch.done()
+            return
         for _, sample in samples:
             batch.caption_fields.update(sample.caption_fields)
             batch.low_unused |= sample.low_unused
@@ -96,7 +103,6 @@ class Worker:
                     self._add_image(sample, encoded, batch)
             except Refused as refused:
                 batch.skip(sample.where, refused.reason, refused.detail)
-        return batch.done()
 
     def _encodable(self, found: list[Sample | Skip], batch: _Batch) -> list[tuple[int, Sample]]:
         """(position, sample) of those whose texts are Unicode; JSON can spell halves of surrogate pairs."""
@@ -177,11 +183,13 @@ class Worker:
             high, *lows = self._pixels(sample.image, [resolution, low_resolution])
         if low_resolution and sample.low is not None:
             lows = self._pixels(sample.low, [low_resolution])
-        dropped = (("empty_caption_dropped", len(sample.captions), len(not_empty)),
+        all_captions = len(sample.captions) + sample.null_captions
+        dropped = (("null_caption_dropped", all_captions, len(sample.captions)),
+                   ("empty_caption_dropped", len(sample.captions), len(not_empty)),
                    ("long_caption_dropped", len(not_empty), len(kept)))  # fmt: skip
         for reason, before, after in dropped:
             if after < before:
-                detail = f"{before - after} of {len(sample.captions)} captions; the sample is kept"
+                detail = f"{before - after} of {all_captions} captions; the sample is kept"
                 batch.skip(sample.where, reason, detail)
         for ids, weight in kept:
             if weight is not None:
@@ -244,6 +252,7 @@ class _Batch:
         self.caption_fields: set[str] = set()
         self.low_unused = False
         self.skips: list[tuple[int, Skip]] = []  # with the positions of their records
+        self.usage = Usage()
 
     def skip(self, where: Where, reason: str, detail: str) -> None:
         self.skips.append((self.position, Skip(where, reason, detail)))
@@ -257,6 +266,13 @@ class _Batch:
         """A sequence whose tokens come later."""
         self.lengths.append(num_codes)
         self.modes.append(mode)
+
+    def count_files(self, found: list[Sample | Skip]) -> None:
+        """Count the files of all records, which are those of a sample that is kept, or not."""
+        left_out = {position for position, skip in self.skips if skip.reason not in KEPT}
+        for position, item in enumerate(found):
+            if item.files is not None:
+                self.usage.add(item.files, position not in left_out)
 
     def done(self) -> Done:
         weights = None
@@ -274,6 +290,7 @@ class _Batch:
             [skip for _, skip in sorted(self.skips, key=itemgetter(0))],
             frozenset(self.caption_fields),
             self.low_unused,
+            self.usage,
         )
 
 
@@ -288,6 +305,9 @@ def join(parts: Sequence[Done]) -> Done:
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     images = _stack([image for part in parts for image in part.images])
     lows = _stack([low for part in parts for low in part.lows])
+    usage = Usage()
+    for part in parts:
+        usage.extend(part.usage)
     return Done(
         **arrays,
         weights=weights,
@@ -296,6 +316,7 @@ def join(parts: Sequence[Done]) -> Done:
         skips=[skip for part in parts for skip in part.skips],
         caption_fields=frozenset().union(*(part.caption_fields for part in parts)),
         low_unused=any(part.low_unused for part in parts),
+        usage=usage,
     )
 
 
@@ -308,7 +329,8 @@ def empty(skips: list[Skip]) -> Done:
 
 def name_of(where: dict[str, object]) -> str:
     """{"file": "a.jsonl", "line": 3} -> "a.jsonl line 3"."""
-    return " ".join(str(value) if name == "file" else f"{name} {value}" for name, value in where.items())
+    parts = ((name, ", ".join(value) if isinstance(value, list) else value) for name, value in where.items())
+    return " ".join(str(value) if name == "file" else f"{name} {value}" for name, value in parts)
 
 
 def _stack(images: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mars_megatron.indexing.compositional import language
 from mars_megatron.indexing.compositional.canvases import Painter
 from mars_megatron.indexing.compositional.scenes import NUM_PAIRS, SPLITS, Division, Scene, divide
-from mars_megatron.indexing.sources.folder import CAPTIONS_FILE
+from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
 
 PROMPTS_FILE = "prompts.jsonl"
 CHUNK = 1000  # canvases painted at once

@@ -1,6 +1,7 @@
 """Where raw samples come from."""
 
-from mars_megatron.indexing.sources.folder import CAPTIONS_FILE, folder_images
 from mars_megatron.indexing.sources.inputs import InputShard, find_inputs
+from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
+from mars_megatron.indexing.sources.metadata import folder_images
 
 __all__ = ["CAPTIONS_FILE", "InputShard", "find_inputs", "folder_images"]

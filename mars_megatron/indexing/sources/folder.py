@@ -1,4 +1,4 @@
-"""Folders of images: with captions.jsonl, or with a .txt or .json beside each image."""
+"""Folders of images with a .txt or .json beside each."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import hashlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.pixels import EXTENSIONS
-from mars_megatron.indexing.records import Refused, Sample, Skip, Where, Work
-from mars_megatron.indexing.sources.fields import decode_utf8, make_sample, parse_json
-
-CAPTIONS_FILE = "captions.jsonl"
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image of a folder and what lies beside it.
-
-    Args:
-        name: Relative to the folder.
-        captions: Names of its .json and .txt, relative to the folder; those that exist.
-        num_bytes: Of all of them.
-    """
-
-    name: str
-    captions: tuple[str, ...]
-    num_bytes: int
+from mars_megatron.indexing.records import Files, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.sources.fields import (
+    count_keys,
+    decode_utf8,
+    given,
+    known_fields,
+    make_sample,
+    parse_json,
+    read_captions,
+)
+from mars_megatron.indexing.sources.listing import (
+    CAPTIONS_FILE,
+    ImageFile,
+    Listing,
+    extension,
+    file_status,
+    list_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,20 @@ class ImageFiles:
     images: list[ImageFile]
     num_bytes: int
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+    held_bytes: int = 0
+    counts_files: bool = True
+
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
         for image in self.images:
-            where = {"file": os.path.join(self.folder, image.name)}
+            where: Where = {"file": os.path.join(self.folder, image.name)}
+            if image.captions:
+                where["captions"] = list(image.captions)  # where the image is left out, so are they
             try:
-                found.append(self._sample(image, where, options))
+                found.append(self._sample(image, where, options, unread))
             except Refused as refused:
-                found.append(Skip(where, refused.reason, refused.detail))
+                files = Files((image.name,), image.captions)
+                found.append(Skip(where, refused.reason, refused.detail, files))
         return found
 
     def split(self) -> Sequence[Work]:
@@ -58,19 +63,29 @@ class ImageFiles:
     def where(self) -> Where:
         return {"file": os.path.join(self.folder, self.images[0].name)}
 
-    def _sample(self, image: ImageFile, where: Where, options: BuildOptions) -> Sample:
-        contents = {name.rpartition(".")[2].lower(): self._read(name, options) for name in image.captions}
+    def _sample(self, image: ImageFile, where: Where, options: BuildOptions, unread: Counter[str]) -> Sample:
+        names = {extension(name): name for name in image.captions}
+        contents = {ending: self._read(name, options) for ending, name in names.items()}
         fields: dict[str, Any] = {}
+        unused: list[str] = []
         if "json" in contents:
             fields = parse_json(contents["json"])
-        if not any(fields.get(name) is not None for name, _ in options.captions) and "txt" in contents:
-            fields[options.captions[0][0]] = contents["txt"].removeprefix("\ufeff").rstrip("\r\n")
+            count_keys(fields, known_fields(options) - {"image", "text"}, unread)
+        if "txt" in contents:
+            text = contents["txt"].rstrip("\r\n")
+            if not any(given(fields, name) is not None for name, _ in options.captions):
+                fields[options.captions[0][0]] = text
+            elif text not in (caption for caption, _ in read_captions(fields, options)):
+                unused.append(names.pop("txt"))
+                unread["captions in a .txt beside a .json that has some"] += 1
         for name in ("parts", "low") if options.low_resolution else ("parts",):
-            if fields.get(name) is not None:
+            if given(fields, name) is not None:
                 detail = f'"{name}" in the .json beside an image is not read; name such images in a {CAPTIONS_FILE}'
                 raise Refused("bad_record", detail)
         fields["image"] = image.name
-        return make_sample(fields, where, options, lambda name: os.path.join(self.folder, name))
+        sample = make_sample(fields, where, options, lambda name: os.path.join(self.folder, name))
+        sample.files = Files((image.name,), tuple(names.values()), unused)
+        return sample
 
     def _read(self, name: str, options: BuildOptions) -> str:
         path = Path(self.folder, name)
@@ -85,125 +100,21 @@ class ImageFiles:
             raise Refused("no_caption", f"{name} cannot be read: {error}") from error
 
 
-def list_images(folder: str | Path) -> list[ImageFile]:
-    """The images in a folder and the folders below it, by name.
-
-    Links to folders are followed; a folder that is reached in several ways counts once.
-
-    Raises:
-        OSError: A folder cannot be read.
-    """
-    files: dict[str, int] = {}
-    beside: dict[tuple[str, str], str] = {}  # (path without ending, ending in lower case) -> name
-    for name in sorted(_walk(folder)):
-        files[name] = file_status(os.path.join(folder, name)).st_size
-        stem, _, ending = name.rpartition(".")
-        beside[stem, ending.lower()] = name  # a.txt comes behind a.TXT, and is the one that counts
-    images = []
-    for name in files:
-        if _extension(name) in EXTENSIONS:
-            stem = name[: -len(_extension(name)) - 1]
-            captions = tuple(beside[stem, ending] for ending in ("json", "txt") if (stem, ending) in beside)
-            images.append(ImageFile(name, captions, sum(files[other] for other in (name, *captions))))
-    return images
-
-
-def file_status(path: str) -> os.stat_result:
-    """Of the file, or where a link leads nowhere of the link itself."""
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return os.lstat(path)
-
-
-def _walk(folder: str | Path) -> Iterator[str]:
-    """Names of all files that are not hidden, relative to the folder."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    seen: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=fail):
-        status = os.stat(root)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that was there before
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.relpath(os.path.join(root, name), folder) for name in names if not name.startswith("."))
-
-
-def read_images(folder: str | Path, batch_size: int) -> Iterator[Work]:
+def read_images(listing: Listing, batch_size: int) -> Iterator[Work]:
     """The images of a folder in batches."""
-    images = list_images(folder)
+    images = listing.images()
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
-        yield ImageFiles(str(folder), part, sum(image.num_bytes for image in part))
+        yield ImageFiles(listing.folder, part, sum(image.num_bytes for image in part))
 
 
 def folder_sha256(folder: str | Path) -> str:
     """sha256 (hex) of the names and sizes of a folder's images and the contents of the captions beside them."""
     digest = hashlib.sha256()
-    for image in list_images(folder):
+    for image in list_folder(folder).images():
         size = file_status(os.path.join(folder, image.name)).st_size
         digest.update(json.dumps([image.name, size], ensure_ascii=True).encode())
         for name in image.captions:
             path = Path(folder, name)  # a pipe, or a link that leads nowhere, has no contents
             digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
     return digest.hexdigest()
-
-
-def captions_file(folder: str | Path) -> Path:
-    """The captions.jsonl of an image-text folder.
-
-    Raises:
-        ValueError: The folder or the file does not exist.
-    """
-    path = Path(folder) / CAPTIONS_FILE
-    if not Path(folder).is_dir():
-        raise ValueError(f"input {folder} is not a folder")
-    if not path.is_file():
-        raise ValueError(f"input {folder} has no {CAPTIONS_FILE} (one JSON object per line)")
-    return path
-
-
-def folder_images(folder: str | Path, limit: int = 0) -> list[Path]:
-    """The images of a folder: those that its captions.jsonl names, or without one those in it and below it.
-
-    Args:
-        folder: The folder.
-        limit: Most images, spread evenly over all; 0 for all of them.
-
-    Returns:
-        Each once, in order. Lines that are no JSON, and that name no image, are passed over.
-
-    Raises:
-        ValueError: It is no folder, or has neither captions.jsonl nor images.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(f"input {folder} is not a folder")
-    if (Path(folder) / CAPTIONS_FILE).is_file():
-        paths = list(dict.fromkeys(Path(folder, name) for name in _named_images(captions_file(folder))))
-    else:
-        paths = [Path(folder, image.name) for image in list_images(folder)]
-        if not paths:
-            raise ValueError(f"input {folder} has no {CAPTIONS_FILE} and no images")
-    if limit and len(paths) > limit:
-        return [paths[number * len(paths) // limit] for number in range(limit)]
-    return paths
-
-
-def _named_images(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                sample = parse_json(decode_utf8(line))
-            except Refused:
-                continue
-            name = sample.get("image")
-            if isinstance(name, str) and name:
-                yield name
-
-
-def _extension(name: str) -> str:
-    return name.rpartition(".")[2].lower()

@@ -5,17 +5,28 @@ from __future__ import annotations
 import glob
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.records import Work
-from mars_megatron.indexing.sources.folder import CAPTIONS_FILE, file_status, folder_sha256, list_images, read_images
+from mars_megatron.indexing.records import Problems, Work
+from mars_megatron.indexing.sources.folder import folder_sha256, read_images
 from mars_megatron.indexing.sources.lines import read_lines
+from mars_megatron.indexing.sources.listing import (
+    CAPTIONS_FILE,
+    LISTS,
+    METADATA_FILES,
+    Listing,
+    extension,
+    file_status,
+    list_folder,
+)
+from mars_megatron.indexing.sources.metadata import check_metadata, read_metadata
 from mars_megatron.indexing.sources.parquet import check_files, read_parquet
 from mars_megatron.indexing.sources.reading import HashedFile
-from mars_megatron.indexing.sources.tar import read_tar
+from mars_megatron.indexing.sources.tar import TarCounts, read_tar
 
 # Ending of a file -> kind.
 ENDINGS = {".jsonl": "jsonl", ".txt": "txt", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".parquet": "parquet"}
@@ -27,15 +38,19 @@ class InputShard:
 
     Args:
         path: Absolute.
-        kind: "jsonl", "txt", "tar", "parquet" or "folder".
+        kind: "jsonl", "txt", "tar", "parquet", "metadata" or "folder".
         num_bytes: Its size; of a folder that of all files that count.
         modified_ns: Time of modification, in nanoseconds since 1970; of a folder the latest of these.
+        listed: Whether it is the list of a folder that was given, whose files it must account for.
+        beside: What is not read of the folder that was given, if anything; the first of its inputs has it.
     """
 
     path: str
     kind: str
     num_bytes: int
     modified_ns: int
+    listed: bool = field(default=False, compare=False)
+    beside: Problems | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, path: str | Path, kind: str) -> InputShard:
@@ -55,7 +70,7 @@ class InputShard:
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"input {path} is not a regular file; write its contents to a file first")
             return cls(path, kind, status.st_size, status.st_mtime_ns)
-        images = list_images(path)
+        images = list_folder(path).images()
         names = [name for image in images for name in (image.name, *image.captions)]
         times = [file_status(os.path.join(path, name)).st_mtime_ns for name in names]
         return cls(path, kind, sum(image.num_bytes for image in images), max(times, default=0))
@@ -63,6 +78,13 @@ class InputShard:
     def open(self, options: BuildOptions) -> OpenShard:
         """Begin to read it."""
         return OpenShard(self, options)
+
+    def listing(self) -> Listing | None:
+        """The folder whose files it accounts for; None where it is a file by itself."""
+        if self.kind == "folder":
+            return list_folder(self.path)
+        folder, name = os.path.split(self.path)
+        return list_folder(folder, prune=name != CAPTIONS_FILE) if self.listed else None
 
     def sha256(self) -> str:
         """sha256 (hex) of its bytes; of a folder see `folder_sha256`."""
@@ -89,17 +111,37 @@ class OpenShard:
 
     def __init__(self, shard: InputShard, options: BuildOptions) -> None:
         self._shard, self._options = shard, options
-        self._file = HashedFile(shard.path) if shard.kind in ("jsonl", "txt", "tar") else None
+        hashed = shard.kind in ("jsonl", "txt", "tar") or (shard.kind == "metadata" and shard.path.endswith(".jsonl"))
+        self._file = HashedFile(shard.path) if hashed else None
+        self._tar = TarCounts()
 
     def __iter__(self) -> Iterator[Work]:
-        kind, options = self._shard.kind, self._options
+        if self._shard.beside is not None:
+            yield self._shard.beside
+        if self._shard.kind == "folder":
+            listing = list_folder(self._shard.path)
+            used = {name for image in listing.images() for name in (image.name, *image.captions)}
+            if skips := tuple(listing.left_out(used)):
+                yield Problems(skips)
+        yield from self._works()
+
+    def _works(self) -> Iterator[Work]:
+        shard, options = self._shard, self._options
         if self._file is None:
-            if kind == "folder":
-                return read_images(self._shard.path, options.batch_size)
-            return read_parquet(self._shard.path, options)
-        if kind == "tar":
-            return read_tar(self._file, options.batch_size, options.max_bytes)
-        return read_lines(self._file, kind == "jsonl", options.batch_size)
+            if shard.kind == "folder":
+                return read_images(list_folder(shard.path), options.batch_size)
+            if shard.kind == "metadata":
+                return read_metadata(shard.path, options.batch_size, shard.listed)
+            return read_parquet(shard.path, options)
+        if shard.kind == "tar":
+            return read_tar(self._file, options.batch_size, options.max_bytes, self._tar)
+        metadata = shard.kind == "metadata"
+        return read_lines(self._file, metadata or shard.kind == "jsonl", options.batch_size, metadata, shard.listed)
+
+    @property
+    def num_members(self) -> int:
+        """Of a tar file, so far."""
+        return self._tar.members
 
     def sha256(self) -> str:
         """sha256 (hex) of the input; files that were read to their end are not read again."""
@@ -118,8 +160,7 @@ def find_inputs(inputs: list[str | Path]) -> list[InputShard]:
     """
     shards: dict[str, InputShard] = {}
     for given in inputs:
-        for path, kind in _expand(str(given)):
-            shard = InputShard.of(path, kind)
+        for shard in _expand(str(given)):
             real = os.path.realpath(shard.path)
             if real in shards:
                 other = "" if shards[real].path == shard.path else f", as {shards[real].path} and through a link"
@@ -131,55 +172,99 @@ def find_inputs(inputs: list[str | Path]) -> list[InputShard]:
 
 
 def check_columns(shards: Sequence[InputShard], options: BuildOptions) -> None:
-    """Look at the columns of all parquet files before any of them is read.
+    """Look at the columns of all files that have some before any of them is read.
 
     Raises:
-        ValueError: A file has nothing to index, or lacks a column that the options name; see `parquet.check_files`.
+        ValueError: A file has nothing to index, or lacks a column that the options name; see `parquet.check_files` and
+            `metadata.check_metadata`.
     """
+    for shard in shards:
+        if shard.kind == "metadata" and not shard.path.endswith(".jsonl"):
+            check_metadata(shard.path, options)
     check_files([shard.path for shard in shards if shard.kind == "parquet"], options)
 
 
-def _expand(given: str) -> list[tuple[str, str]]:
-    """(path, kind) of every file behind one input."""
+def _expand(given: str) -> list[InputShard]:
+    """Every file behind one input."""
     if os.path.isdir(given):
         return _expand_folder(given)
     if os.path.exists(given):
-        return [(given, _kind(given))]
+        return [InputShard.of(given, _kind(given))]
     if not glob.has_magic(given):
         raise ValueError(f"input {given} does not exist; give a folder, a file or a glob in quotes")
     found = sorted(glob.glob(given, recursive=True))
     if not found:
         raise ValueError(f"input {given} matches no file")
-    return [pair for path in found for pair in (_expand_folder(path) if os.path.isdir(path) else [(path, _kind(path))])]
+    pairs = (_expand_folder(path) if os.path.isdir(path) else [InputShard.of(path, _kind(path))] for path in found)
+    return [shard for shards in pairs for shard in shards]
 
 
-def _expand_folder(folder: str) -> list[tuple[str, str]]:
-    captions = os.path.join(folder, CAPTIONS_FILE)
+def _expand_folder(folder: str) -> list[InputShard]:
+    """The inputs in a folder: its list, or its images and the lists of folders below, or its files of records."""
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    files = [(os.path.join(folder, name), _find_kind(name)) for name in names]
-    shards = [(path, kind) for path, kind in files if kind not in (None, "txt") and not os.path.isdir(path)]
-    if os.path.isfile(captions):
-        others = [path for path, _ in shards if path != captions]
-        if others:
+    files = [name for name in names if not os.path.isdir(os.path.join(folder, name))]
+    own = [name for name in LISTS if name in files]
+    records = [name for name in files if _find_kind(name) not in (None, "txt") and name not in own]
+    if own:
+        if others := [*own[1:], *records]:
             raise ValueError(
-                f"input {folder} has {CAPTIONS_FILE} and files such as {others[0]}; name those that are meant"
+                f"input {folder} has {own[0]} and files such as {os.path.join(folder, others[0])}; name those that are "
+                "meant"
             )
-        return [(captions, "jsonl")]
-    has_images = bool(list_images(folder))
-    if shards and has_images:
+        return _listed(folder, [*own, *(list_folder(folder).lists if own[0] in METADATA_FILES else ())])
+    listing = list_folder(folder)
+    images = listing.images()
+    if records and (images or listing.lists):
         raise ValueError(
-            f"input {folder} has images and files such as {shards[0][0]}; "
+            f"input {folder} has images and files such as {os.path.join(folder, records[0])}; "
             "name those that are meant, or a glob in quotes"
         )
-    if has_images:
-        return [(folder, "folder")]
+    shards = [InputShard.of(os.path.join(folder, name), str(_find_kind(name))) for name in records]
+    if images:
+        shards.append(InputShard.of(folder, "folder"))
+    shards += _listed(folder, listing.lists)
     if not shards:
-        raise ValueError(f"input {folder} has no {CAPTIONS_FILE}, no images, and no .tar, .parquet or .jsonl files")
-    return [(path, str(kind)) for path, kind in shards]
+        raise ValueError(
+            f"input {folder} has no {CAPTIONS_FILE}, no images, and no .tar, .parquet or .jsonl files{_hint(listing)}"
+        )
+    if not images:  # an input of the folder itself has them
+        by_ending: Counter[str] = Counter()
+        skips = tuple(listing.left_out(records, by_ending))
+        if skips or by_ending:
+            shards[0] = replace(shards[0], beside=Problems(skips, unread=tuple(by_ending.items())))
+    return shards
+
+
+def _listed(folder: str, names: Sequence[str]) -> list[InputShard]:
+    """The lists of a folder and of those below, each of which accounts for the files around it.
+
+    Raises:
+        ValueError: A folder has two.
+    """
+    shards: dict[str, InputShard] = {}
+    for name in names:
+        path = os.path.join(folder, name)
+        around = os.path.dirname(path)
+        if around in shards:
+            raise ValueError(f"input {folder} has {shards[around].path} and {path}; name the one that is meant")
+        shards[around] = replace(InputShard.of(path, _kind(path)), listed=True)
+    return list(shards.values())
+
+
+def _hint(listing: Listing) -> str:
+    """What to do about the files that a folder has instead."""
+    nested = [name for name in listing.files if os.sep in name and _find_kind(name) not in (None, "txt")]
+    if nested:
+        glob_of_them = os.path.join(listing.folder, "**", f"*.{extension(nested[0])}")
+        return f" directly in it, but {nested[0]}; give '{glob_of_them}' in quotes"
+    return "".join(f"; {skip.where['file']}: {skip.detail}" for skip in [*listing.left_out(())][:1])
 
 
 def _find_kind(name: str) -> str | None:
-    return next((kind for ending, kind in ENDINGS.items() if name.lower().endswith(ending)), None)
+    base = os.path.basename(name)
+    if base in METADATA_FILES:
+        return "metadata"
+    return next((kind for ending, kind in ENDINGS.items() if base.lower().endswith(ending)), None)
 
 
 def _kind(path: str) -> str:

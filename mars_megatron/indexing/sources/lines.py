@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
-from mars_megatron.indexing.sources.fields import decode_utf8, make_sample, parse_json
+from mars_megatron.indexing.pixels import EXTENSIONS
+from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.sources.fields import (
+    BOM,
+    FILE_NAME,
+    convention_caption,
+    count_keys,
+    decode_utf8,
+    file_name_columns,
+    find_named_image,
+    image_names,
+    known_fields,
+    low_name_column,
+    make_convention_sample,
+    make_sample,
+    other_encoding,
+    parse_json,
+)
+from mars_megatron.indexing.sources.listing import extension
 from mars_megatron.indexing.sources.reading import HashedFile
 
 BLOCK = 1 << 18  # bytes of text of one batch
 MAX_LINE = 64 << 20  # bytes
-_BOM = b"\xef\xbb\xbf"
+_BOM = BOM.encode()
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,8 @@ class Lines:
         data: The lines.
         json: One JSON object per line; else one text document per line.
         num_bytes: Of the input file.
+        metadata: Whether every line is a row of the image-folder convention.
+        counts_files: Whether the images that they name are counted.
     """
 
     file: str
@@ -33,43 +55,54 @@ class Lines:
     data: bytes
     json: bool
     num_bytes: int
+    metadata: bool = False
+    counts_files: bool = False
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+    @property
+    def held_bytes(self) -> int:
+        return len(self.data)
+
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
-        folder = os.path.dirname(self.file)
-
-        def find_image(name: object) -> str:
-            return _find_image(name, folder, options)
-
+        records = _Records(self, options)
         for number, line in enumerate(self._lines(), start=self.first):
             if not line or line.isspace():
                 continue
+            if self.counts_files:
+                records.named.clear()
+            where = {"file": self.file, "line": number}
             try:
                 text = line if isinstance(line, str) else decode_utf8(line)
+                if not text:
+                    continue  # a byte order mark alone
                 if self.json:
-                    where = {"file": self.file, "line": number}
                     fields = parse_json(text)
-                    if len(fields) == 1 and type(alone := fields.get("text")) is str:  # the most frequent kind by far
-                        found.append(Sample(where, text=alone))
+                    if len(fields) == 1 and type(alone := fields.get("text")) is str and not self.metadata:
+                        found.append(Sample(where, text=alone))  # the most frequent kind by far
                     else:
-                        found.append(make_sample(fields, where, options, find_image))
+                        found.append(records.sample(fields, where))
                 else:
-                    found.append(Sample({"file": self.file, "line": number}, text=text.rstrip("\r")))
+                    found.append(Sample(where, text=text.rstrip("\r")))
             except Refused as refused:
-                found.append(Skip({"file": self.file, "line": number}, refused.reason, refused.detail))
+                found.append(Skip(where, refused.reason, refused.detail, records.files()))
+        records.count_keys(unread)
         return found
 
     def _lines(self) -> Sequence[str | bytes]:
-        """The lines, decoded at once if that goes well."""
+        """The lines, decoded at once if that goes well, without the byte order marks of files that were joined."""
+        data = self.data
+        if b"\0" in data:  # no text, see decode_utf8
+            return data.split(b"\n")
         try:
-            return self.data.decode("utf-8").split("\n")
+            lines = data.decode("utf-8").split("\n")
         except UnicodeDecodeError:
-            return self.data.split(b"\n")
+            return data.split(b"\n")
+        return [line.lstrip(BOM) for line in lines] if _BOM in data else lines
 
     def split(self) -> Sequence[Work]:
         lines = self.data.split(b"\n")
         return [
-            Lines(self.file, number, line, self.json, 0)
+            replace(self, first=number, data=line, num_bytes=0)
             for number, line in enumerate(lines, start=self.first)
             if line and not line.isspace()
         ]
@@ -78,16 +111,76 @@ class Lines:
         return {"file": self.file, "line": self.first}
 
 
-def read_lines(file: HashedFile, json: bool, batch_size: int) -> Iterator[Work]:
+class _Records:
+    """Makes samples of the JSON objects of a batch, and keeps what they name."""
+
+    def __init__(self, lines: Lines, options: BuildOptions) -> None:
+        self._metadata, self._counts_files, self._options = lines.metadata, lines.counts_files, options
+        self._folder = os.path.dirname(lines.file)
+        self._keys: list[str] = []
+        self._known = known_fields(options)
+        self.named: list[str] = []  # images of the record at hand, relative to the folder
+
+    def sample(self, fields: dict[str, Any], where: Where) -> Sample:
+        """Raises Refused where the fields make none."""
+        self._keys += fields
+        try:
+            sample = self._make(fields, where)
+        except Refused:
+            if self._counts_files:  # also those that it did not come to
+                for name in image_names(fields, self._options):
+                    with contextlib.suppress(Refused):
+                        self._find_image(name)
+            raise
+        sample.files = self.files()
+        return sample
+
+    def _make(self, fields: dict[str, Any], where: Where) -> Sample:
+        if self._metadata or _follows_convention(fields):
+            self._known.update((*file_name_columns(self._options), low_name_column(self._options)))
+            if (caption := convention_caption(fields, self._options)) is not None:
+                self._known.add(caption)
+            return make_convention_sample(fields, where, self._options, self._find_image)
+        return make_sample(fields, where, self._options, self._find_image)
+
+    def files(self) -> Files | None:
+        """Those of the record at hand."""
+        return Files(tuple(self.named)) if self._counts_files else None
+
+    def count_keys(self, unread: Counter[str]) -> None:
+        count_keys(self._keys, self._known, unread)
+
+    def _find_image(self, name: object) -> str:
+        path = find_named_image(name, self._folder, self._options)
+        if self._counts_files:
+            self.named.append(os.path.relpath(path, self._folder))
+        return path
+
+
+def _follows_convention(fields: dict[str, Any]) -> bool:
+    """Whether a line of any JSONL names an image as metadata.jsonl does; the files that texts are from are none."""
+    name = fields.get(FILE_NAME)
+    return isinstance(name, str) and "image" not in fields and "parts" not in fields and extension(name) in EXTENSIONS
+
+
+def read_lines(
+    file: HashedFile, json: bool, batch_size: int, metadata: bool = False, counts_files: bool = False
+) -> Iterator[Work]:
     """Cut a file into batches.
 
     Args:
         file: Read from its start.
         json: Whether it is JSONL.
         batch_size: Most lines of a batch that name images.
+        metadata, counts_files: See `Lines`.
     """
+    lines = Lines(file.path, 1, b"", json, 0, metadata, counts_files)
     number, rest, too_long = 1, b"", 0
     while block := file.read(BLOCK):
+        if number == 1 and not rest and (other := other_encoding(block)) is not None and b"\0" in block:
+            detail = f"the file is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)"
+            yield Problems((Skip({"file": file.path}, "invalid_utf8", detail),), len(block))
+            return
         end = block.rfind(b"\n") + 1
         if not end:
             rest, too_long = (b"", too_long + len(rest) + len(block)) if _exceeds(rest, block, too_long) else (
@@ -99,15 +192,12 @@ def read_lines(file: HashedFile, json: bool, batch_size: int) -> Iterator[Work]:
             block, end, number, rest, too_long = block[first_end:], end - first_end, number + 1, b"", 0
         data = rest + block[:end]
         rest = block[end:]
-        if number == 1 and data.startswith(_BOM):
-            data = data[len(_BOM) :]
-        yield from _batches(file.path, number, data, json, batch_size)
+        yield from _batches(lines, number, data, batch_size)
         number += data.count(b"\n")
     if too_long:
         yield _too_long(file.path, number, too_long)
     elif rest:
-        data = rest[len(_BOM) :] if number == 1 and rest.startswith(_BOM) else rest
-        yield from _batches(file.path, number, data, json, batch_size)
+        yield from _batches(lines, number, rest, batch_size)
 
 
 def _exceeds(rest: bytes, more: bytes, already: int) -> bool:
@@ -119,27 +209,14 @@ def _too_long(path: str, number: int, length: int) -> Problems:
     return Problems((Skip({"file": path, "line": number}, "bad_record", detail),), length)
 
 
-def _batches(path: str, first: int, data: bytes, json: bool, batch_size: int) -> Iterator[Lines]:
+def _batches(lines: Lines, first: int, data: bytes, batch_size: int) -> Iterator[Lines]:
     # Lines with images come back as pixels, so that fewer of them make a batch. This need not be exact.
-    if not json or (b'"image"' not in data):
-        yield Lines(path, first, data, json, len(data))
+    if not lines.json or (b'"image"' not in data and b'file_name"' not in data):
+        yield replace(lines, first=first, data=data, num_bytes=len(data))
         return
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    for start in range(0, len(lines), batch_size):
-        part = b"\n".join(lines[start : start + batch_size])
-        yield Lines(path, first + start, part, json, len(part) + 1)
-
-
-def _find_image(name: object, folder: str, options: BuildOptions) -> str:
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise Refused("bad_record", f'"image" is {name!r}, not a file name')
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        raise Refused("invalid_utf8", f"the image name {name!r} has lone surrogates") from None
-    path = os.path.normpath(name)
-    if not options.allow_outside and (os.path.isabs(path) or path == ".." or path.startswith("../")):
-        raise Refused("unsafe_name", f"{name} is outside of the folder of the file (--allow-outside takes it)")
-    return os.path.join(folder, path)
+    parts = data.split(b"\n")
+    if not parts[-1]:
+        parts.pop()
+    for start in range(0, len(parts), batch_size):
+        part = b"\n".join(parts[start : start + batch_size])
+        yield replace(lines, first=first + start, data=part, num_bytes=len(part) + 1)

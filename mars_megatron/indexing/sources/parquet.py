@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +14,9 @@ from mars_megatron.indexing.options import DEFAULT_CAPTIONS, BuildOptions
 from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import make_sample
 
-BATCH_BYTES = 32 << 20  # of a batch's columns; it has at least one row
+BATCH_BYTES = 8 << 20  # of a batch's columns; it has at least one row
 TEXT_ROWS = 2048  # rows of a batch without images
+_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Rows:
         data: Arrow's stream format.
         num_bytes: Share of the file's size.
         low_unused: Whether there is a column of low-resolution images that nobody asked for.
+        not_read: Names of the columns that are not read.
     """
 
     file: str
@@ -32,8 +37,14 @@ class Rows:
     data: bytes
     num_bytes: int
     low_unused: bool = False
+    not_read: tuple[str, ...] = ()
+    counts_files: bool = False
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+    @property
+    def held_bytes(self) -> int:
+        return len(self.data)
+
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         names = {
             options.image_column: "image",
             options.low_column: "low",
@@ -46,6 +57,7 @@ class Rows:
         columns = {}
         for name in batch.schema.names:
             columns[name] = _values(batch.column(name))
+        unread.update({f"column {name}": batch.num_rows for name in self.not_read})
         for number in range(batch.num_rows):
             where = {"file": self.file, "row": self.first + number}
             fields: dict[str, Any] = {}
@@ -85,30 +97,78 @@ def read_parquet(path: str | Path, options: BuildOptions) -> Iterator[Work]:
 
     What is damaged is passed on as a problem of the file; for columns that lack see `check_files`.
     """
+    size, row = Path(path).stat().st_size, 0
+    try:
+        names = schema_names(path) or []
+        columns = _columns(names, options)
+        # known from its name alone: the column is not read
+        low_unused = not options.low_resolution and options.low_column in names
+        not_read = tuple(name for name in names if name not in columns and name != options.low_column)
+        rows = options.batch_size if {options.image_column, options.parts_column} & set(columns) else TEXT_ROWS
+        num_rows = 0
+        for batch in plain_batches(path, columns, rows):
+            num_rows = num_rows or max(_num_rows(path), 1)
+            for part in _cut(batch):
+                share = size * (row + part.num_rows) // num_rows - size * row // num_rows
+                yield Rows(str(path), row, _serialize(part), share, low_unused, not_read)
+                row += part.num_rows
+    except Refused as refused:
+        yield Problems((Skip({"file": str(path), "row": row}, refused.reason, refused.detail),), 0)
+
+
+def plain_batches(path: str | Path, columns: list[str] | None = None, rows: int = TEXT_ROWS) -> Iterator[Any]:
+    """The record batches of a file in parquet's own types, whatever Arrow types they were written from.
+
+    A dictionary that was written as one is restored with every batch, whole and growing: what a batch holds, and the
+    time to read a file, would be that of all texts before it. The same holds for the buffers of views.
+
+    Args:
+        path: The file.
+        columns: Those that are read; None for all.
+        rows: Most rows of a batch.
+
+    Raises:
+        Refused: unreadable_file.
+        OSError: The disk fails.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    size = Path(path).stat().st_size
     row = 0
     try:
         # pre_buffer would hold whole row groups
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            columns = _columns(file.schema_arrow.names, options)
-            images = {options.image_column, options.parts_column} & set(columns)
-            # known from its name alone: the column is not read
-            low_unused = not options.low_resolution and options.low_column in file.schema_arrow.names
-            rows = options.batch_size if images else TEXT_ROWS
-            num_rows = max(file.metadata.num_rows, 1)
+        with pq.ParquetFile(path, metadata=_plain_metadata(path), buffer_size=1 << 20, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=rows, columns=columns, use_threads=False):
-                for part in _cut(batch):
-                    share = size * (row + part.num_rows) // num_rows - size * row // num_rows
-                    yield Rows(str(path), row, _serialize(part), share, low_unused)
-                    row += part.num_rows
+                yield batch
+                row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        detail = f"damaged from row {row} on: {error}"
-        yield Problems((Skip({"file": str(path), "row": row}, "unreadable_file", detail),), 0)
+        raise Refused("unreadable_file", f"damaged from row {row} on: {error}") from error
+
+
+def _plain_metadata(path: str | Path) -> Any:
+    """The metadata of a file without the Arrow schema of whoever wrote it; None where there is no such footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(size - 8, 0))
+        end = file.read(8)
+        if len(end) < 8 or end[4:] != _MAGIC or (length := struct.unpack("<I", end[:4])[0]) > size - 12:
+            return None
+        file.seek(size - 8 - length)
+        footer = file.read(length)
+    # pyarrow has no option for it; the key of another name is passed over
+    footer = footer.replace(b"ARROW:schema", b"ARROW-schema")
+    return pq.read_metadata(pa.BufferReader(_MAGIC + footer + end))
+
+
+def _num_rows(path: str | Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
 
 
 def check_files(paths: Sequence[str], options: BuildOptions) -> None:
@@ -124,7 +184,7 @@ def check_files(paths: Sequence[str], options: BuildOptions) -> None:
     named_captions = tuple(caption_names) != DEFAULT_CAPTIONS
     found: set[str] = set()
     for path in paths:
-        names = _schema_names(path)
+        names = schema_names(path)
         if names is None:
             continue
         found |= set(names)
@@ -141,7 +201,7 @@ def check_files(paths: Sequence[str], options: BuildOptions) -> None:
         )
 
 
-def _schema_names(path: str) -> list[str] | None:
+def schema_names(path: str | Path) -> list[str] | None:
     """Names of the columns; None where the file is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,22 +1,38 @@
-"""WebDataset tar files: the files of a sample lie side by side and share a key, the name up to its first dot."""
+"""WebDataset tar files: the files of a sample lie side by side and share a key, the name up to its first dot.
+
+Names such as photo.0.png and "Track 2.0.png" have more dots. Where such a group has no image and no .json named by its
+key alone, there is a sample for each name up to its last dot.
+"""
 
 from __future__ import annotations
 
 import gzip
 import lzma
+import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import EXTENSIONS
-from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
-from mars_megatron.indexing.sources.fields import decode_utf8, make_sample, parse_json
+from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.sources.fields import (
+    count_keys,
+    decode_utf8,
+    given,
+    known_fields,
+    make_sample,
+    parse_json,
+    read_captions,
+)
+from mars_megatron.indexing.sources.listing import is_system_name
 from mars_megatron.indexing.sources.reading import HashedFile
 
-BATCH_BYTES = 32 << 20  # of raw members; a batch has at least one sample
+BATCH_BYTES = 8 << 20  # of raw members; a batch has at least one sample
+_MANY = 64  # files that share what is before the first dot
 # What tarfile raises on damaged bytes; errors of the disk are OSErrors, and are passed on.
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
@@ -28,13 +44,30 @@ class Group:
     Args:
         key: Folder and name up to the first dot.
         members: Contents by suffix in lower case, "jpg" or "low.jpg"; those that nothing here reads are left out.
+        suffixes: Of all of its files, by the suffix in lower case.
         problem: (reason, detail) of what makes it unusable.
     """
 
     key: str
     members: dict[str, bytes] = field(default_factory=dict)
-    suffixes: set[str] = field(default_factory=set)
+    suffixes: dict[str, str] = field(default_factory=dict)
     problem: tuple[str, str] | None = None
+
+    def size(self) -> int:
+        """Bytes of its members."""
+        return sum(map(len, self.members.values()))
+
+    def begins_another(self, suffix: str) -> bool:
+        """Whether it is large and is several samples already, of which a file of this suffix begins the next.
+
+        Any number of names may share what is before their first dot. Images without captions of their own may yet be
+        those of an interleaved document.
+        """
+        if len(self.suffixes) < _MANY and self.size() < BATCH_BYTES:
+            return False
+        stems = {_middle(other) for other in self.suffixes}
+        captioned = {_middle(other) for other in self.suffixes if other.endswith((".txt", ".json"))}
+        return "" not in stems and bool(captioned) and _middle(suffix) not in stems
 
 
 @dataclass(frozen=True)
@@ -44,15 +77,21 @@ class Groups:
     file: str
     groups: list[Group]
     num_bytes: int
+    counts_files: bool = True
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+    @property
+    def held_bytes(self) -> int:
+        return sum(group.size() for group in self.groups)
+
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
         for group in self.groups:
-            where = {"file": self.file, "key": group.key}
-            try:
-                found.append(_sample(group, where, options))
-            except Refused as refused:
-                found.append(Skip(where, refused.reason, refused.detail))
+            for part in [group] if _is_one(group) else _split(group):
+                where = {"file": self.file, "key": part.key}
+                try:
+                    found.append(_sample(part, where, options, unread))
+                except Refused as refused:
+                    found.append(Skip(where, refused.reason, refused.detail))
         return found
 
     def split(self) -> Sequence[Work]:
@@ -62,48 +101,72 @@ class Groups:
         return {"file": self.file, "key": self.groups[0].key}
 
 
-def read_tar(file: HashedFile, batch_size: int, max_bytes: int) -> Iterator[Work]:
+@dataclass
+class TarCounts:
+    """What a tar file had.
+
+    Args:
+        members: Files, links and devices.
+        keys: Of the samples so far.
+    """
+
+    members: int = 0
+    keys: set[str] = field(default_factory=set)
+
+
+def read_tar(file: HashedFile, batch_size: int, max_bytes: int, counts: TarCounts) -> Iterator[Work]:
     """Read the samples of a tar file, compressed or not, from its start to its end.
 
     Args:
         file: Read from its start.
         batch_size: Most samples of a batch.
         max_bytes: Longer members are not read.
+        counts: Takes what the file has.
     """
     waiting: list[Group] = []
     size, position = 0, 0
     skips: list[Skip] = []
-    for group in _read_groups(file, max_bytes, skips):
+    unread: Counter[str] = Counter()
+    for group in _read_groups(file, max_bytes, skips, unread, counts):
         waiting.append(group)
-        size += sum(map(len, group.members.values()))
+        size += group.size()
         if len(waiting) == batch_size or size >= BATCH_BYTES:
             yield Groups(file.path, waiting, file.position - position)
             waiting, size, position = [], 0, file.position
     if waiting:
         yield Groups(file.path, waiting, file.position - position)
-    if skips:
-        yield Problems(tuple(skips))
+    if skips or unread:
+        yield Problems(tuple(skips), unread=tuple(unread.items()))
 
 
-def _read_groups(file: HashedFile, max_bytes: int, skips: list[Skip]) -> Iterator[Group]:
+def _read_groups(
+    file: HashedFile, max_bytes: int, skips: list[Skip], unread: Counter[str], counts: TarCounts
+) -> Iterator[Group]:
     """Groups in order; a second one of a key is marked. What is wrong with the file goes to `skips`."""
-    seen: set[str] = set()
     group: Group | None = None
     reader = _Members(file)
     for member in reader:
+        counts.members += 1
+        if is_system_name(member.name):
+            unread["hidden and system members"] += 1
+            continue
         name = _split_name(member)
         if name is None:
             skips.append(Skip({"file": file.path, "key": member.name}, "bad_record", "its name is not KEY.EXTENSION"))
             continue
-        key, suffix = name
+        key, original = name
+        suffix = original.lower()
         if group is None or group.key != key or suffix in group.suffixes:
             if group is not None:
                 yield group
             group = Group(key)
-            if key in seen:
+            if key in counts.keys:
                 group.problem = ("duplicate_key", "the key was there before")
-            seen.add(key)
-        group.suffixes.add(suffix)
+            counts.keys.add(key)
+        elif group.begins_another(suffix):
+            yield group
+            group = Group(key)
+        group.suffixes[suffix] = original
         group.problem = group.problem or _problem(member, suffix, max_bytes)
         if group.problem is None and _is_read(suffix):
             content = reader.content(member)
@@ -224,7 +287,7 @@ class _TarInfo(tarfile.TarInfo):
 def _split_name(member: tarfile.TarInfo) -> tuple[str, str] | None:
     folder, slash, base = member.name.rpartition("/")
     stem, dot, suffix = base.partition(".")
-    return (folder + slash + stem, suffix.lower()) if stem and dot and suffix else None
+    return (folder + slash + stem, suffix) if stem and dot and suffix else None
 
 
 def _problem(member: tarfile.TarInfo, suffix: str, max_bytes: int) -> tuple[str, str] | None:
@@ -242,28 +305,71 @@ def _problem(member: tarfile.TarInfo, suffix: str, max_bytes: int) -> tuple[str,
 
 
 def _is_read(suffix: str) -> bool:
-    return suffix in ("txt", "json") or suffix.rpartition(".")[2] in EXTENSIONS
+    ending = suffix.rpartition(".")[2]
+    return ending in ("txt", "json") or ending in EXTENSIONS
 
 
-def _sample(group: Group, where: Where, options: BuildOptions) -> Sample:
+def _is_one(group: Group) -> bool:
+    """Whether a group is one sample, as WebDataset has it."""
+    return group.problem is not None or any(suffix == "json" or suffix in EXTENSIONS for suffix in group.suffixes)
+
+
+def _middle(suffix: str) -> str:
+    """What lies between the first and the last dot of an image or caption; "" also of a low-resolution image."""
+    stem = suffix.rpartition(".")[0]
+    return stem if _is_read(suffix) and stem != "low" else ""
+
+
+def _split(group: Group) -> list[Group]:
+    """The samples of a group by what is before the last dot of their names."""
+    parts: dict[str, Group] = {}
+    for suffix in sorted(group.suffixes):
+        stem = _middle(suffix)
+        original = group.suffixes[suffix]
+        part = parts.setdefault(stem, Group(f"{group.key}.{original[: len(stem)]}" if stem else group.key))
+        own = suffix[len(stem) + 1 :] if stem else suffix
+        part.suffixes[own] = original[-len(own) :]
+        if suffix in group.members:
+            part.members[own] = group.members[suffix]
+    return list(parts.values())
+
+
+def _sample(group: Group, where: Where, options: BuildOptions, unread: Counter[str]) -> Sample:
     if group.problem is not None:
         raise Refused(*group.problem)
     members = group.members
-    fields: dict[str, Any] = {}
+    fields = parse_json(decode_utf8(members["json"], "json: ")) if "json" in members else {}
+    used, caption_files = {"json"} & set(members), {"json"} & set(members)
     if "json" in members:
-        fields = parse_json(decode_utf8(members["json"], "json: "))
-    if not any(fields.get(name) is not None for name, _ in options.captions) and "txt" in members:
-        # the whole file is one caption
-        fields[options.captions[0][0]] = decode_utf8(members["txt"], "txt: ").removeprefix("\ufeff").rstrip("\r\n")
+        count_keys(fields, known_fields(options) - {"image", "low"}, unread)
+    if "txt" in members:
+        text = decode_utf8(members["txt"], "txt: ").rstrip("\r\n")  # the whole file is one caption
+        if not any(given(fields, name) is not None for name, _ in options.captions):
+            fields[options.captions[0][0]] = text
+            caption_files.add("txt")
+        elif text in (caption for caption, _ in read_captions(fields, options)):
+            caption_files.add("txt")
     image = next((suffix for suffix in members if suffix in EXTENSIONS), None)
     low = next((suffix for suffix in members if suffix.startswith("low.") and suffix[4:] in EXTENSIONS), None)
     fields["image"], fields["low"] = image, low
-    if image is None and fields.get("parts") is None and fields.get("text") is None:
+    if image is None and given(fields, "parts") is None and given(fields, "text") is None:
         raise Refused("no_image", f"the files are {', '.join(sorted(group.suffixes))}")
 
     def find_image(suffix: Any) -> bytes:
         if not isinstance(suffix, str) or suffix.lower() not in members:
             raise Refused("missing_image", f"{suffix!r} is not among the files of the sample")
+        used.add(suffix.lower())
         return members[suffix.lower()]
 
-    return make_sample(fields, where, options, find_image)
+    sample = make_sample(fields, where, options, find_image)
+    if sample.image is None:
+        caption_files &= {"json"}
+    for suffix in group.suffixes.keys() - used - caption_files:
+        unread[f"members .{_kind(suffix)}"] += 1
+    sample.files = Files(tuple(used - caption_files), tuple(caption_files))
+    return sample
+
+
+def _kind(suffix: str) -> str:
+    """A suffix with its numbers as N, so that there are few."""
+    return re.sub(r"\d+", "N", suffix) if len(suffix) <= 30 else "*." + suffix.rpartition(".")[2][:30]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ class Deadly:
     texts: tuple[str, ...]
     number: int = 0
     num_bytes: int = 0
+    held_bytes: int = 0
+    counts_files: bool = False
 
-    def samples(self, options: BuildOptions) -> list[Sample | Skip]:
+    def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         for text in self.texts:
             if text.startswith("die"):
                 os.kill(os.getpid(), signal.SIGKILL)

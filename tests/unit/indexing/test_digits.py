@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import torch
 
@@ -19,7 +20,7 @@ def captions(digit):
 def read_samples(folder):
     """The samples of a folder that a build would index."""
     works = read_lines(HashedFile(folder / "captions.jsonl"), True, 64)
-    return [sample for work in works for sample in work.samples(BuildOptions())]
+    return [sample for work in works for sample in work.samples(BuildOptions(), Counter())]
 
 
 def test_halves_are_all_the_digits_and_do_not_overlap():

@@ -132,7 +132,10 @@ def test_folder_of_images(tmp_path, tokenizers):
         ("image", ["a blue circle"], codes(tokenizers, B)),
         ("image", ["a red square"], codes(tokenizers, A)),
     ]
-    assert manifest.skipped == {"no_caption": 1} and log(tmp_path / "index")[0]["file"].endswith("c.png")
+    reasons = {os.path.basename(entry["file"]): entry["reason"] for entry in log(tmp_path / "index")}
+    assert reasons == {"c.png": "no_caption", "notes.txt": "caption_without_image"}
+    assert manifest.sources[0].files == {"read": 2, "captions": 2, "left_out": 3}
+    assert manifest.sources[0].unread == {"captions in a .txt beside a .json that has some": 1}
     (raw / "more.tar").write_bytes(b"")
     with pytest.raises(ValueError, match="has images and files such as .*more.tar"):
         build(raw, tmp_path / "index", tokenizers)
