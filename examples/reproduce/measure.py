@@ -62,7 +62,7 @@ class Measure:
     def drawing(self, loaded: LoadedModel, guidance: float, per_prompt: int) -> dict[str, Any]:
         """Prompt fidelity at one guidance."""
         settings = replace(loaded.config.generation, guidance=guidance, temperature=TEMPERATURE)
-        sampler = Sampler(loaded._replace(config=replace(loaded.config, generation=settings)))
+        sampler = Sampler(replace(loaded, config=replace(loaded.config, generation=settings)))
         codes = sampler.sample([prompt.text for prompt in self.prompts], per_prompt)
         asked = [prompt for prompt in self.prompts for _ in range(per_prompt)]
         fidelity = prompt_fidelity(self.classifier.predict(sampler.decode(codes)), asked)

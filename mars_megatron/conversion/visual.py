@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ from tqdm import tqdm
 
 from mars_megatron.checkpoint.streaming import write_checkpoint
 from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
+from mars_megatron.checkpoint.tokenizers import SETTINGS, fingerprint, locate, parse_record, read_record
 from mars_megatron.config import to_yaml
+from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.carried import take_tokenizers
-from mars_megatron.conversion.formats import VisualHeader, open_checkpoint, read_visual, visual_header
+from mars_megatron.conversion.formats import Opened, VisualHeader, open_checkpoint, read_visual, visual_header
 from mars_megatron.conversion.parts import ConvertedParts, JoinedParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_file
 from mars_megatron.conversion.staging import staged, staged_file
@@ -61,6 +64,8 @@ def extract_visual(source: str | Path, target: str | Path, *, progress: bool = F
         VisualHeader.BASE: _digest(_Some(opened.parts, base), progress),
         VisualHeader.BASE_DTYPE: _dtype_name(opened.parts, base),
     }
+    if opened.format == "checkpoint" and (recorded := read_record(opened.path)):
+        metadata[VisualHeader.TOKENIZERS] = json.dumps(recorded)
     with staged_file(target) as file:
         write_file(file, as_parts(_Some(opened.parts, part_names(config, trained=True))), metadata, progress=progress)
     return target
@@ -99,11 +104,31 @@ def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress:
         )
     parts = JoinedParts((frozen, trained.parts))
     with staged(target) as folder:
-        images = opened.path / "image_tokenizer"
-        text = None if opened.format == "checkpoint" else opened.path
-        config = take_tokenizers(config, text, images if images.is_dir() else None, folder, target)
-        checkpoint = write_checkpoint(folder, config, trained.step, as_parameters(parts, config), progress=progress)
+        config, taken = _with_tokenizers(config, header, opened, folder, target)
+        checkpoint = write_checkpoint(
+            folder, config, trained.step, as_parameters(parts, config), tokenizers=taken, progress=progress
+        )
     return target / checkpoint.name
+
+
+def _with_tokenizers(
+    config: RunConfig, header: dict[str, str], base: Opened, staging: Path, target: Path
+) -> tuple[RunConfig, dict[str, str]]:
+    """Those that the parts were trained with where they are to be had, else those of the base."""
+    wanted = parse_record(header.get(VisualHeader.TOKENIZERS, "{}"))
+    if base.format != "checkpoint":
+        images = base.path / "image_tokenizer"
+        return take_tokenizers(config, base.path, images if images.is_dir() else None, staging, target, wanted)
+    named, theirs = config.data, locate(base.path)
+    sources = {}
+    for setting in SETTINGS:
+        ours, path = getattr(named, setting), getattr(theirs.config.data, setting)
+        found = [fingerprint(setting, place) if place else "" for place in (ours, path)]
+        right = [content != "" and content == wanted.get(setting, content) for content in found]
+        if right == [False, True] and setting not in theirs.missing:
+            sources[setting] = Path(path)
+    text, image = sources.get("text_tokenizer"), sources.get("image_tokenizer")
+    return take_tokenizers(config, text, image, staging, target, wanted)
 
 
 def _dtype_name(parts: TensorSource, names: list[str]) -> str:

@@ -22,6 +22,8 @@ from mars_megatron.evaluation.intervals import Estimate
 from mars_megatron.evaluation.registry import Job
 
 _INDEX = (".json", ".bin", ".idx")  # what a prefix of an index stands for
+# Among the settings they say where they were; what they are is among the inputs.
+TOKENIZERS = ("text_tokenizer", "image_tokenizer")
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,16 @@ class Report:
 
     def key(self) -> str:
         """A short name of what it is computed from, as `differences` compares it."""
-        return digest([self.suite, self.options, self.inputs, self.settings, self.model.fingerprint])
+        settings = {name: value for name, value in self.settings.items() if name not in TOKENIZERS}
+        return digest([self.suite, self.options, self.inputs, settings, self.model.fingerprint])
 
     def differences(self, other: Report) -> list[str]:
         """In what two results were computed from other things."""
         found = ["suite"] if self.suite != other.suite else []
         for part in ("options", "inputs", "settings"):
             ours, theirs = getattr(self, part), getattr(other, part)
-            found += [f"{part}.{name}" for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+            names = [name for name in {**ours, **theirs} if part != "settings" or name not in TOKENIZERS]
+            found += [f"{part}.{name}" for name in names if ours.get(name) != theirs.get(name)]
         if self.model.fingerprint != other.model.fingerprint:
             found.append("the model")
         return found
@@ -93,7 +97,7 @@ def expected(job: Job, model: ModelIdentity, config: RunConfig) -> Report:
     options = asdict(job.suite)  # type: ignore[call-overload]
     written = {field.name for field in dataclasses.fields(job.suite) if field.metadata.get("written")}  # type: ignore[arg-type]
     settings = asdict(config.generation)
-    settings |= {name: getattr(config.data, name) for name in ("text_tokenizer", "image_tokenizer")}
+    settings |= {name: getattr(config.data, name) for name in TOKENIZERS}
     for name in ("batch_size", "text_temperature"):  # decide nothing here
         del settings[name]
     read = {name: value for name, value in options.items() if name not in written}

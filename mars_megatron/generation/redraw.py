@@ -95,7 +95,9 @@ def models_of(line: Line, models: Models) -> Models:
 
 
 def _tokenizers(record: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(f"--data.{name}={record[name]['path']}" for name in ("text_tokenizer", "image_tokenizer"))
+    """Where they lie as then; else those of the checkpoint, which are compared by their contents like all else."""
+    paths = {name: record[name]["path"] for name in ("text_tokenizer", "image_tokenizer")}
+    return tuple(f"--data.{name}={path}" for name, path in paths.items() if Path(path).exists())
 
 
 def _check_models(lines: Sequence[Line], cascade: Cascade, manifest: str | Path) -> None:
