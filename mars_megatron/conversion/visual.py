@@ -114,7 +114,7 @@ def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress:
 def _with_tokenizers(
     config: RunConfig, header: dict[str, str], base: Opened, staging: Path, target: Path
 ) -> tuple[RunConfig, dict[str, str]]:
-    """Those that the parts were trained with where they are to be had, else those of the base."""
+    """Copies of those that the parts were trained with where they are to be had, else of those of the base."""
     wanted = parse_record(header.get(VisualHeader.TOKENIZERS, "{}"))
     if base.format != "checkpoint":
         images = base.path / "image_tokenizer"
@@ -123,10 +123,11 @@ def _with_tokenizers(
     sources = {}
     for setting in SETTINGS:
         ours, path = getattr(named, setting), getattr(theirs.config.data, setting)
-        found = [fingerprint(setting, place) if place else "" for place in (ours, path)]
-        right = [content != "" and content == wanted.get(setting, content) for content in found]
-        if right == [False, True] and setting not in theirs.missing:
-            sources[setting] = Path(path)
+        places = [ours, *([path] if setting not in theirs.missing else [])]
+        found = {place: fingerprint(setting, place) for place in places if place}
+        right = [place for place, content in found.items() if content and content == wanted.get(setting, content)]
+        if right:
+            sources[setting] = Path(right[0])
     text, image = sources.get("text_tokenizer"), sources.get("image_tokenizer")
     return take_tokenizers(config, text, image, staging, target, wanted)
 

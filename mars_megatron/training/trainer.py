@@ -51,6 +51,7 @@ class Trainer:
     """
 
     def __init__(self, config: RunConfig) -> None:
+        self.config = config
         platform.initialize(config.training.device)
         platform.init_process_group()
         validate(config, world_size(), training=True)
@@ -64,8 +65,8 @@ class Trainer:
             # Once for all: a run that goes on may have a newer one a moment later.
             start = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
         origin, resumed = checkpoint or start, checkpoint is not None
-        config, self.tokenizers = only_on_rank_0(partial(locate_for_training, config, origin, resumed))
-        self.config = config
+        # What is saved names tokenizers as they were given; they may be elsewhere now.
+        self.located, self.tokenizers = only_on_rank_0(partial(locate_for_training, config, origin, resumed))
         self.chunks = build_model(config, self.groups, initialize=origin is None)
         if start is not None:
             begins = config.checkpoint.init_visual != "keep"
@@ -82,11 +83,11 @@ class Trainer:
             load_optimizer(start, config, self.groups, self.chunks, self.optimizer)
         apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
-        self.feed = Feed(config, self.vocabulary, self.groups)
+        self.feed = Feed(self.located, self.vocabulary, self.groups)
         self.position = replace(self.position, data_order=self.feed.check_order(self.position))
         self.eval_batches = self._eval_batches() if config.training.eval_interval else 0
         if self.root:  # behind all that can be wrong with the settings
-            only_on_rank_0(partial(keep_copies, self.root, config, self.tokenizers))
+            only_on_rank_0(partial(keep_copies, self.root, self.located, self.tokenizers))
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
         self.train_batches = self._per_chunk(self._train_feed)
 
@@ -193,14 +194,14 @@ class Trainer:
             return None
         from mars_megatron.training.samples import SampleGrid  # the tokenizers' libraries take seconds to import
 
-        return SampleGrid(self.config, self.vocabulary)
+        return SampleGrid(self.located, self.vocabulary)
 
     def _suites(self) -> SuitesInTraining | None:
         if not self.config.evaluation.interval:
             return None
         from mars_megatron.training.evaluation import SuitesInTraining
 
-        return SuitesInTraining(self.config, self.vocabulary, self.groups, self.chunks[0])
+        return SuitesInTraining(self.located, self.vocabulary, self.groups, self.chunks[0])
 
     def _lr(self) -> float:
         return max(group["lr"] for group in self.optimizer.param_groups)

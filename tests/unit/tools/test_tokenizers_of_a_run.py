@@ -150,7 +150,10 @@ def test_a_run_is_used_from_another_folder_moved_and_through_links(made: Path, p
     assert exported(Path(os.path.relpath(moved))) == there
     facts = tmp_path / "facts.jsonl"
     facts.write_text('{"prompt": "a red ", "answer": "square"}\n')
-    assert tool("generate", "--checkpoint", moved, "--prompt", "a red square", "--output", "images", "--num-images", 1) == 0
+    assert (
+        tool("generate", "--checkpoint", moved, "--prompt", "a red square", "--output", "images", "--num-images", 1)
+        == 0
+    )
     assert tool("evaluate", "facts", moved, "--facts", facts) == 0
 
 
@@ -180,9 +183,11 @@ def test_what_replaced_a_tokenizer_is_not_taken(place: Path, capsys: Any) -> Non
     assert tool("convert_checkpoint", "export-hf", run, "exported", "--no-progress") == 2
     refused(capsys, "text tokenizer of", "image tokenizer of", "text.model", "another one", "--text-tokenizer")
     assert not Path("exported").exists()
+    facts = place / "facts.jsonl"
+    facts.write_text('{"prompt": "a red ", "answer": "square"}\n')
     for line in (
         ("generate", "--checkpoint", run, "--prompt", "a red square", "--output", "images"),
-        ("evaluate", "facts", run, "--facts", home / "prompts.jsonl"),
+        ("evaluate", "facts", run, "--facts", facts),
     ):
         assert tool(*line) == 2
         refused(capsys, "the text tokenizer of", str(run / STEP), "another one (text.model")
@@ -236,12 +241,14 @@ def test_a_run_goes_on_with_its_own_tokenizers(place: Path, trained: Train, caps
     # Another one that is asked for by its name.
     capsys.readouterr()
     other = f"--data.image_tokenizer={place / 'others' / 'vq'}"
-    assert trained(run / STEP / "config.yaml", *options, "--training.steps=5", other) == 2
-    refused(capsys, "data.image_tokenizer is", "another one than", "to resume, or start a new run with checkpoint.init_")
+    assert trained(newest / "config.yaml", *options, "--training.steps=5", other) == 2
+    refused(
+        capsys, "data.image_tokenizer is", "another one than", "to resume, or start a new run with checkpoint.init_"
+    )
     # One that is nowhere any more.
     (run / "tokenizer.model").unlink()
     (home / "text.model").unlink()
-    assert trained(run / STEP / "config.yaml", *options, "--training.steps=5") == 2
+    assert trained(newest / "config.yaml", *options, "--training.steps=5") == 2
     refused(capsys, "the text tokenizer of", "neither beside it nor where it was", "another one (text.model)")
 
 
@@ -259,6 +266,7 @@ def test_a_run_that_samples_goes_on_after_a_move(place: Path, trained: Train, tm
             f"--data.path={home / 'index'}",
             "--training.steps=3",
             "--logging.sample_interval=1",
+            "--logging.tensorboard=true",
             '--logging.sample_prompts=["a red square"]',
             "--evaluation.interval=1",
             f"--evaluation.suites={suites}",
@@ -294,7 +302,17 @@ def test_a_run_that_starts_over_with_another_tokenizer_keeps_both(place: Path, t
     (run / "latest").unlink()
     replace_both(place)
     os.chdir(home)
-    line = ["build", "images", "index2", "--text-tokenizer", "text.model", "--image-tokenizer", "vq"]
+    line = [
+        "build",
+        "--input",
+        "images",
+        "--output",
+        "index2",
+        "--text-tokenizer",
+        "text.model",
+        "--image-tokenizer",
+        "vq",
+    ]
     assert tool("index_data", *line, "--resolution", 8, "--workers", 0, "--no-progress") == 0
     assert trained(home / "run.yaml", "--data.path=index2", "--training.steps=1") == 0
     assert len(list(run.glob("tokenizer*"))) == len(list(run.glob("image_tokenizer*"))) == 2
