@@ -130,8 +130,9 @@ def test_ordinary_text_gives_the_model_of_sentencepiece_itself(tmp_path: Path) -
     with pytest.warns(UserWarning, match="1 of 63 lines empty"):
         train_text_tokenizer(text, tmp_path / "ours.model", vocab_size=28)
     theirs = io.BytesIO()
+    options = {"vocab_size": 28, "model_type": "unigram", "character_coverage": 1.0, "hard_vocab_limit": True}
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_writer=theirs, vocab_size=28, character_coverage=1.0, minloglevel=2
+        input=str(text), model_writer=theirs, user_defined_symbols="", minloglevel=2, **options
     )
     assert (tmp_path / "ours.model").read_bytes() == theirs.getvalue()
 
