@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from mars_megatron.indexing.options import BuildOptions
 
 # Reasons that count something dropped from a sample that is kept; every other one counts a sample.
-KEPT = frozenset({"empty_caption_dropped", "long_caption_dropped", "empty_part_dropped"})
+KEPT = frozenset(
+    {
+        *("empty_caption_dropped", "long_caption_dropped", "unknown_caption_dropped"),
+        *("empty_part_dropped", "unknown_part_dropped"),
+    }
+)
 
 # Where something came from, such as {"file": "a.jsonl", "line": 3}; what messages and the log say.
 Where = dict[str, Any]
@@ -123,6 +128,7 @@ class Done:
         skips: What was left out.
         caption_fields: Names of all fields that captions were in.
         low_unused: Whether some record has a low-resolution image that nobody asked for.
+        unknown: Texts in which the tokenizer could not spell something, and its unknown ids in them.
     """
 
     text_tokens: np.ndarray
@@ -135,3 +141,4 @@ class Done:
     skips: list[Skip]
     caption_fields: frozenset[str] = frozenset()
     low_unused: bool = False
+    unknown: tuple[int, int] = (0, 0)
