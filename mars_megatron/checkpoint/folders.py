@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+from mars_megatron.config.plain_text import read_text
+
 _STEP = re.compile(r"step_(\d{8})")
 _INCOMPLETE = ".incomplete"
 _TRACKER = "latest"
@@ -56,7 +58,7 @@ def latest(root: Path) -> Path | None:
     tracker = root / _TRACKER
     if not tracker.is_file():
         return None
-    folder = root / tracker.read_text().strip()
+    folder = root / read_text(tracker).strip()
     if not folder.is_dir():
         raise ValueError(
             f"{tracker} names {folder.name}, which is not there; complete checkpoints: "

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mars_megatron.checkpoint.compatible import read_config
 from mars_megatron.checkpoint.written_files import naming
 from mars_megatron.config.parser import override
+from mars_megatron.config.plain_text import parse_json, read_text
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
@@ -159,7 +160,7 @@ def read_record(folder: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
-        return parse_record(file.read_text(encoding="utf-8"))
+        return parse_record(read_text(file))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); delete it to do without it") from error
 
@@ -170,7 +171,7 @@ def parse_record(text: str) -> dict[str, str]:
     Raises:
         ValueError: It is something else.
     """
-    found = json.loads(text)
+    found = parse_json(text, "it")
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError("accepted: a JSON object of strings")
     return {name: value for name, value in found.items() if name in SETTINGS}

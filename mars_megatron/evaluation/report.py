@@ -15,6 +15,7 @@ from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.folders import complete_steps
 from mars_megatron.checkpoint.identity import content_fingerprint
+from mars_megatron.config.plain_text import read_json
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.blend import corpora_of
 from mars_megatron.evaluation.context import digest
@@ -118,12 +119,14 @@ def read_report(file: Path) -> Report:
         ValueError: It is something else.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         content["model"] = ModelIdentity(**content["model"])
         content["scores"] = {name: Estimate(**value) for name, value in content["scores"].items()}
         return Report(**content)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is no result of an evaluation; move it away, or give another --output") from error
+        raise ValueError(
+            f"{file} is no result of an evaluation ({error}); move it away, or give another --output"
+        ) from error
 
 
 def _fingerprints(value: Any) -> str:
