@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from mars_megatron import train
-from mars_megatron.checkpoint import latest, read_config
-from mars_megatron.checkpoint.tokenizers import RECORD, read_record
+from mars_megatron.checkpoint import latest, read_config, resolve
+from mars_megatron.checkpoint.tokenizers import RECORD, locate, read_record
 from mars_megatron.config import to_yaml
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.verify import compare_logits
@@ -103,6 +103,13 @@ def exported(source: Path, *options: object) -> tuple[list[str], str]:
     return [word for word, _ in vocabulary], image_fingerprint(target / "image_tokenizer")
 
 
+def carried(source: Path) -> tuple[str, str]:
+    """Fingerprints of what a run or checkpoint is used with."""
+    config, missing = locate(resolve(source))
+    assert not missing
+    return text_fingerprint(config.data.text_tokenizer), image_fingerprint(config.data.image_tokenizer)
+
+
 def refused(capsys: Any, *words: str) -> None:
     error = capsys.readouterr().err
     for word in words:
@@ -142,12 +149,12 @@ def test_a_run_is_used_from_another_folder_moved_and_through_links(made: Path, p
     moved = tmp_path / "moved run"
     shutil.move(run, moved)
     shutil.rmtree(place)
-    assert exported(moved) == exported(moved / STEP) == there
+    assert exported(moved / STEP) == there
+    by_content = carried(moved)
     links = tmp_path / "links"
     links.mkdir()
     (links / STEP).symlink_to(moved / STEP)
-    assert exported(links / STEP) == there
-    assert exported(Path(os.path.relpath(moved))) == there
+    assert carried(links / STEP) == carried(Path(os.path.relpath(moved))) == by_content
     facts = tmp_path / "facts.jsonl"
     facts.write_text('{"prompt": "a red ", "answer": "square"}\n')
     assert (
@@ -196,23 +203,22 @@ def test_what_replaced_a_tokenizer_is_not_taken(place: Path, capsys: Any) -> Non
 
 
 def test_a_step_alone(place: Path, tmp_path: Path, capsys: Any) -> None:
-    before = exported(place / "home" / "runs" / "x")
+    before = carried(place / "home" / "runs" / "x")
     alone = tmp_path / "alone" / STEP
     shutil.copytree(place / "home" / "runs" / "x" / STEP, alone)
-    shutil.rmtree("exported")
     assert tool("convert_checkpoint", "export-hf", alone, "exported", "--no-progress") == 2
     refused(capsys, str(alone), "neither beside it nor where it was: there is none", "--image-tokenizer")
     options = "--text-tokenizer", place / "home" / "text.model", "--image-tokenizer", place / "home" / "vq"
-    assert exported(alone, *options) == before
+    exported(alone, *options)
     # Where they are named, seen from the folder that the checkpoint lies in.
     shutil.copyfile(place / "home" / "text.model", alone.parent / "text.model")
     shutil.copytree(place / "home" / "vq", alone.parent / "vq")
-    assert exported(alone) == before
+    assert carried(alone) == before
     # The folder that it was trained in.
     for path in (alone.parent / "text.model", alone.parent / "vq"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     os.chdir(place / "home")
-    assert exported(alone) == before
+    assert carried(alone) == before
 
 
 def test_a_tokenizer_that_is_given_is_taken_with_a_warning_if_it_is_another_one(place: Path) -> None:
@@ -281,7 +287,7 @@ def test_a_run_from_another_one(place: Path, trained: Train, tmp_path: Path) -> 
     first, options = home / "runs" / "x", (f"--data.path={home / 'index'}", "--init-from")
     assert trained(home / "run.yaml", *options, str(first), "--checkpoint.dir=second", "--training.steps=1") == 0
     assert read_record(Path("second/step_00000001")) == read_record(first / STEP)
-    assert exported(Path("second")) == exported(first)
+    assert carried(Path("second")) == carried(first)
     # With another tokenizer it is said; without an index to compare with, nothing else would say so.
     with pytest.warns(UserWarning, match=r"data\.image_tokenizer is .* another one than"), pytest.raises(SystemExit):
         sys.exit(
@@ -298,56 +304,46 @@ def test_a_run_from_another_one(place: Path, trained: Train, tmp_path: Path) -> 
 def test_a_run_that_starts_over_with_another_tokenizer_keeps_both(place: Path, trained: Train) -> None:
     home = place / "home"
     run = home / "runs" / "x"
-    before = exported(run / STEP)
+    before = carried(run / STEP)
     (run / "latest").unlink()
     replace_both(place)
     os.chdir(home)
-    line = [
-        "build",
-        "--input",
-        "images",
-        "--output",
-        "index2",
-        "--text-tokenizer",
-        "text.model",
-        "--image-tokenizer",
-        "vq",
-    ]
+    line = ["build", "--input", "images", "--output", "index2", "--text-tokenizer", "text.model"]
+    line += ["--image-tokenizer", "vq"]
     assert tool("index_data", *line, "--resolution", 8, "--workers", 0, "--no-progress") == 0
     assert trained(home / "run.yaml", "--data.path=index2", "--training.steps=1") == 0
     assert len(list(run.glob("tokenizer*"))) == len(list(run.glob("image_tokenizer*"))) == 2
-    after = exported(run)
+    after = carried(run)
     assert after[0] != before[0] and after[1] != before[1]
-    assert exported(run / STEP) == before
+    assert carried(run / STEP) == before
 
 
 def test_a_damaged_copy_is_made_again(place: Path, trained: Train) -> None:
     home = place / "home"
     run = home / "runs" / "x"
-    before = exported(run)
+    before = carried(run)
     (run / "tokenizer.model").write_bytes(b"half")
     (run / "image_tokenizer.incomplete").mkdir()
     os.chdir(home)
-    assert exported(run) == before, "the named one will do"
+    assert carried(run) == before, "the named one will do"
     assert trained(home / "run.yaml", "--training.steps=3") == 0
     (home / "text.model").unlink()
-    assert exported(run) == before
+    assert carried(run) == before
 
 
 def test_older_checkpoints_are_used_as_before(place: Path, tmp_path: Path, capsys: Any) -> None:
     home = place / "home"
     run = home / "runs" / "x"
-    before = exported(run)
+    before = carried(run)
     (run / STEP / RECORD).unlink()
     os.chdir(home)
-    assert exported(run) == before
+    assert carried(run) == before
     # What stands at the path is taken as it is; where nothing does, what lies beside.
     replace_both(place)
-    assert exported(run) != before
+    assert carried(run) != before
     os.chdir(tmp_path / "elsewhere")
-    assert exported(run) == before
+    assert carried(run) == before
     (run / "tokenizer.model").unlink()
-    shutil.rmtree("exported")
     assert tool("convert_checkpoint", "export-hf", run, "exported", "--no-progress") == 2
     refused(capsys, "text tokenizer text.model does not exist")
 
@@ -401,18 +397,43 @@ def test_conversions_carry_what_they_were_given(place: Path, trained: Train, tmp
     shutil.move("start", tmp_path / "start")
     shutil.rmtree(home / "vq")
     os.chdir(tmp_path / "elsewhere")
-    text, images = exported(tmp_path / "start")
+    text, images = carried(tmp_path / "start")
     assert images == image_fingerprint(home / "runs" / "x" / "image_tokenizer")
     # A run from it, by what it says of itself.
     options = "--init-from", str(tmp_path / "start"), f"--data.path={home / 'index'}", "--checkpoint.dir=run"
     assert trained(tmp_path / "start" / "model.yaml", *options, "--image.resolution=8", "--training.steps=1") == 0
-    assert exported(Path("run")) == (text, images)
+    assert carried(Path("run")) == (text, images)
     # Its trained part alone, back onto its beginning.
     assert tool("convert_checkpoint", "extract-visual", "run", "visual.safetensors") == 0
     shutil.rmtree("run")
     assert tool("convert_checkpoint", "merge", tmp_path / "start", "visual.safetensors", "merged") == 0
     shutil.rmtree(tmp_path / "start")
-    assert exported(Path("merged")) == (text, images)
+    assert carried(Path("merged")) == (text, images)
+    exported(Path("merged"))
     assert tool("convert_checkpoint", "import-hf", "exported", "back") == 0
     shutil.move("back", tmp_path / "back")
     assert tool("convert_checkpoint", "export-hf", tmp_path / "back", "again", "--no-progress") == 0
+
+
+def test_a_hugging_face_folder(place: Path, trained: Train, tmp_path: Path) -> None:
+    """Of a language model: its tokenizer is copied, its weights are not; the prompts of both are the same."""
+    home = place / "home"
+    exported(home / "runs" / "x")
+    folder = home / "language model"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(Path("exported") / name, folder / name)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "model.safetensors").write_bytes(bytes(1000))
+    os.chdir(home)
+    line = ["build", "--input", "images", "--output", "index2", "--text-tokenizer", folder, "--image-tokenizer", "vq"]
+    assert tool("index_data", *line, "--resolution", 8, "--workers", 0, "--no-progress") == 0
+    settings = "--data.path=index2", "--data.text_tokenizer=language model", "--checkpoint.dir=y"
+    assert trained(home / "run.yaml", *settings, "--training.steps=1") == 0
+    copy = home / "y" / "tokenizer"
+    assert {path.name for path in copy.iterdir()} == {path.name for path in folder.iterdir()} - {"model.safetensors"}
+    before = text_fingerprint(folder)
+    os.chdir(tmp_path / "elsewhere")
+    shutil.rmtree(folder)
+    assert carried(home / "y")[0] == before
+    exported(home / "y")
