@@ -58,10 +58,11 @@ def latest(root: Path) -> Path | None:
     tracker = root / _TRACKER
     if not tracker.is_file():
         return None
-    folder = root / read_text(tracker).strip()
-    if not folder.is_dir():
+    name = read_text(tracker).strip()
+    folder = root / name
+    if not name or not folder.is_dir():
         raise ValueError(
-            f"{tracker} names {folder.name}, which is not there; complete checkpoints: "
+            f"{tracker} names {name or 'nothing'}, which is not there; complete checkpoints: "
             f"{[step_folder(root, step).name for step in complete_steps(root)]}. "
             "Write the name of one of them into it, or delete it to start over"
         )

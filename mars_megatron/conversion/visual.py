@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -114,22 +115,36 @@ def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress:
 def _with_tokenizers(
     config: RunConfig, header: dict[str, str], base: Opened, staging: Path, target: Path
 ) -> tuple[RunConfig, dict[str, str]]:
-    """Copies of those that the parts were trained with where they are to be had, else of those of the base."""
+    """Copies of those that the parts were trained with, where they are to be had; else of those of the base."""
     wanted = parse_record(header.get(VisualHeader.TOKENIZERS, "{}"))
-    if base.format != "checkpoint":
-        images = base.path / "image_tokenizer"
-        return take_tokenizers(config, base.path, images if images.is_dir() else None, staging, target, wanted)
-    named, theirs = config.data, locate(base.path)
-    sources = {}
+    of_base = _tokenizers_of(base)
+    sources: dict[str, Path | None] = {}
     for setting in SETTINGS:
-        ours, path = getattr(named, setting), getattr(theirs.config.data, setting)
-        places = [ours, *([path] if setting not in theirs.missing else [])]
-        found = {place: fingerprint(setting, place) for place in places if place}
-        right = [place for place, content in found.items() if content and content == wanted.get(setting, content)]
-        if right:
-            sources[setting] = Path(right[0])
-    text, image = sources.get("text_tokenizer"), sources.get("image_tokenizer")
-    return take_tokenizers(config, text, image, staging, target, wanted)
+        places = [getattr(config.data, setting), of_base.get(setting, "")]
+        right = [place for place in places if place and fingerprint(setting, place) == wanted.get(setting)]
+        if not right and setting not in wanted and base.format == "checkpoint":  # an older file does not tell
+            right = [place for place in places if place and Path(place).exists()]
+        chosen = right[0] if right else of_base.get(setting, "")
+        sources[setting] = Path(chosen) if chosen and Path(chosen).exists() else None
+    text, image = sources["text_tokenizer"], sources["image_tokenizer"]
+    config, taken = take_tokenizers(config, text, image, staging, target, wanted)
+    for setting, content in taken.items():
+        if content != wanted.get(setting, content):
+            warnings.warn(
+                f"the {setting.replace('_', ' ')} of {base.path} is another one than the parts were trained with "
+                f"(their sha256 begins with {wanted[setting][:8]}); data.{setting} can name that one",
+                stacklevel=3,
+            )
+    return config, taken
+
+
+def _tokenizers_of(base: Opened) -> dict[str, str]:
+    """Where the tokenizers of a checkpoint of any format are, by setting."""
+    if base.format == "checkpoint":
+        located = locate(base.path)
+        return {name: getattr(located.config.data, name) for name in SETTINGS if name not in located.missing}
+    images = base.path / "image_tokenizer"
+    return {"text_tokenizer": str(base.path)} | ({"image_tokenizer": str(images)} if images.is_dir() else {})
 
 
 def _dtype_name(parts: TensorSource, names: list[str]) -> str:

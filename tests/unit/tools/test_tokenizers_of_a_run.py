@@ -410,6 +410,11 @@ def test_conversions_carry_what_they_were_given(place: Path, trained: Train, tmp
     shutil.rmtree(tmp_path / "start")
     assert carried(Path("merged")) == (text, images)
     exported(Path("merged"))
+    # Onto the language model, in whose folder another tokenizer lies now.
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(Path("exported") / name, home / "model" / name)
+    with pytest.warns(UserWarning, match=r"the text tokenizer of .*model is another one than the parts were trained"):
+        assert tool("convert_checkpoint", "merge", home / "model", "visual.safetensors", "other") == 0
     assert tool("convert_checkpoint", "import-hf", "exported", "back") == 0
     shutil.move("back", tmp_path / "back")
     assert tool("convert_checkpoint", "export-hf", tmp_path / "back", "again", "--no-progress") == 0
