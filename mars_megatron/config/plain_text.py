@@ -89,14 +89,21 @@ def check_unicode(text: str, where: str) -> str:
     Raises:
         ValueError: It cannot; it is named by `where`.
     """
+    if not is_unicode(text):
+        wrong = next(character for character in text if not is_unicode(character))
+        raise ValueError(
+            f"{where} is not Unicode text: it has {wrong!a}, a byte that is not UTF-8 or half of a surrogate pair"
+        )
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether text can be written as UTF-8."""
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where} is not Unicode text: it has {text[error.start]!a}, a byte that is not UTF-8 or half of a "
-            "surrogate pair"
-        ) from error
-    return text
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _remedy(path: Path, encoding: str) -> str:

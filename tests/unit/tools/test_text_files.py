@@ -151,6 +151,17 @@ def test_the_tools_name_the_file(run: TinyRun, tmp_path: Path, capsys: Any, monk
     with pytest.raises(SystemExit) as stopped:
         train.main()
     refused(stopped.value.code, capsys, f"configuration file {bad} line 2 is not UTF-8")  # type: ignore[arg-type]
+    half = tmp_path / "half.yaml"
+    half.write_text('logging: {sample_prompts: ["caf\\uD83D"]}')
+    for setting, option in (
+        ("logging.sample_prompts", f"--config={half}"),
+        ("checkpoint.dir", "--checkpoint.dir=\udce9"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["train", option])
+        with pytest.raises(SystemExit) as stopped:
+            train.main()
+        words = f"{setting} is", "accepted: text that can be written as UTF-8"
+        refused(stopped.value.code, capsys, *words)  # type: ignore[arg-type]
 
 
 def test_a_prompt_after_a_mark_is_the_prompt(run: TinyRun, tmp_path: Path) -> None:
