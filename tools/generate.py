@@ -116,6 +116,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace, models: object) -> None:
+    from mars_megatron.config.plain_text import check_unicode
     from mars_megatron.generation.gallery import generate
     from mars_megatron.generation.prompts import Prompt
     from mars_megatron.generation.requests import ImageRequest, read_requests
@@ -123,7 +124,7 @@ def draw(options: argparse.Namespace, models: object) -> None:
     if options.prompts:
         requests = read_requests(options.prompts)
     else:
-        requests = [ImageRequest(Prompt(text)) for text in options.prompt]
+        requests = [ImageRequest(Prompt(check_unicode(text, f"--prompt {ascii(text)}"))) for text in options.prompt]
     made = generate(
         models,
         requests,

@@ -147,6 +147,11 @@ def describe(prefix: str, manifest: Any) -> str:
     if manifest.skipped:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(manifest.skipped.items()))
         text += f"\nskipped: {reasons}; see {prefix}.skipped.jsonl"
+    if manifest.unknown:
+        text += (
+            f"\nunknown: {manifest.unknown['texts']} texts hold what the text tokenizer cannot spell, as "
+            f"{manifest.unknown['tokens']} unknown tokens"
+        )
     from mars_megatron.indexing.inspection import describe_files
 
     lines = describe_files(*(manifest.summed(name) for name in ("files", "members", "unread")))

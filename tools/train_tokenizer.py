@@ -15,7 +15,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="SentencePiece model from a text file",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    text.add_argument("--input", required=True, metavar="FILE", help="UTF-8 text, one sentence per line")
+    text.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="UTF-8 text, one sentence per line, of any length (longer than 4192 bytes: learned in parts)",
+    )
     text.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
     text.add_argument("--vocab-size", type=int, default=512, help="number of ids")
     text.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="how pieces are chosen")
@@ -73,6 +78,7 @@ def train_text(options: argparse.Namespace) -> None:
         character_coverage=options.character_coverage,
         symbols=options.symbols,
         at_most=options.at_most,
+        say=lambda note: print(f"note: {note}", file=sys.stderr),
     )
     print(f"{options.output}: {tokenizer.size} ids, end of text {tokenizer.eos_id}")
 

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mars_megatron.config.plain_text import read_json
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -25,7 +27,7 @@ def main() -> None:
 def scores(run: Path) -> dict[str, Any]:
     """Scores of both models under the names of the report, and the settings of MARS."""
     drawn, captions, text, facts = (
-        json.loads((run / file).read_text(encoding="utf-8"))
+        read_json(run / file)
         for file in (
             *("mars/scores/prompt_fidelity.json", "mars/scores/captions.json", "mars/scores/text.json"),
             "base/scores/facts.json",

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron.checkpoint import folders
+from mars_megatron.config.plain_text import parse_json, read_lines
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.completion import completion_accuracy, read_facts
 from mars_megatron.evaluation.labels import read_labelled_images
@@ -62,7 +63,7 @@ class Measure:
     def drawing(self, loaded: LoadedModel, guidance: float, per_prompt: int) -> dict[str, Any]:
         """Prompt fidelity at one guidance."""
         settings = replace(loaded.config.generation, guidance=guidance, temperature=TEMPERATURE)
-        sampler = Sampler(loaded._replace(config=replace(loaded.config, generation=settings)))
+        sampler = Sampler(replace(loaded, config=replace(loaded.config, generation=settings)))
         codes = sampler.sample([prompt.text for prompt in self.prompts], per_prompt)
         asked = [prompt for prompt in self.prompts for _ in range(per_prompt)]
         fidelity = prompt_fidelity(self.classifier.predict(sampler.decode(codes)), asked)
@@ -95,7 +96,7 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
     folder = run_dir / "runs" / run.name
     output = folder / "measures.jsonl"
     if output.exists():
-        lines = map(json.loads, output.read_text(encoding="utf-8").splitlines())
+        lines = [parse_json(line, where) for where, line in read_lines(output)]
         found = max(line.get("num_images", 0) for line in lines) // len(measure.prompts)
         if found != measure.samples_per_prompt:
             raise ValueError(

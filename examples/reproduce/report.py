@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from plots import NAMES, plot_arms
 from results import Results
 
+from mars_megatron.config.plain_text import read_json
 from runs import SEEDS, STEPS
 
 SHARING = ("frozen", "trained", "frozen_copied", "trained_copied", "shared")
@@ -157,7 +157,7 @@ def read_stages(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "stages" / "scores.json"
     if not path.exists():
         raise ValueError(f"{path} is not there; run examples/reproduce/run.sh again to go on")
-    scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    scores: dict[str, Any] = read_json(path)
     return scores
 
 

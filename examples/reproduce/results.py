@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mars_megatron.config.plain_text import parse_json, read_lines
 from runs import all_runs
 
 TARGETS = 17  # of a picture: 16 codes and the end of the image
@@ -65,4 +65,4 @@ def _names(arm: str) -> list[str]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parse_json(line, where) for where, line in read_lines(path)]

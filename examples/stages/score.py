@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mars_megatron.config.plain_text import read_json
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.intervals import proportion
 from mars_megatron.evaluation.labels import read_labelled_images
@@ -148,7 +149,7 @@ def score_missing(run_dir: Path, stage3: Sequence[str], per_prompt: int | None) 
         ValueError: Those that are there are of another number of images.
     """
     output = run_dir / "scores.json"
-    results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {}
+    results: dict[str, Any] = read_json(output) if output.exists() else {}
     num_prompts = len(read_prompts(run_dir / "data" / "prompts.jsonl"))
     there = results[DIRECT]["count"] // num_prompts if results else None
     per_prompt = per_prompt or there or PER_PROMPT

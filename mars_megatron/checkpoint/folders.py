@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+from mars_megatron.config.plain_text import read_text
+
 STEPS = "step_????????"  # as a pattern of names
 _STEP = re.compile(r"step_(\d{8})")
 _INCOMPLETE = ".incomplete"
@@ -57,10 +59,11 @@ def latest(root: Path) -> Path | None:
     tracker = root / _TRACKER
     if not tracker.is_file():
         return None
-    folder = root / tracker.read_text().strip()
-    if not folder.is_dir():
+    name = read_text(tracker).strip()
+    folder = root / name
+    if not name or not folder.is_dir():
         raise ValueError(
-            f"{tracker} names {folder.name}, which is not there; complete checkpoints: "
+            f"{tracker} names {name or 'nothing'}, which is not there; complete checkpoints: "
             f"{[step_folder(root, step).name for step in complete_steps(root)]}. "
             "Write the name of one of them into it, or delete it to start over"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mars_megatron.checkpoint.compatible import (
 )
 from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
+from mars_megatron.checkpoint.tokenizers import write_record
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.huggingface.weights_mars import check_numbers
@@ -77,6 +78,7 @@ def save(
     chunks: Sequence[MARSModel],
     optimizer: MegatronOptimizer,
     scheduler: OptimizerParamScheduler,
+    tokenizers: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint; called by every rank. `latest` moves only after it is complete.
 
@@ -88,6 +90,7 @@ def save(
         chunks: This rank's model chunks (unwrapped).
         optimizer: Saved with its moments and master weights.
         scheduler: Learning-rate schedule.
+        tokenizers: Fingerprints of the run's tokenizers by setting, see `checkpoint.tokenizers`.
 
     Returns:
         The folder of the checkpoint.
@@ -113,6 +116,7 @@ def save(
     torch.distributed.barrier()
     if is_writer:
         (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+        write_record(temporary, tokenizers or {})
         folders.publish(folder)
         folders.remove_old(Path(root), config.checkpoint.keep)
     torch.distributed.barrier()

@@ -42,6 +42,7 @@ from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.mapped import map_tensor
 from mars_megatron.checkpoint.store import CONTENT, Position
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
+from mars_megatron.checkpoint.tokenizers import write_record
 from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
@@ -206,7 +207,13 @@ def _write_item(name: str, info: TensorInfo) -> WriteItem:
 
 
 def write_checkpoint(
-    root: Path, config: RunConfig, step: int, tensors: Mapping[str, LazyTensor], *, progress: bool = False
+    root: Path,
+    config: RunConfig,
+    step: int,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    tokenizers: Mapping[str, str] | None = None,
+    progress: bool = False,
 ) -> Path:
     """Write a checkpoint of parameters alone, one tensor (and the one after it) in memory at a time.
 
@@ -215,6 +222,7 @@ def write_checkpoint(
         config: Saved beside the tensors.
         step: Number of the checkpoint.
         tensors: By key, in the order in which they are written.
+        tokenizers: Fingerprints of its tokenizers by setting, see `checkpoint.tokenizers`.
         progress: Show a progress bar.
 
     Returns:
@@ -242,6 +250,7 @@ def write_checkpoint(
             torch.save({"position": asdict(Position(step=step)), "content_metadata": CONTENT}, file)
         save_config(CheckpointingConfig("torch_dist"), str(temporary))
         (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+        write_record(temporary, tokenizers or {})
     sync(temporary)
     folders.publish(folder)
     return folder

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mars_megatron.config.plain_text import is_unicode
 from mars_megatron.config.schema import CorpusConfig, RunConfig
 
 
@@ -65,6 +66,10 @@ class Problems:
             else:
                 strings = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
                 self.check(strings, setting, "a tuple of strings")
+            # A command line in another encoding; it could not be written to the checkpoint.
+            texts = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
+            unicode = all(is_unicode(text) for text in texts if isinstance(text, str))
+            self.check(unicode, setting, "text that can be written as UTF-8")
 
     def raise_if_any(self) -> None:
         """Raise ValueError with all the lines."""

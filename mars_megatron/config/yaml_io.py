@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mars_megatron.config.plain_text import read_text
 from mars_megatron.config.schema import RunConfig
 
 
@@ -41,13 +42,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ValueError: The file is missing, not YAML, not a mapping, or repeats a key.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"configuration file {path} does not exist; give the path of a YAML file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"configuration file {path} is not valid YAML: {error}") from error
-    return parse_yaml(text, f"configuration file {path}")
+    return parse_yaml(read_text(path, "configuration file"), f"configuration file {path}")
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:

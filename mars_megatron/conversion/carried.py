@@ -2,60 +2,70 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
+from mars_megatron.checkpoint.tokenizers import SETTINGS, copy_name, copy_tokenizer, fingerprint, remove, with_paths
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.conversion.formats import Opened
 from mars_megatron.tokenizers import load_text_tokenizer
-from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
-
-# Where a copy lies beside a checkpoint.
-_FOLDERS = {"text_tokenizer": "tokenizer", "image_tokenizer": "image_tokenizer"}
 
 
-def take_tokenizers(config: RunConfig, text: Path | None, image: Path | None, staging: Path, target: Path) -> RunConfig:
+def take_tokenizers(
+    config: RunConfig,
+    text: Path | None,
+    image: Path | None,
+    staging: Path,
+    target: Path,
+    wanted: Mapping[str, str] | None = None,
+) -> tuple[RunConfig, dict[str, str]]:
     """Copy tokenizers beside the checkpoint, and let the configuration name them where they will lie.
 
     Names of what is not on this machine are left out.
+
+    Args:
+        config: The run.
+        text, image: Where the tokenizers are that are to be copied; None leaves those that the configuration names.
+        staging: Folder that will become `target`.
+        target: Folder of the run.
+        wanted: Fingerprints by setting: a name that now leads to another tokenizer is left out too.
+
+    Returns:
+        The configuration, and the fingerprint of each tokenizer that it names, by setting.
     """
-    data = config.data
-    if not Path(data.text_tokenizer).exists():
-        data = replace(data, text_tokenizer="")
-    if not Path(data.image_tokenizer).exists():
-        data = replace(data, image_tokenizer="")
-    if text is not None:
-        data = replace(data, text_tokenizer=_take_text_tokenizer(text, staging, target) or data.text_tokenizer)
-    if text is not None and not data.text_tokenizer:
+    found = {}
+    for setting in SETTINGS:
+        path = getattr(config.data, setting)
+        there = fingerprint(setting, path) if path else ""
+        if there and there == (wanted or {}).get(setting, there):
+            found[setting] = there
+        else:
+            config = with_paths(config, {setting: ""})
+    for setting, source in (("text_tokenizer", text), ("image_tokenizer", image)):
+        if source is not None and (name := _take(setting, source, staging)):
+            config = with_paths(config, {setting: str(target / name)})
+            found[setting] = fingerprint(setting, staging / name)
+    if text is not None and not config.data.text_tokenizer:
         warnings.warn(f"the result has no text tokenizer, {text} has none that can be read", stacklevel=2)
-    if image is not None:
-        copy_image_tokenizer(image, staging / "image_tokenizer")
-        data = replace(data, image_tokenizer=str(target / "image_tokenizer"))
-    return replace(config, data=data)
+    return config, found
 
 
-def find_tokenizer(opened: Opened, setting: str) -> str:
-    """The path that a checkpoint's configuration names; the copy beside it where that is not there any more."""
-    path: str = getattr(opened.config.data, setting)
-    beside = opened.path.parent / _FOLDERS[setting]
-    return str(beside) if path and not Path(path).exists() and beside.is_dir() else path
-
-
-def _take_text_tokenizer(source: Path, staging: Path, target: Path) -> str:
-    """Its place, or nothing with a warning where there is none that can be read."""
-    copy = staging / "tokenizer"
+def _take(setting: str, source: Path, staging: Path) -> str:
+    """Its name beside the checkpoint; nothing, with a warning, where there is no text tokenizer that can be read."""
+    name = copy_name(setting, source)
     try:
         if (source / "qwen.tiktoken").is_file():
             from mars_megatron.tokenizers.qwen import convert_qwen_tokenizer  # slow: transformers
 
-            convert_qwen_tokenizer(source, copy)
+            convert_qwen_tokenizer(source, staging / name)
         else:
-            copy_text_tokenizer(source, copy)
-        load_text_tokenizer(copy)
+            copy_tokenizer(setting, source, staging / name)
+        if setting == "text_tokenizer":
+            load_text_tokenizer(staging / name)
     except ValueError as error:
-        shutil.rmtree(copy, ignore_errors=True)
+        remove(staging / name)
+        if setting != "text_tokenizer":
+            raise
         warnings.warn(f"the result has no text tokenizer; data.text_tokenizer can name one ({error})", stacklevel=2)
         return ""
-    return str(target / "tokenizer")
+    return name

@@ -13,11 +13,12 @@ import yaml
 
 from mars_megatron.checkpoint.streaming import write_checkpoint
 from mars_megatron.checkpoint.tensors import TensorSource
+from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
-from mars_megatron.conversion.carried import find_tokenizer, take_tokenizers
+from mars_megatron.conversion.carried import take_tokenizers
 from mars_megatron.conversion.formats import (
     NOT_OF_THE_SOURCE,
     Format,
@@ -79,11 +80,11 @@ def init_from_hf(
     config = replace(config, training=replace(config.training, precision=_PRECISIONS[wanted]))
     parts = StartParts(ConvertedParts(text, wanted), config)
     with staged(target) as folder:
-        text_tokenizer = None if config.data.text_tokenizer else source
-        config = take_tokenizers(
-            config, text_tokenizer, Path(image_tokenizer) if image_tokenizer else None, folder, target
+        image = Path(image_tokenizer) if image_tokenizer else None
+        config, taken = take_tokenizers(config, Path(config.data.text_tokenizer or source), image, folder, target)
+        checkpoint = write_checkpoint(
+            folder, config, 0, as_parameters(parts, config), tokenizers=taken, progress=progress
         )
-        checkpoint = write_checkpoint(folder, config, 0, as_parameters(parts, config), progress=progress)
         (folder / SETTINGS).write_text(_settings(config), encoding="utf-8")
     return target / checkpoint.name
 
@@ -105,7 +106,7 @@ def export_hf(
         target: The folder.
         dtype: fp32, bf16, fp16, or auto: as it is.
         max_shard_size: Most bytes of one file of tensors.
-        text_tokenizer: Instead of the run's, which may lie beside the checkpoint since it was moved.
+        text_tokenizer: Instead of the run's, wherever that is now (see `checkpoint.tokenizers.locate`).
         image_tokenizer: Likewise.
         progress: Show a progress bar.
 
@@ -125,6 +126,10 @@ def export_hf(
             f"{source} has model.shared_experts true; accepted here: false, an exported model has experts of each "
             "modality"
         )
+    named = {"text_tokenizer": text_tokenizer, "image_tokenizer": image_tokenizer}
+    located = locate(opened.path, [f"--data.{name}={path}" for name, path in named.items() if path])
+    if located.missing:
+        raise ValueError("\n".join(located.missing.values()))
     parts = _as_dtype(opened.parts, dtype)
     target = Path(target)
     with staged(target) as folder:
@@ -133,8 +138,8 @@ def export_hf(
             opened.config,
             step=opened.step,
             dtype=name_of(_common_dtype(parts, opened.path)),
-            text_tokenizer=text_tokenizer or find_tokenizer(opened, "text_tokenizer"),
-            image_tokenizer=image_tokenizer or find_tokenizer(opened, "image_tokenizer"),
+            text_tokenizer=located.config.data.text_tokenizer,
+            image_tokenizer=located.config.data.image_tokenizer,
         )
         write_folder(folder, as_parts(parts), max_shard_size, progress=progress)
     return target
@@ -163,9 +168,14 @@ def import_hf(source: str | Path, target: str | Path, *, progress: bool = False)
         config = replace(config, training=replace(config.training, precision=precision))
     with staged(target) as folder:
         images = opened.path / "image_tokenizer"
-        config = take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
+        config, taken = take_tokenizers(config, opened.path, images if images.is_dir() else None, folder, target)
         checkpoint = write_checkpoint(
-            folder, config, opened.step, as_parameters(opened.parts, config), progress=progress
+            folder,
+            config,
+            opened.step,
+            as_parameters(opened.parts, config),
+            tokenizers=taken,
+            progress=progress,
         )
     return target / checkpoint.name
 

@@ -31,10 +31,14 @@ Format = Literal["checkpoint", "exported", "language_model", "visual"]
 
 
 class VisualHeader:
-    """Names in the header of a file of trained tensors: the run, its step, and what its base must be."""
+    """Names in the header of a file of trained tensors: the run, its step, and what its base must be.
+
+    Fingerprints of tokenizers are not in older ones.
+    """
 
     CONFIG, STEP, BASE, BASE_DTYPE = "mars_config", "mars_step", "mars_base_sha256", "mars_base_dtype"
     ALL = (CONFIG, STEP, BASE, BASE_DTYPE)
+    TOKENIZERS = "mars_tokenizers"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,9 +13,11 @@ from tqdm import tqdm
 
 from mars_megatron.checkpoint.streaming import write_checkpoint
 from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
+from mars_megatron.checkpoint.tokenizers import SETTINGS, fingerprint, locate, parse_record, read_record
 from mars_megatron.config import to_yaml
+from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.carried import take_tokenizers
-from mars_megatron.conversion.formats import VisualHeader, open_checkpoint, read_visual, visual_header
+from mars_megatron.conversion.formats import Opened, VisualHeader, open_checkpoint, read_visual, visual_header
 from mars_megatron.conversion.parts import ConvertedParts, JoinedParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_file
 from mars_megatron.conversion.staging import staged, staged_file
@@ -61,6 +65,8 @@ def extract_visual(source: str | Path, target: str | Path, *, progress: bool = F
         VisualHeader.BASE: _digest(_Some(opened.parts, base), progress),
         VisualHeader.BASE_DTYPE: _dtype_name(opened.parts, base),
     }
+    if opened.format == "checkpoint" and (recorded := read_record(opened.path)):
+        metadata[VisualHeader.TOKENIZERS] = json.dumps(recorded)
     with staged_file(target) as file:
         write_file(file, as_parts(_Some(opened.parts, part_names(config, trained=True))), metadata, progress=progress)
     return target
@@ -99,11 +105,46 @@ def merge(base: str | Path, visual: str | Path, target: str | Path, *, progress:
         )
     parts = JoinedParts((frozen, trained.parts))
     with staged(target) as folder:
-        images = opened.path / "image_tokenizer"
-        text = None if opened.format == "checkpoint" else opened.path
-        config = take_tokenizers(config, text, images if images.is_dir() else None, folder, target)
-        checkpoint = write_checkpoint(folder, config, trained.step, as_parameters(parts, config), progress=progress)
+        config, taken = _with_tokenizers(config, header, opened, folder, target)
+        checkpoint = write_checkpoint(
+            folder, config, trained.step, as_parameters(parts, config), tokenizers=taken, progress=progress
+        )
     return target / checkpoint.name
+
+
+def _with_tokenizers(
+    config: RunConfig, header: dict[str, str], base: Opened, staging: Path, target: Path
+) -> tuple[RunConfig, dict[str, str]]:
+    """Copies of those that the parts were trained with, where they are to be had; else of those of the base."""
+    wanted = parse_record(header.get(VisualHeader.TOKENIZERS, "{}"))
+    of_base = _tokenizers_of(base)
+    sources: dict[str, Path | None] = {}
+    for setting in SETTINGS:
+        places = [getattr(config.data, setting), of_base.get(setting, "")]
+        right = [place for place in places if place and fingerprint(setting, place) == wanted.get(setting)]
+        if not right and setting not in wanted and base.format == "checkpoint":  # an older file does not tell
+            right = [place for place in places if place and Path(place).exists()]
+        chosen = right[0] if right else of_base.get(setting, "")
+        sources[setting] = Path(chosen) if chosen and Path(chosen).exists() else None
+    text, image = sources["text_tokenizer"], sources["image_tokenizer"]
+    config, taken = take_tokenizers(config, text, image, staging, target, wanted)
+    for setting, content in taken.items():
+        if content != wanted.get(setting, content):
+            warnings.warn(
+                f"the {setting.replace('_', ' ')} of {base.path} is another one than the parts were trained with "
+                f"(their sha256 begins with {wanted[setting][:8]}); data.{setting} can name that one",
+                stacklevel=3,
+            )
+    return config, taken
+
+
+def _tokenizers_of(base: Opened) -> dict[str, str]:
+    """Where the tokenizers of a checkpoint of any format are, by setting."""
+    if base.format == "checkpoint":
+        located = locate(base.path)
+        return {name: getattr(located.config.data, name) for name in SETTINGS if name not in located.missing}
+    images = base.path / "image_tokenizer"
+    return {"text_tokenizer": str(base.path)} | ({"image_tokenizer": str(images)} if images.is_dir() else {})
 
 
 def _dtype_name(parts: TensorSource, names: list[str]) -> str:

@@ -91,6 +91,8 @@ class Manifest:
         text_tokenizer: The text tokenizer.
         image_tokenizer: The image tokenizer; None for an index of text alone.
         skipped: Number of samples left out, by reason.
+        unknown: Number of texts in which the text tokenizer could not spell something, and of its unknown ids in them,
+            keys texts and tokens; empty without any, and where it was not counted.
         sources: The input files, in the order in which they were read.
         settings: What decided the contents beside sources and tokenizers: resolutions, cropping, limits.
         caption_weights: Whether PREFIX.weights.npy belongs to the index.
@@ -103,6 +105,7 @@ class Manifest:
     text_tokenizer: TextTokenizerInfo
     image_tokenizer: ImageTokenizerInfo | None
     skipped: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
     sources: tuple[SourceInfo, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     caption_weights: bool = False

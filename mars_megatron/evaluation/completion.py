@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mars_megatron.config.plain_text import parse_json, read_lines
 from mars_megatron.evaluation.labels import whole_word
 from mars_megatron.evaluation.shares import Judged
 
@@ -36,15 +36,14 @@ def read_facts(path: str | Path) -> list[Fact]:
     if not path.is_file():
         raise ValueError(f"facts {path} is not a file")
     facts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for where, line in read_lines(path, "facts"):
+        values = parse_json(line, where)
         try:
-            fact = Fact(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} line {number} is not a fact: {error}") from error
+            fact = Fact(**values)
+        except TypeError as error:
+            raise ValueError(f"{where} is not a fact: {error}") from error
         if not all(isinstance(value, str) for value in vars(fact).values()) or not (fact.prompt and fact.answer):
-            raise ValueError(f'{path} line {number} must have non-empty strings "prompt" and "answer"')
+            raise ValueError(f'{where} must have non-empty strings "prompt" and "answer"')
         facts.append(fact)
     if not facts:
         raise ValueError(f"facts {path} is empty")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mars_megatron.config.plain_text import parse_json, read_json, read_lines
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.sources import CAPTIONS_FILE
 
@@ -47,13 +47,8 @@ def list_labelled_images(folder: str | Path) -> tuple[list[Path], list[str]]:
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give an image-text folder")
     paths, labels = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            sample = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{file} line {number} is not JSON: {error}") from error
+    for where, line in read_lines(file):
+        sample = parse_json(line, where)
         if isinstance(sample, dict) and "image" in sample and "label" in sample:
             paths.append(Path(folder) / str(sample["image"]))
             labels.append(str(sample["label"]))
@@ -101,10 +96,7 @@ class LabelWords:
         """
         if not Path(path).is_file():
             raise ValueError(f"label words {path} is not a file")
-        try:
-            words = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"label words {path} is not JSON: {error}") from error
+        words = read_json(path, "label words")
         lists = list(words.values()) if isinstance(words, dict) else []
         if not lists or not all(isinstance(names, list) and names for names in lists):
             raise ValueError(f'label words {path} must be like {{"3": ["three", "三"]}}, with words for each label')

@@ -15,6 +15,7 @@ from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.folders import complete_steps
 from mars_megatron.checkpoint.identity import content_fingerprint
+from mars_megatron.config.plain_text import read_json
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.blend import corpora_of
 from mars_megatron.evaluation.context import digest
@@ -22,6 +23,8 @@ from mars_megatron.evaluation.intervals import Estimate
 from mars_megatron.evaluation.registry import Job
 
 _INDEX = (".json", ".bin", ".idx")  # what a prefix of an index stands for
+# Among the settings they say where they were; what they are is among the inputs.
+TOKENIZERS = ("text_tokenizer", "image_tokenizer")
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,16 @@ class Report:
 
     def key(self) -> str:
         """A short name of what it is computed from, as `differences` compares it."""
-        return digest([self.suite, self.options, self.inputs, self.settings, self.model.fingerprint])
+        settings = {name: value for name, value in self.settings.items() if name not in TOKENIZERS}
+        return digest([self.suite, self.options, self.inputs, settings, self.model.fingerprint])
 
     def differences(self, other: Report) -> list[str]:
         """In what two results were computed from other things."""
         found = ["suite"] if self.suite != other.suite else []
         for part in ("options", "inputs", "settings"):
             ours, theirs = getattr(self, part), getattr(other, part)
-            found += [f"{part}.{name}" for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+            names = [name for name in {**ours, **theirs} if part != "settings" or name not in TOKENIZERS]
+            found += [f"{part}.{name}" for name in names if ours.get(name) != theirs.get(name)]
         if self.model.fingerprint != other.model.fingerprint:
             found.append("the model")
         return found
@@ -93,7 +98,7 @@ def expected(job: Job, model: ModelIdentity, config: RunConfig) -> Report:
     options = asdict(job.suite)  # type: ignore[call-overload]
     written = {field.name for field in dataclasses.fields(job.suite) if field.metadata.get("written")}  # type: ignore[arg-type]
     settings = asdict(config.generation)
-    settings |= {name: getattr(config.data, name) for name in ("text_tokenizer", "image_tokenizer")}
+    settings |= {name: getattr(config.data, name) for name in TOKENIZERS}
     for name in ("batch_size", "text_temperature"):  # decide nothing here
         del settings[name]
     read = {name: value for name, value in options.items() if name not in written}
@@ -114,12 +119,14 @@ def read_report(file: Path) -> Report:
         ValueError: It is something else.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         content["model"] = ModelIdentity(**content["model"])
         content["scores"] = {name: Estimate(**value) for name, value in content["scores"].items()}
         return Report(**content)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is no result of an evaluation; move it away, or give another --output") from error
+        raise ValueError(
+            f"{file} is no result of an evaluation ({error}); move it away, or give another --output"
+        ) from error
 
 
 def _fingerprints(value: Any) -> str:

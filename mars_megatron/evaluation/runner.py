@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 
 from mars_megatron import platform
-from mars_megatron.checkpoint import read_config, resolve
+from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.folders import step_of
-from mars_megatron.config.parser import override
+from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
 from mars_megatron.evaluation.context import RunContext, digest
@@ -66,7 +66,7 @@ def evaluate(
         job.suite.check()
     model = _identify(checkpoint)
     folder = Path(model.checkpoint)
-    config = override(read_config(folder), overrides)
+    config = only_on_rank_0(lambda: locate(folder, overrides)).config
     output = default_output(folder) if output is None else Path(output)
     found = {} if again else _existing(jobs, output, model, config)
     missing = [job for job in jobs if job.label not in found]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from mars_megatron.config.plain_text import parse_json, read_lines
 from mars_megatron.generation.prompts import read_prompts
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Refused
-from mars_megatron.indexing.sources.fields import parse_json, read_captions
+from mars_megatron.indexing.sources.fields import read_captions
 from mars_megatron.indexing.sources.listing import captions_file
 
 Item = TypeVar("Item")
@@ -26,14 +26,14 @@ def read_texts(path: str | Path) -> list[str]:
         return [prompt.text for prompt in read_prompts(path)]
     file = captions_file(path)
     texts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for where, line in read_lines(file):
+        fields = parse_json(line, where)
+        if not isinstance(fields, dict):
+            raise ValueError(f"{where} is {line}; accepted: a JSON object")
         try:
-            fields = parse_json(line)
             captions = read_captions(fields, BuildOptions()) if "image" in fields else []
         except Refused as refused:
-            raise ValueError(f"{file} line {number}: {refused.detail}") from refused
+            raise ValueError(f"{where}: {refused.detail}") from refused
         if captions:
             texts.append(captions[0][0])
     if not texts:
@@ -51,8 +51,8 @@ def read_sentences(path: str | Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"texts {path} is not a file; give one with a text on each line")
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        text = _sentence(line, f"{path} line {number}") if path.suffix == ".jsonl" else line
+    for where, line in read_lines(path, "texts"):
+        text = _sentence(line, where) if path.suffix == ".jsonl" else line
         if text.strip():
             texts.append(text)
     if not texts:
@@ -61,12 +61,7 @@ def read_sentences(path: str | Path) -> list[str]:
 
 
 def _sentence(line: str, where: str) -> str:
-    if not line.strip():
-        return ""
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    fields = parse_json(line, where)
     parts = [fields.get("prompt"), fields.get("answer", "")] if isinstance(fields, dict) else []
     if not parts or not all(isinstance(part, str) for part in parts):
         raise ValueError(f'{where} is {line}; accepted: {{"prompt": "...", "answer": "..."}}, answer optional')

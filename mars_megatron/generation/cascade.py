@@ -19,6 +19,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.generation.load import agreed_checkpoint, load_for_inference
 from mars_megatron.generation.requests import Drawing, decisive
 from mars_megatron.generation.sampler import Sampler
+from mars_megatron.tokenizers.fingerprint import image_fingerprint
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Cascade:
                 )
             # Its settings are the saved ones: those given are for the first step.
             saved = replace(first.config, generation=read_config(self._folder).generation)
-            return Sampler(first._replace(config=validate(override(saved, models.high_overrides))))
+            return Sampler(replace(first, config=validate(override(saved, models.high_overrides))))
         data = [given for given in models.overrides if given.startswith("--data.")]
         loaded = load_for_inference(
             self._high_folder,
@@ -177,14 +178,15 @@ class Cascade:
 
     def _check_fit(self) -> None:
         """Whether super-resolution goes on from what the first model draws."""
-        first, second, high = self.first.loaded.config, self._last.loaded.config, self.high_record or {}
+        first, second = self.first.loaded.config, self._last.loaded.config
         if self.models.super_resolution and first.image.resolution != second.image.low_resolution:
             raise ValueError(
                 f"{self.models.checkpoint} draws at image.resolution {first.image.resolution}, but "
                 f"{self.models.super_resolution} starts from image.low_resolution {second.image.low_resolution}; "
                 "accepted: the same"
             )
-        if self.record["image_tokenizer"]["fingerprint"] != high["image_tokenizer"]["fingerprint"]:
+        images = [sampler.tokenizer_path("image_tokenizer") for sampler in (self.first, self._last)]
+        if images[0] != images[1] and image_fingerprint(images[0]) != image_fingerprint(images[1]):
             raise ValueError(
                 f"data.image_tokenizer of {self.models.checkpoint} is {first.data.image_tokenizer}, that of "
                 f"{self.models.super_resolution} {second.data.image_tokenizer}, which differs; accepted: the same, "

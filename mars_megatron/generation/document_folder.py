@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mars_megatron.config.plain_text import parse_json, read_json, read_lines
 from mars_megatron.generation.image_folder import differences_of
 from mars_megatron.generation.output import save_image
 
@@ -46,8 +47,7 @@ class DocumentFolder:
         results = self.path / RESULTS
         if results.is_file():
             self._check_settings()
-            # Not splitlines: texts may hold other ends of lines, which JSON leaves as they are.
-            self.lines = [json.loads(line) for line in results.read_text(encoding="utf-8").split("\n") if line]
+            self.lines = [parse_json(line, where) for where, line in read_lines(results)]
             self._check_prompts()
 
     @property
@@ -80,7 +80,7 @@ class DocumentFolder:
 
     def _check_settings(self) -> None:
         file = self.path / SETTINGS
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = read_json(file) if file.is_file() else {}
         differences = differences_of(found, self.settings)
         if differences:
             raise ValueError(

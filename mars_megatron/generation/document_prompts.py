@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from mars_megatron.config.plain_text import parse_json, read_lines
 from mars_megatron.generation.documents import Document, Part
 from mars_megatron.generation.joint import LEAST
 from mars_megatron.indexing.images import load_image
@@ -63,8 +63,7 @@ def read_document_prompts(path: str | Path, defaults: DocumentPrompt) -> list[Do
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"prompts {path} is not a file; give one with {FORM} on each line")
-    lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
-    prompts = [_parse(line, f"{path} line {number}", path.parent, defaults) for number, line in lines if line.strip()]
+    prompts = [_parse(line, where, path.parent, defaults) for where, line in read_lines(path, "prompts")]
     if not prompts:
         raise ValueError(f"prompts {path} is empty; give {FORM} on each line")
     return prompts
@@ -95,10 +94,7 @@ def _load(prompt: DocumentPrompt, tokenizer: ImageTokenizer, resolution: int) ->
 
 
 def _parse(line: str, where: str, folder: Path, defaults: DocumentPrompt) -> DocumentPrompt:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    values = parse_json(line, where)
     refused = ValueError(f"{where} is {line}; accepted: {FORM}")
     if not isinstance(values, dict) or not isinstance(values.get("parts"), list):
         raise refused

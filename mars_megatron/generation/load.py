@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron import platform
 from mars_megatron.checkpoint import load_model, read_config, resolve
+from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
@@ -19,20 +20,26 @@ from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0,
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
-class LoadedModel(NamedTuple):
-    """A model that is ready to be sampled from.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to be sampled from; unpacks to model, config, groups and vocabulary.
 
     Attributes:
         model: The whole model, in evaluation mode; this rank's tensor-parallel share.
         config: The configuration saved in the checkpoint, with the layout and overrides in force now.
         groups: Process groups.
         vocabulary: Layout of the joined ids.
+        missing: By setting of `data`, why a tokenizer of the checkpoint is not to be had.
     """
 
     model: MARSModel
     config: RunConfig
     groups: ProcessGroupCollection
     vocabulary: Vocabulary
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.config, self.groups, self.vocabulary))
 
 
 def load_for_inference(
@@ -62,11 +69,13 @@ def load_for_inference(
         tensor = world_size()
     if tensor < 1 or world_size() % tensor:
         raise ValueError(f"tensor is {tensor}; accepted: a divisor of the number of ranks, which is {world_size()}")
-    config = config_for_inference(folder, overrides, tensor, device)
+    # Other hosts may see other files.
+    located = only_on_rank_0(lambda: locate(folder, overrides))
+    config = _for_sampling(located.config, tensor, device)
     groups = groups or initialize_parallel(config.parallel, config.training.seed)
     (model,) = build_model(config, groups, initialize=False)
     load_model(folder, config, groups, [model])
-    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config))
+    return LoadedModel(model.eval(), config, groups, Vocabulary.from_config(config), located.missing)
 
 
 def agreed_checkpoint(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Path:
@@ -90,10 +99,15 @@ def config_for_inference(
 ) -> RunConfig:
     """The configuration of a checkpoint under the layout of sampling; arguments as for `load_for_inference`.
 
+    Tokenizers stand there as they were saved.
+
     Raises:
         ValueError: No complete checkpoint at `path`, a wrong override, or a model that `tensor` does not divide.
     """
-    config = override(read_config(resolve(path)), overrides)
+    return _for_sampling(override(read_config(resolve(path)), overrides), tensor, device)
+
+
+def _for_sampling(config: RunConfig, tensor: int, device: Literal["auto", "cpu", "cuda"]) -> RunConfig:
     config = replace(
         config,
         parallel=ParallelConfig(tensor=tensor),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mars_megatron.config.plain_text import parse_json, read_lines
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,19 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     lines = prompt_lines(path)
     if Path(path).suffix != ".jsonl":
         return [Prompt(line) for _, line in lines]
-    return [parse_prompt(line, f"{path} line {number}")[0] for number, line in lines]
+    return [parse_prompt(line, where)[0] for where, line in lines]
 
 
-def prompt_lines(path: str | Path) -> list[tuple[int, str]]:
-    """The lines of a file that are not empty, with their numbers from 1.
+def prompt_lines(path: str | Path) -> list[tuple[str, str]]:
+    """The lines of a file that are not empty, each with its place, "FILE line NUMBER".
 
     Raises:
-        ValueError: The file is missing, or has no such line.
+        ValueError: The file is missing, is not UTF-8, or has no such line.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"prompts {path} is not a file; give one with a prompt on each line")
-    # Not splitlines: in JSON a string may hold other ends of lines.
-    numbered = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
-    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
+    lines = [(where, line.strip()) for where, line in read_lines(path, "prompts")]
     if not lines:
         raise ValueError(f"prompts {path} is empty; give one prompt on each line")
     return lines
@@ -60,10 +59,7 @@ def parse_prompt(line: str, where: str, others: Sequence[str] = ()) -> tuple[Pro
     Raises:
         ValueError: The line is not of that form; it is named by `where`.
     """
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
+    values = parse_json(line, where)
     wanted = '{"prompt": "...", "label": "...", "group": "..."} with strings, label and group optional'
     if others:
         wanted += f"; beside them {', '.join(others)}"

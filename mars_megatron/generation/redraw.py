@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_megatron import platform
+from mars_megatron.checkpoint.identity import content_fingerprint
 from mars_megatron.generation.cascade import Cascade, Models
 from mars_megatron.generation.image_folder import ImageFolder, Line, differences_of, read_manifest
 from mars_megatron.generation.pictures import made_batches, make_again, origin, progress_bar
@@ -95,7 +96,13 @@ def models_of(line: Line, models: Models) -> Models:
 
 
 def _tokenizers(record: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(f"--data.{name}={record[name]['path']}" for name in ("text_tokenizer", "image_tokenizer"))
+    """Those that are still where they were; else the checkpoint's, which are compared by content like all else."""
+    found = {name: record[name] for name in ("text_tokenizer", "image_tokenizer")}
+    return tuple(
+        f"--data.{name}={tokenizer['path']}"
+        for name, tokenizer in found.items()
+        if Path(tokenizer["path"]).exists() and content_fingerprint(tokenizer["path"]) == tokenizer["fingerprint"]
+    )
 
 
 def _check_models(lines: Sequence[Line], cascade: Cascade, manifest: str | Path) -> None:

@@ -89,8 +89,8 @@ def read_requests(path: str | Path) -> list[ImageRequest]:
     """
     path = Path(path)
     if path.suffix != ".jsonl":
-        return [ImageRequest(Prompt(line), where=f"{path} line {number}") for number, line in prompt_lines(path)]
-    return [_parse(line, f"{path} line {number}") for number, line in prompt_lines(path)]
+        return [ImageRequest(Prompt(line), where=where) for where, line in prompt_lines(path)]
+    return [_parse(line, where) for where, line in prompt_lines(path)]
 
 
 def plan_drawings(

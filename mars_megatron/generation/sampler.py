@@ -65,8 +65,10 @@ class Sampler:
         """Where a tokenizer lies: that of data.text_tokenizer or data.image_tokenizer.
 
         Raises:
-            ValueError: The setting is empty.
+            ValueError: The setting is empty, or the checkpoint's own is not to be had.
         """
+        if setting in self.loaded.missing:
+            raise ValueError(self.loaded.missing[setting])
         path = getattr(self.loaded.config.data, setting)
         if not path:
             raise ValueError(f"data.{setting} is empty in this checkpoint; give the path of one")

@@ -79,6 +79,8 @@ def manifest_problems(manifest: Manifest) -> Iterator[str]:
         yield f"tokens is {manifest.tokens!r}; it must be counts of text and visual"
     if not counts(manifest.skipped):
         yield f"skipped is {manifest.skipped!r}; it must be counts by reason"
+    if not counts(manifest.unknown, ("texts", "tokens")):
+        yield f"unknown is {manifest.unknown!r}; it must be counts of texts and tokens"
     if not isinstance(manifest.sha256, dict) or not all(isinstance(value, str) for value in manifest.sha256.values()):
         yield f"sha256 is {manifest.sha256!r}; it must be checksums by ending"
     if not isinstance(manifest.settings, dict):

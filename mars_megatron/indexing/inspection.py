@@ -37,7 +37,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
         path, size_bytes {ending: bytes}, documents {kind: n}, sequences, images {high, low, parts},
         tokens {modality: n}, captions_per_image, parts_per_interleaved, caption_tokens, text_tokens, text_part_tokens
         (distributions of lengths), rows {task: distribution over every sample of data.samples that the index can give},
-        caption_weights, skipped, files, members, unread, text_tokenizer, image_tokenizer, settings, sources.
+        caption_weights, skipped, unknown, files, members, unread, text_tokenizer, image_tokenizer, settings, sources.
 
     Raises:
         ValueError: The index is not complete, or damaged.
@@ -68,6 +68,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
         "rows": _rows(counted, manifest),
         "caption_weights": counted.weights.summary() if manifest.caption_weights else None,
         "skipped": dict(manifest.skipped),
+        "unknown": dict(manifest.unknown),
         **{name: manifest.summed(name) for name in ("files", "members", "unread")},
         "text_tokenizer": asdict(manifest.text_tokenizer),
         "image_tokenizer": asdict(manifest.image_tokenizer) if manifest.image_tokenizer else None,
@@ -174,6 +175,8 @@ def describe(found: dict[str, Any]) -> str:
     lines += [f"  {name:<15} {value}" for name, value in sorted(found["settings"].items())]
     lines += _sources(found["sources"])
     lines.append(f"  left out        {_counts(found['skipped']) if found['skipped'] else 'nothing'}")
+    if found["unknown"]:
+        lines.append(f"  unknown         {_counts(found['unknown'])}")
     lines += [f"  {line}" for line in describe_files(found["files"], found["members"], found["unread"])]
     rows = {f"rows, {task}": values for task, values in found["rows"].items()}
     tables = {

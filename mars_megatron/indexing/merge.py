@@ -287,6 +287,7 @@ def _combined(parts: list[_Part]) -> Manifest:
         text_tokenizer=manifests[0].text_tokenizer,
         image_tokenizer=image,
         skipped=added("skipped"),
+        unknown=added("unknown"),
         sources=tuple(source for manifest in manifests for source in manifest.sources),
         settings=manifests[0].settings,
         caption_weights=any(manifest.caption_weights for manifest in manifests),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,6 +120,7 @@ class Output:
         self.sha256 = ""  # of the input, known when it was read
         self.num_members = 0  # the same
         self.num_left_out = 0
+        self._unknown = Counter[str]()
         self._recipe = recipe
         batch_size = recipe.options.batch_size
         self._images = _Codes(recipe.image_tokenizer, batch_size)
@@ -143,6 +144,8 @@ class Output:
         """
         self._leave_out(done.skips)
         self._account.add(done.usage)
+        if done.unknown[0]:
+            self._unknown.update(texts=done.unknown[0], tokens=done.unknown[1])
         if len(done.sequences):
             self._waiting.append(done)
             self._images.put(done.images)
@@ -208,6 +211,7 @@ class Output:
             text_tokenizer=self._recipe.text_info(),
             image_tokenizer=self._recipe.image_info() if tokens["visual"] else None,
             skipped=contents.skipped,
+            unknown=dict(self._unknown),
             sources=(source,),
             settings=self._recipe.options.settings(),
             caption_weights=contents.has_weights,

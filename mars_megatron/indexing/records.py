@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from mars_megatron.indexing.options import BuildOptions
 
 # Reasons that count something dropped from a sample that is kept; every other one counts a sample, or a file of none.
-KEPT = frozenset({"empty_caption_dropped", "long_caption_dropped", "null_caption_dropped", "empty_part_dropped"})
+KEPT = frozenset(
+    {
+        *("empty_caption_dropped", "long_caption_dropped", "null_caption_dropped", "unknown_caption_dropped"),
+        *("empty_part_dropped", "unknown_part_dropped"),
+    }
+)
 # Reasons that are no error where nothing may be left out: nobody means the files of a desktop or a version control.
 HARMLESS = frozenset({"hidden_file", "system_file"})
 
@@ -193,6 +198,7 @@ class Done:
         caption_fields: Names of all fields that captions were in.
         low_unused: Whether some record has a low-resolution image that nobody asked for.
         usage: What became of files.
+        unknown: Texts in which the tokenizer could not spell something, and its unknown ids in them.
     """
 
     text_tokens: np.ndarray
@@ -206,3 +212,4 @@ class Done:
     caption_fields: frozenset[str] = frozenset()
     low_unused: bool = False
     usage: Usage = field(default_factory=Usage)
+    unknown: tuple[int, int] = (0, 0)

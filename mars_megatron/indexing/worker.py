@@ -18,6 +18,7 @@ import numpy as np
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import KEPT, Done, Refused, Sample, Skip, Usage, Where, Work
+from mars_megatron.indexing.unknown import NothingKnown, count_unknown, mark_unknown
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
 # Texts of more bytes than this for each token that they may have are not tokenised to find that they are too long.
@@ -63,8 +64,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, tokenizer: TextTokenizer) -> None:
         self._settings, self._options, self._tokenizer = settings, settings.options, tokenizer
-        options = settings.options
-        self._limits = ImageLimits(options.max_pixels, options.max_bytes, options.min_side)
+        self._limits = ImageLimits(self._options.max_pixels, self._options.max_bytes, self._options.min_side)
 
     def __call__(self, work: Work) -> Done:
         """Process a batch.
@@ -88,7 +88,7 @@ class Worker:
             batch.caption_fields.update(sample.caption_fields)
             batch.low_unused |= sample.low_unused
         texts = [self._short_texts(sample) for _, sample in samples]
-        ids = iter(self._tokenizer.encode_batch([text for group in texts for text in group]))
+        ids = iter(self._encode([text for group in texts for text in group], batch))
         for (position, sample), group in zip(samples, texts, strict=True):
             encoded = [next(ids) for _ in group]
             batch.position = position
@@ -131,7 +131,7 @@ class Worker:
         short = texts
         if texts and _exceeds(max(texts, key=len), limit):
             short = ["" if _exceeds(text, limit) else text for text in texts]
-        encoded = self._tokenizer.encode_batch(short)
+        encoded = self._encode(short, batch)
         kept = []
         for (position, sample), text, ids in zip(samples, texts, encoded, strict=True):
             try:
@@ -144,6 +144,15 @@ class Worker:
         batch.lengths = list(map(len, kept))
         batch.modes = [self._settings.modes.text] * len(kept)
         batch.sequences = [1] * len(kept)
+
+    def _encode(self, texts: list[str], batch: _Batch) -> list[list[int]]:
+        """The ids of texts; the batch has them in one array too, where it is seen at once whether some are unknown."""
+        encoded = self._tokenizer.encode_batch(texts)
+        ids = batch.encoded = np.fromiter(chain.from_iterable(encoded), np.int32, sum(map(len, encoded)))
+        unknown = self._tokenizer.unk_id
+        if unknown is not None and (ids == unknown).any():
+            batch.unknown, batch.num_unknown = unknown, mark_unknown(encoded, ids, unknown, self._tokenizer)
+        return encoded
 
     def _short_texts(self, sample: Sample) -> list[str]:
         """Its texts for the tokenizer, without those that are too long by far."""
@@ -159,6 +168,8 @@ class Worker:
             raise Refused("empty_text", "no text that is not empty")
         if len(ids) > limit:
             raise Refused("long_text", f"{len(ids)} tokens, more than {limit}")
+        if isinstance(ids, NothingKnown):
+            raise Refused("unknown_text", "all of it is unknown to the text tokenizer")
 
     def _add_image(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
         self._need_tokenizer(sample)
@@ -168,9 +179,12 @@ class Worker:
             for (text, weight), ids in zip(sample.captions, encoded, strict=True)
             if (ids or _exceeds(text, limit)) and not text.isspace()
         ]
-        kept = [(ids, weight) for text, ids, weight in not_empty if len(ids) <= limit and not _exceeds(text, limit)]
+        short = [(ids, weight) for text, ids, weight in not_empty if len(ids) <= limit and not _exceeds(text, limit)]
+        kept = [(ids, weight) for ids, weight in short if not isinstance(ids, NothingKnown)]
         if not not_empty:
             raise Refused("empty_caption", "no caption that is not empty")
+        if short and not kept:
+            raise Refused("unknown_caption", "all of each caption is unknown to the text tokenizer")
         if not kept:
             shortest, ids, _ = min(not_empty, key=lambda caption: len(caption[0]))
             length = f"{len(ids)} tokens" if ids else f"{len(shortest)} characters"
@@ -186,7 +200,8 @@ class Worker:
         all_captions = len(sample.captions) + sample.null_captions
         dropped = (("null_caption_dropped", all_captions, len(sample.captions)),
                    ("empty_caption_dropped", len(sample.captions), len(not_empty)),
-                   ("long_caption_dropped", len(not_empty), len(kept)))  # fmt: skip
+                   ("long_caption_dropped", len(not_empty), len(short)),
+                   ("unknown_caption_dropped", len(short), len(kept)))  # fmt: skip
         for reason, before, after in dropped:
             if after < before:
                 detail = f"{before - after} of {all_captions} captions; the sample is kept"
@@ -204,7 +219,7 @@ class Worker:
 
     def _add_parts(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
         assert sample.parts is not None
-        ids = iter(encoded)
+        ids, unknown = iter(encoded), 0
         found: list[list[int] | np.ndarray] = []  # ids, or pixels
         for is_image, part in sample.parts:
             if is_image:
@@ -214,13 +229,19 @@ class Worker:
             tokens = next(ids)
             text = str(part)
             if (tokens or _exceeds(text, self._options.max_text_tokens)) and not text.isspace():
+                if isinstance(tokens, NothingKnown):
+                    unknown += 1
+                    continue
                 self._check_text(text, tokens)
                 found.append(tokens)
-        if not found:
+        if not found and not unknown:
             raise Refused("empty_text", "no part that is not empty")
-        if len(found) < len(sample.parts):
-            detail = f"{len(sample.parts) - len(found)} of {len(sample.parts)} parts; the document is kept"
-            batch.skip(sample.where, "empty_part_dropped", detail)
+        if not found:
+            raise Refused("unknown_text", "all of each text is unknown to the text tokenizer")
+        empty = len(sample.parts) - len(found) - unknown
+        for reason, number in (("empty_part_dropped", empty), ("unknown_part_dropped", unknown)):
+            if number:
+                batch.skip(sample.where, reason, f"{number} of {len(sample.parts)} parts; the document is kept")
         for item in found:
             if isinstance(item, list):
                 batch.add_sequence(item, self._settings.modes.part_text)
@@ -241,6 +262,8 @@ class _Batch:
     """Documents on their way into arrays."""
 
     def __init__(self) -> None:
+        self.encoded: np.ndarray | None = None  # int32, the ids of all texts of the batch
+        self.unknown, self.num_unknown = 0, (0, 0)  # the tokenizer's unknown id, and its numbers among them
         self.ids: list[list[int]] = []
         self.lengths: list[int] = []
         self.modes: list[int] = []
@@ -279,8 +302,13 @@ class _Batch:
         if self.weights:
             weights = np.ones(len(self.lengths), dtype=np.float32)
             weights[list(self.weights)] = list(self.weights.values())
+        ids, num_ids = self.encoded, sum(map(len, self.ids))
+        if ids is None or len(ids) != num_ids:  # some texts were left out
+            ids = np.fromiter(chain.from_iterable(self.ids), np.int32, num_ids)
+            if self.num_unknown[0]:
+                self.num_unknown = count_unknown(ids, list(map(len, self.ids)), self.unknown)
         return Done(
-            np.fromiter(chain.from_iterable(self.ids), np.int32, sum(map(len, self.ids))),
+            ids,
             np.array(self.lengths, dtype=np.int32),
             np.array(self.modes, dtype=np.int8),
             np.array(self.sequences, dtype=np.int64),
@@ -291,6 +319,7 @@ class _Batch:
             frozenset(self.caption_fields),
             self.low_unused,
             self.usage,
+            self.num_unknown,
         )
 
 
@@ -317,6 +346,7 @@ def join(parts: Sequence[Done]) -> Done:
         caption_fields=frozenset().union(*(part.caption_fields for part in parts)),
         low_unused=any(part.low_unused for part in parts),
         usage=usage,
+        unknown=(sum(part.unknown[0] for part in parts), sum(part.unknown[1] for part in parts)),
     )
 
 

@@ -19,6 +19,7 @@ class TextTokenizer(Protocol):
     size: int
     eos_id: int
     bos_id: int | None
+    unk_id: int | None  # what it makes of text that it cannot spell; None where there is no such text
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without begin or end tokens. What reads like a special token is text."""
@@ -50,6 +51,7 @@ class SentencePieceTokenizer:
             raise ValueError(f"text tokenizer {path} has no end-of-sentence id; train it with one")
         bos_id = self._processor.bos_id()
         self.bos_id = bos_id if bos_id >= 0 else None
+        self.unk_id: int | None = self._processor.unk_id()
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
@@ -82,6 +84,7 @@ class HuggingFaceTokenizer:
             raise ValueError(f"text tokenizer {path} names no eos_token; set it in tokenizer_config.json")
         self.eos_id: int = self._tokenizer.eos_token_id
         self.bos_id: int | None = self._tokenizer.bos_token_id
+        self.unk_id: int | None = self._tokenizer.unk_token_id
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import sentencepiece
 
 from mars_megatron.tokenizers.text import SentencePieceTokenizer
+from mars_megatron.tokenizers.training_text import TrainingText
+
+
+def _warn(note: str) -> None:
+    warnings.warn(note, stacklevel=3)
 
 
 def train_text_tokenizer(
@@ -22,13 +28,14 @@ def train_text_tokenizer(
     character_coverage: float = 1.0,
     symbols: Sequence[str] = (),
     at_most: bool = False,
+    say: Callable[[str], None] = _warn,
 ) -> SentencePieceTokenizer:
     """Train a SentencePiece model and write it under its name only when it is complete.
 
     The ids are 0 unknown, 1 begin of sentence, 2 end of sentence, then the pieces.
 
     Args:
-        text: UTF-8 file, one sentence per line.
+        text: UTF-8 file, one sentence per line, of any length.
         output: The .model file; its folder is made, a file there is replaced.
         vocab_size: Number of ids.
         model_type: How pieces are chosen: unigram language model, or byte-pair encoding.
@@ -36,24 +43,28 @@ def train_text_tokenizer(
             characters where rare ones may become unknown.
         symbols: Strings that always are one piece of their own.
         at_most: Take fewer ids where the text does not give vocab_size of them, instead of raising.
+        say: Is told of lines that are empty, cut or left out; see `TrainingText`. By default these are warnings.
 
     Returns:
         The tokenizer, opened from the file.
 
     Raises:
-        ValueError: The file does not exist or is empty, or a setting does not fit it.
+        ValueError: The file does not exist, is empty or not UTF-8 text, or a setting does not fit it.
     """
-    text, output = Path(text), Path(output)
-    if not text.is_file() or not text.stat().st_size:
-        raise ValueError(f"text {text} does not exist or is empty; give a UTF-8 file with one sentence per line")
+    output = Path(output)
     if not 0.9 <= character_coverage <= 1.0:
         raise ValueError(f"character coverage is {character_coverage}; it must lie in 0.9..1")
     if any("," in symbol or not symbol for symbol in symbols):
         raise ValueError(f"symbols are {list(symbols)}; none may be empty or hold a comma")
+    found = TrainingText.read(text)
+    for note in found.notes():
+        say(f"{text}: {note}")
+    # The file itself where it can be: the model then is what SentencePiece's own tools make of it, byte for byte.
+    source = {"input": str(text)} if found.is_plain else {"sentence_iterator": found.sentences()}
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            input=str(text),
+            **source,
             model_writer=model,
             vocab_size=vocab_size,
             model_type=model_type,

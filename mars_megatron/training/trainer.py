@@ -14,6 +14,7 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.checkpoint import Position, latest, load, load_model, load_optimizer, resolve, save
+from mars_megatron.checkpoint.tokenizers import keep_copies, locate_for_training
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data import Batch
@@ -59,13 +60,17 @@ class Trainer:
         self.vocabulary = Vocabulary.from_config(config)
         self.root = Path(config.checkpoint.dir) if config.checkpoint.dir else None
         checkpoint = latest(self.root) if self.root else None
-        start = checkpoint or config.checkpoint.init_from
-        self.chunks = build_model(config, self.groups, initialize=not start)
+        start = None
         if checkpoint is None and config.checkpoint.init_from:
-            begins = config.checkpoint.init_visual != "keep"
             # Once for all: a run that goes on may have a newer one a moment later.
-            source = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
-            load_model(source, config, self.groups, self.chunks, text_only=begins)
+            start = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
+        origin, resumed = checkpoint or start, checkpoint is not None
+        # What is saved names tokenizers as they were given; they may be elsewhere now.
+        self.located, self.tokenizers = only_on_rank_0(partial(locate_for_training, config, origin, resumed))
+        self.chunks = build_model(config, self.groups, initialize=origin is None)
+        if start is not None:
+            begins = config.checkpoint.init_visual != "keep"
+            load_model(start, config, self.groups, self.chunks, text_only=begins)
             if begins:
                 for chunk in self.chunks:
                     start_from_language_model(chunk, config, self.vocabulary, self.groups)
@@ -74,13 +79,15 @@ class Trainer:
         self.position = Position()
         if checkpoint is not None:
             self.position = load(checkpoint, config, self.groups, self.chunks, self.optimizer, self.scheduler)
-        elif config.checkpoint.init_optimizer == "keep":
-            load_optimizer(source, config, self.groups, self.chunks, self.optimizer)
+        elif start is not None and config.checkpoint.init_optimizer == "keep":
+            load_optimizer(start, config, self.groups, self.chunks, self.optimizer)
         apply_settings(self.optimizer, config)
         self.stepper = Stepper(self.model, config, self.groups)
-        self.feed = Feed(config, self.vocabulary, self.groups)
+        self.feed = Feed(self.located, self.vocabulary, self.groups)
         self.position = replace(self.position, data_order=self.feed.check_order(self.position))
         self.eval_batches = self._eval_batches() if config.training.eval_interval else 0
+        if self.root:  # behind all that can be wrong with the settings
+            only_on_rank_0(partial(keep_copies, self.root, self.located, self.tokenizers))
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
         self.train_batches = self._per_chunk(self._train_feed)
 
@@ -141,7 +148,16 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the current step."""
         assert self.root is not None
-        return save(self.root, self.position, self.config, self.groups, self.chunks, self.optimizer, self.scheduler)
+        return save(
+            self.root,
+            self.position,
+            self.config,
+            self.groups,
+            self.chunks,
+            self.optimizer,
+            self.scheduler,
+            self.tokenizers,
+        )
 
     def _step(self) -> StepResult:
         # The schedule counts finished steps; this one must not run with the rate of the previous.
@@ -178,14 +194,14 @@ class Trainer:
             return None
         from mars_megatron.training.samples import SampleGrid  # the tokenizers' libraries take seconds to import
 
-        return SampleGrid(self.config, self.vocabulary)
+        return SampleGrid(self.located, self.vocabulary)
 
     def _suites(self) -> SuitesInTraining | None:
         if not self.config.evaluation.interval:
             return None
         from mars_megatron.training.evaluation import SuitesInTraining
 
-        return SuitesInTraining(self.config, self.vocabulary, self.groups, self.chunks[0])
+        return SuitesInTraining(self.located, self.vocabulary, self.groups, self.chunks[0])
 
     def _lr(self) -> float:
         return max(group["lr"] for group in self.optimizer.param_groups)

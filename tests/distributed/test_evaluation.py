@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mars_megatron.checkpoint.tokenizers import read_record
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import EvaluationConfig
 from tests.distributed.evaluation_jobs import run_suites, score, train_with_suites
@@ -55,6 +56,10 @@ def test_two_ranks_score_what_one_rank_scores(tmp_path: Path) -> None:
     assert replicated == pytest.approx(expected, rel=1e-6)  # the batches differ
     assert expected["likelihood/nats_per_visual_token/t2i"] > 1 and "drawn/control/experts_swapped" in expected
     assert in_training == pytest.approx(train_with_suites(**trained(1)[1]), rel=1e-4, abs=1e-4)
+    # Both ranks used the run's tokenizers, of which one wrote the copies.
+    copies = {name: read_record(tmp_path / f"run_of_{name}" / "step_00000004") for name in (1, 2)}
+    assert copies[1] == copies[2] and set(copies[2]) == {"text_tokenizer", "image_tokenizer"}
+    assert {path.name for path in (tmp_path / "run_of_2").glob("*tokenizer*")} == {"tokenizer.model", "image_tokenizer"}
 
 
 def write_tiny(folder: Path) -> tuple[str, dict[str, Any], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mars_megatron.config.plain_text import parse_json, read_lines
 from mars_megatron.indexing.compositional.build import PROMPTS_FILE
 from mars_megatron.indexing.compositional.canvases import SIDE
 from mars_megatron.indexing.compositional.scenes import SPLITS, Scene
@@ -98,16 +98,11 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a folder that tools/build_compositional.py has written")
-    text = path.read_text(encoding="utf-8")
-    if not text.strip():
+    lines = list(read_lines(path))
+    if not lines:
         raise ValueError(f"{path} is empty; give a folder that tools/build_compositional.py has written")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path} line {number} is not JSON: {error}") from error
+    for where, line in lines:
+        values = parse_json(line, where)
         if not isinstance(values, dict):
-            raise ValueError(f"{path} line {number} is {line}; accepted: a JSON object")
-        yield f"{path} line {number}", values
+            raise ValueError(f"{where} is {line}; accepted: a JSON object")
+        yield where, values

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mars_megatron.config.plain_text import read_lines
+
 # Ways to score. A complex prompt takes the mean of several.
 ATTRIBUTES, SPATIAL, DEPTH, COUNT, WHOLE = "attributes", "spatial", "depth", "count", "whole"
 OWN = "own"  # a scorer of the user's
@@ -83,7 +85,7 @@ def read_prompt_file(path: str | Path, category: str = "", *, own_scorer: bool =
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"prompts {path} is not a file; give one with a prompt on each line")
-    lines = (line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    lines = (line.split("\t")[0].strip() for _, line in read_lines(path, "prompts"))
     prompts = [line for line in lines if line]
     if not prompts:
         raise ValueError(f"prompts {path} is empty; give one prompt on each line")

@@ -73,6 +73,18 @@ def test_latest_naming_a_missing_folder(tmp_path: Path) -> None:
         folders.latest(tmp_path)
 
 
+def test_latest_as_editors_write_it(tmp_path: Path) -> None:
+    """The message above asks people to write it."""
+    first = checkpoint(tmp_path, 3)
+    for content in (b"\xef\xbb\xbfstep_00000003\r\n", b"step_00000003", b"  step_00000003\n\n"):
+        (tmp_path / "latest").write_bytes(content)
+        assert folders.latest(tmp_path) == first
+    for content, words in ((b"", "latest names nothing"), ("step".encode("utf-16"), "latest is UTF-16")):
+        (tmp_path / "latest").write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            folders.latest(tmp_path)
+
+
 def test_resolve(tmp_path: Path) -> None:
     first, second = checkpoint(tmp_path, 3), checkpoint(tmp_path, 6)
     assert folders.resolve(str(tmp_path)) == second
