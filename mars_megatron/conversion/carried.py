@@ -11,6 +11,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.formats import Opened
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
+from mars_megatron.tokenizers.text import check_table
 
 # Where a copy lies beside a checkpoint.
 _FOLDERS = {"text_tokenizer": "tokenizer", "image_tokenizer": "image_tokenizer"}
@@ -34,6 +35,36 @@ def take_tokenizers(config: RunConfig, text: Path | None, image: Path | None, st
         copy_image_tokenizer(image, staging / "image_tokenizer")
         data = replace(data, image_tokenizer=str(target / "image_tokenizer"))
     return replace(config, data=data)
+
+
+def check_text_tokenizer(place: Path, text_size: int, path: str | Path) -> None:
+    """Refuse the text tokenizer of a start checkpoint if it does not fit, and warn of what it leaves to the user.
+
+    Args:
+        place: Where it lies for now.
+        text_size: Rows of the language model's table.
+        path: Where it lies for the user.
+
+    Raises:
+        ValueError: Texts make ids that the table has no row for.
+    """
+    tokenizer = load_text_tokenizer(place)
+    check_table(tokenizer, text_size, path)
+    if tokenizer.size > text_size:
+        beyond = sorted(tokenizer.tokens_from(text_size).items(), key=lambda item: item[1])
+        warnings.warn(
+            f"text tokenizer {path} has {tokenizer.size} ids, the language model {text_size} rows. That is accepted: what "
+            f"lies beyond is special tokens alone, which no text makes ({', '.join(map(repr, dict(beyond[:5])))}"
+            f"{', ...' if len(beyond) > 5 else ''})",
+            stacklevel=2,
+        )
+    if tokenizer.wants_bos:
+        warnings.warn(
+            f"text tokenizer {path} puts its bos_token (id {tokenizer.bos_id}) in front of every text, and the language "
+            "model expects it there. Captions, texts and prompts begin without it here, in training and in sampling alike: "
+            "the frozen text expert sees other first tokens than it was trained with",
+            stacklevel=2,
+        )
 
 
 def find_tokenizer(opened: Opened, setting: str) -> str:

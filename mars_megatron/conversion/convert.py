@@ -18,7 +18,7 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
-from mars_megatron.conversion.carried import find_tokenizer, take_tokenizers
+from mars_megatron.conversion.carried import check_text_tokenizer, find_tokenizer, take_tokenizers
 from mars_megatron.conversion.formats import (
     NOT_OF_THE_SOURCE,
     Format,
@@ -86,6 +86,10 @@ def init_from_hf(
         config = take_tokenizers(
             config, text_tokenizer, Path(image_tokenizer) if image_tokenizer else None, folder, target
         )
+        if config.data.text_tokenizer:
+            named = Path(config.data.text_tokenizer)
+            place = folder / named.name if named.parent == target else named  # the copy is not at its place yet
+            check_text_tokenizer(place, config.vocabulary.text_size, text_tokenizer or named)
         checkpoint = write_checkpoint(folder, config, 0, as_parameters(parts, config), progress=progress)
         (folder / SETTINGS).write_text(_settings(config), encoding="utf-8")
     return target / checkpoint.name

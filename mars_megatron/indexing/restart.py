@@ -14,6 +14,7 @@ from mars_megatron.data.manifest import Manifest, SourceInfo
 from mars_megatron.indexing.index_reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
 from mars_megatron.indexing.sources.inputs import InputShard
+from mars_megatron.tokenizers.former import first_difference
 
 _REPLACE = "give another output, or --overwrite to replace it"
 
@@ -76,6 +77,8 @@ def _difference(manifest: Manifest, shards: list[InputShard], recipe: Recipe) ->
             return f"was made with {name} {made.get(name)!r}, not {wanted.get(name)!r}"
     if manifest.text_tokenizer.fingerprint != recipe.text_tokenizer.fingerprint:
         return f"was made with another text tokenizer ({manifest.text_tokenizer.path})"
+    if not manifest.text_tokenizer.content and first_difference(recipe.text_tokenizer.path) is not None:
+        return "has ids of a former version, which read the text tokenizer in another way than its file says"
     image = recipe.image_tokenizer
     if manifest.image_tokenizer is not None and (
         image is None or manifest.image_tokenizer.fingerprint != image.fingerprint

@@ -8,7 +8,7 @@ from pathlib import Path
 from mars_megatron.tokenizers.fingerprint import IMAGE_PATTERNS, TEXT_PATTERNS, tokenizer_files
 
 # Says nothing about ids, so it is no part of a fingerprint.
-_CHAT_TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
@@ -18,7 +18,7 @@ def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
         ValueError: There are none.
     """
     files = tokenizer_files(Path(source), TEXT_PATTERNS, "text tokenizer")
-    _copy([*files, *Path(source).glob(_CHAT_TEMPLATE)], Path(target))
+    _copy([*files, *Path(source).glob(CHAT_TEMPLATE)], Path(target))
 
 
 def copy_image_tokenizer(source: str | Path, target: str | Path) -> None:
