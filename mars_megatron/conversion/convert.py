@@ -31,6 +31,7 @@ from mars_megatron.conversion.parts import ConvertedParts, StartParts, as_parame
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.conversion.staging import staged
 from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.former import warn_of_former_checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -134,13 +135,15 @@ def export_hf(
         )
     parts = _as_dtype(opened.parts, dtype)
     target = Path(target)
+    text_tokenizer = text_tokenizer or find_tokenizer(opened, "text_tokenizer")
+    warn_of_former_checkpoint(opened.path, text_tokenizer)
     with staged(target) as folder:
         write_companions(
             folder,
             opened.config,
             step=opened.step,
             dtype=_NAMES[_common_dtype(parts, opened.path)],
-            text_tokenizer=text_tokenizer or find_tokenizer(opened, "text_tokenizer"),
+            text_tokenizer=text_tokenizer,
             image_tokenizer=image_tokenizer or find_tokenizer(opened, "image_tokenizer"),
         )
         write_folder(folder, as_parts(parts), max_shard_size, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from mars_megatron.config.parser import override
 from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
+from mars_megatron.tokenizers.former import warn_of_former_checkpoint
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -63,6 +65,7 @@ def load_for_inference(
     if tensor < 1 or world_size() % tensor:
         raise ValueError(f"tensor is {tensor}; accepted: a divisor of the number of ranks, which is {world_size()}")
     config = config_for_inference(folder, overrides, tensor, device)
+    only_on_rank_0(partial(warn_of_former_checkpoint, folder, config.data.text_tokenizer))
     groups = groups or initialize_parallel(config.parallel, config.training.seed)
     (model,) = build_model(config, groups, initialize=False)
     load_model(folder, config, groups, [model])

@@ -72,6 +72,7 @@ def write_companions(
         dtype=DTYPES[dtype],
         has_text=bool(text_tokenizer),
         has_images=bool(image_tokenizer),
+        needs_sentencepiece=(folder / "tokenizer.model").exists(),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

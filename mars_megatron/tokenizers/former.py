@@ -1,15 +1,18 @@
 """Whether the former way of reading a tokenizer folder, by a class of transformers, gave the ids of its file.
 
-Indices made in that way do not say how they were read (`TextTokenizerInfo.content` is empty).
+Indices made in that way do not say how they were read (`TextTokenizerInfo.content` is empty), and checkpoints trained on
+them have no record of their tokenizers.
 """
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
 from mars_megatron.tokenizers.text import load_text_tokenizer
 
+_RECORD = "tokenizers.json"  # of a checkpoint's tokenizers
 # What classes and files have been seen to differ in: spaces, digits, case, normal forms, line breaks, whole words.
 _PROBES = (
     "a red square, with 12345 blue circles.",
@@ -45,3 +48,21 @@ def first_difference(path: str) -> str | None:
         if former.encode(text, add_special_tokens=False, split_special_tokens=True) != tokenizer.encode(text):
             return text
     return None
+
+
+def warn_of_former_checkpoint(folder: Path, path: str) -> None:
+    """Say that a checkpoint was trained on other ids than its text tokenizer gives now.
+
+    Args:
+        folder: The checkpoint.
+        path: Its text tokenizer; may be empty or lead nowhere.
+    """
+    if not Path(path or "-").is_dir() or (folder / _RECORD).exists():
+        return
+    text = first_difference(path)
+    if text is not None:
+        warnings.warn(
+            f"{folder} was trained by a former version, which read {path} by a class of transformers: of {text!r} that "
+            "makes other ids than the file of the tokenizer, which is read now. Build the index again and train on",
+            stacklevel=2,
+        )
