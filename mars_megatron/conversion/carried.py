@@ -53,16 +53,16 @@ def check_text_tokenizer(place: Path, text_size: int, path: str | Path) -> None:
     if tokenizer.size > text_size:
         beyond = sorted(tokenizer.tokens_from(text_size).items(), key=lambda item: item[1])
         warnings.warn(
-            f"text tokenizer {path} has {tokenizer.size} ids, the language model {text_size} rows. That is accepted: what "
-            f"lies beyond is special tokens alone, which no text makes ({', '.join(map(repr, dict(beyond[:5])))}"
+            f"text tokenizer {path} has {tokenizer.size} ids, the language model {text_size} rows. That is accepted: "
+            f"what lies beyond is special tokens alone, which no text makes ({', '.join(map(repr, dict(beyond[:5])))}"
             f"{', ...' if len(beyond) > 5 else ''})",
             stacklevel=2,
         )
     if tokenizer.wants_bos:
         warnings.warn(
-            f"text tokenizer {path} puts its bos_token (id {tokenizer.bos_id}) in front of every text, and the language "
-            "model expects it there. Captions, texts and prompts begin without it here, in training and in sampling alike: "
-            "the frozen text expert sees other first tokens than it was trained with",
+            f"text tokenizer {path} puts its bos_token (id {tokenizer.bos_id}) in front of every text, and the "
+            "language model expects it there. Captions, texts and prompts begin without it here, in training and in "
+            "sampling alike: the frozen text expert sees other first tokens than it was trained with",
             stacklevel=2,
         )
 

@@ -136,7 +136,8 @@ def export_hf(
     parts = _as_dtype(opened.parts, dtype)
     target = Path(target)
     text_tokenizer = text_tokenizer or find_tokenizer(opened, "text_tokenizer")
-    warn_of_former_checkpoint(opened.path, text_tokenizer)
+    if opened.step:
+        warn_of_former_checkpoint(opened.path, text_tokenizer)
     with staged(target) as folder:
         write_companions(
             folder,

@@ -11,7 +11,7 @@ from mars_megatron.data.blend import corpora_of, longest_sample, validation_corp
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers.fingerprint import image_fingerprint
-from mars_megatron.tokenizers.former import first_difference
+from mars_megatron.tokenizers.former import first_difference, where_made
 from mars_megatron.tokenizers.text import check_table, is_same, load_text_tokenizer
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
@@ -58,7 +58,7 @@ def _check_text(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None
         )
     path = configured or text.path
     if not text.content:
-        _check_reading(store, path)
+        _check_reading(store, where_made(text.path, text.fingerprint, path))
     if text.size > vocabulary.text_size:
         try:  # of what lies beyond the table texts may make nothing
             check_table(load_text_tokenizer(path), vocabulary.text_size)
@@ -74,16 +74,16 @@ def _check_reading(store: Store, path: str) -> None:
     if not Path(path).exists():
         if not path.endswith(".model"):
             warnings.warn(
-                f"{store.prefix} was made by a former version with the text tokenizer {path}, which is not there: whether "
-                "its ids are those of the tokenizer's file is not known; data.text_tokenizer can name it",
+                f"{store.prefix} was made by a former version with the text tokenizer {path}, which is not there: "
+                "whether its ids are those of the tokenizer's file is not known; data.text_tokenizer can name it",
                 stacklevel=2,
             )
         return
     text = first_difference(path)
     if text is not None:
         raise ValueError(
-            f"{store.prefix} was made by a former version, which read {path} by a class of transformers: of {text!r} that "
-            "makes other ids than the file of the tokenizer does; build the index again"
+            f"{store.prefix} was made by a former version, which read {path} by a class of transformers: of {text!r} "
+            "that makes other ids than the file of the tokenizer does; build the index again"
         )
 
 

@@ -71,10 +71,9 @@ class MarsSentencePieceTokenizer(PreTrainedTokenizer):
         if skip_special_tokens:
             ids = [number for number in ids if self._is_text(number) or not self._is_special(number)]
         texts = []
-        for is_text, run in groupby(ids, self._is_text):
-            texts.append(
-                self._processor.decode(list(run)) if is_text else "".join(self.convert_ids_to_tokens(list(run)))
-            )
+        for is_text, group in groupby(ids, self._is_text):
+            run = list(group)
+            texts.append(self._processor.decode(run) if is_text else "".join(self.convert_ids_to_tokens(run)))
         return "".join(texts)
 
     def _is_text(self, number: int) -> bool:

@@ -1,7 +1,7 @@
 """Whether the former way of reading a tokenizer folder, by a class of transformers, gave the ids of its file.
 
-Indices made in that way do not say how they were read (`TextTokenizerInfo.content` is empty), and checkpoints trained on
-them have no record of their tokenizers.
+Indices made in that way do not say how they were read (`TextTokenizerInfo.content` is empty), and checkpoints trained
+on them have no record of their tokenizers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 
+from mars_megatron.tokenizers.fingerprint import text_fingerprint
 from mars_megatron.tokenizers.text import load_text_tokenizer
+from mars_megatron.tokenizers.text_files import TOKENIZER_JSON, deciding_file, read_table, special_names
 
 _RECORD = "tokenizers.json"  # of a checkpoint's tokenizers
 # What classes and files have been seen to differ in: spaces, digits, case, normal forms, line breaks, whole words.
@@ -28,6 +30,20 @@ _PROBES = (
 )
 
 
+def where_made(said: str, fingerprint: str, now: str) -> str:
+    """Where the tokenizer of an index lies as the index found it, with what lay beside it and decided too; or `now`.
+
+    Args:
+        said: Where it lay.
+        fingerprint: Of the tokenizer.
+        now: Where it lies now.
+    """
+    try:
+        return said if Path(said).is_dir() and text_fingerprint(said) == fingerprint else now
+    except ValueError:  # something else lies there
+        return now
+
+
 @lru_cache(maxsize=8)
 def first_difference(path: str) -> str | None:
     """A text of which a class of transformers makes other ids than the file of a tokenizer folder; None: there is none.
@@ -35,7 +51,13 @@ def first_difference(path: str) -> str | None:
     Raises:
         ValueError: The path does not exist, or cannot be read in one of both ways.
     """
-    if not Path(path).is_dir():  # a SentencePiece model was always read as it is
+    folder = Path(path)
+    if not folder.is_dir():  # a SentencePiece model was always read as it is
+        return None
+    try:
+        file = deciding_file(folder)
+    except ValueError as error:  # then the class is all there is
+        warnings.warn(f"whether an index has the ids of its text tokenizer cannot be told: {error}", stacklevel=2)
         return None
     tokenizer = load_text_tokenizer(path)
     from transformers import AutoTokenizer  # slow
@@ -43,8 +65,12 @@ def first_difference(path: str) -> str | None:
     try:
         former = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"text tokenizer {path} cannot be read by AutoTokenizer, as it was formerly: {error}") from error
-    for text in _PROBES:
+        raise ValueError(
+            f"text tokenizer {path} cannot be read by AutoTokenizer, as it was formerly: {error}"
+        ) from error
+    added = read_table(file).get("added_tokens", []) if file.name == TOKENIZER_JSON else []
+    spelt = [*special_names(folder).values(), *(token["content"] for token in added)]
+    for text in (*_PROBES, " a ".join(spelt)):
         if former.encode(text, add_special_tokens=False, split_special_tokens=True) != tokenizer.encode(text):
             return text
     return None

@@ -34,7 +34,7 @@ class TextTokenizer(Protocol):
         fingerprint: sha256 of the file, or of the tokenizer files of a folder.
         content: sha256 of what decides the ids alone: the file, eos_id and bos_id. The same in every copy.
         size: Every id, of special tokens too, lies in [0, size).
-        rows: What a text makes, eos_id and bos_id lie in [0, rows): the fewest rows that a table of embeddings must have.
+        rows: What a text makes, eos_id and bos_id lie in [0, rows): the fewest rows of a table of embeddings.
         eos_id: End of text.
         bos_id: Begin of text, if there is one. Nothing puts it in front of a text.
         wants_bos: The files say that the language model expects bos_id in front of every text.
@@ -72,8 +72,8 @@ class SentencePieceTokenizer:
 
     Args:
         path: The .model file, or a folder with one. Tokens that a folder adds to the pieces (added_tokens.json,
-            added_tokens_decoder of tokenizer_config.json) have ids, and may be its eos_token or bos_token; no text makes
-            them.
+            added_tokens_decoder of tokenizer_config.json) have ids, and may be its eos_token or bos_token; no text
+            makes them.
 
     Raises:
         ValueError: The file is no SentencePiece model, or there is no end-of-text id.
@@ -135,8 +135,9 @@ class SentencePieceTokenizer:
     def decode(self, ids: list[int]) -> str:
         known = [number for number in ids if number < self._num_pieces or number in self._plain]
         texts = []
-        for is_piece, run in groupby(known, lambda number: number < self._num_pieces):
-            texts.append(self._processor.decode(list(run)) if is_piece else "".join(self._plain[number] for number in run))
+        for is_piece, group in groupby(known, lambda number: number < self._num_pieces):
+            run = list(group)
+            texts.append(self._processor.decode(run) if is_piece else "".join(self._plain[number] for number in run))
         return "".join(texts)
 
     def tokens_from(self, first: int) -> dict[str, int]:
@@ -147,12 +148,13 @@ class SentencePieceTokenizer:
 class JsonTokenizer:
     """The tokenizer.json of a folder, as the tokenizers library reads it.
 
-    What it stores of cutting and filling up texts, and of tokens around them, is left out. Added tokens that it does not
-    mark as special are found in texts, as it says.
+    What it stores of cutting and filling up texts, and of tokens around them, is left out. Added tokens that it does
+    not mark as special are found in texts, as it says.
 
     Args:
-        path: The folder. tokenizer_config.json and special_tokens_map.json say which tokens are eos_token and bos_token,
-            nothing else.
+        path: The folder. tokenizer_config.json and special_tokens_map.json say which tokens are eos_token and
+            bos_token, nothing else. Where neither names an eos_token it is </s> or <|endoftext|>, if the file has one
+            of them.
 
     Raises:
         ValueError: The file cannot be read or draws its ids at random, or there is no end-of-text id.
@@ -167,13 +169,17 @@ class JsonTokenizer:
         except Exception as error:  # the library raises nothing more special
             raise ValueError(f"text tokenizer {self.file} cannot be read by the tokenizers library: {error}") from error
         if getattr(self._tokenizer.model, "dropout", None):
-            raise ValueError(f"{self.file}: model.dropout is {self._tokenizer.model.dropout}; set it to null, or a text "
-                             "has other ids every time")  # fmt: skip
+            raise ValueError(
+                f"{self.file}: model.dropout is {self._tokenizer.model.dropout}; set it to null, or a text has other "
+                "ids every time"
+            )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # as text
         self.size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         names = special_names(Path(path))
+        if "eos_token" not in names and len(ends := self._usual_ends()) == 1:
+            names["eos_token"] = ends[0]
         ids = {name: self._tokenizer.token_to_id(token) for name, token in names.items()}
         eos_id, self.bos_id = ids.get("eos_token"), ids.get("bos_token")
         if eos_id is None:
@@ -182,6 +188,11 @@ class JsonTokenizer:
         self._named = {number for number in ids.values() if number is not None}
         wants = says_bos(Path(path))
         self.wants_bos = self.bos_id is not None and (self._puts_bos() if wants is None else wants)
+
+    def _usual_ends(self) -> list[str]:
+        """Special tokens that classes of transformers take for the end where nothing is said (GPT-2's, Llama's)."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special and token.content in ("<|endoftext|>", "</s>")]
 
     def _puts_bos(self) -> bool:
         return self.bos_id in self._tokenizer.encode("", add_special_tokens=True).ids
@@ -268,10 +279,10 @@ def check_table(tokenizer: TextTokenizer, text_size: int, path: str | Path = "")
     named = ", ".join(f"{token!r} ({number})" for token, number in sorted(beyond.items(), key=lambda item: item[1])[:5])
     more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
     raise ValueError(
-        f"text tokenizer {path or tokenizer.path}: texts, eos_token or bos_token make {tokenizer.rows} ids; accepted: at "
-        f"most {text_size}, the rows of the text table (vocabulary.text_size). Beyond it lie {named}{more}. Give the "
-        f"language model these rows (model.resize_token_embeddings({tokenizer.size}) and save_pretrained), or take the "
-        f"tokens out of {tokenizer.file.name}"
+        f"text tokenizer {path or tokenizer.path}: texts, eos_token or bos_token make {tokenizer.rows} ids; accepted: "
+        f"at most {text_size}, the rows of the text table (vocabulary.text_size). Beyond it lie {named}{more}. Give "
+        f"the language model these rows (model.resize_token_embeddings({tokenizer.size}) and save_pretrained), or take "
+        f"the tokens out of {tokenizer.file.name}"
     )
 
 
@@ -289,7 +300,7 @@ def _no_sentencepiece(file: Path, error: Exception) -> str:
         first = opened.read(200).split(b"\n")[0].split()
     if len(first) == 2 and first[1] == b"0":  # a string in base 64 and its rank
         return (
-            f"text tokenizer {file} is a file of tiktoken, not a SentencePiece model, and does not say how a text is cut; "
-            "give the folder of the same model that has a tokenizer.json"
+            f"text tokenizer {file} is a file of tiktoken, not a SentencePiece model, and does not say how a text is "
+            "cut; give the folder of the same model that has a tokenizer.json"
         )
     return f"text tokenizer {file} is not a SentencePiece model: {error}"

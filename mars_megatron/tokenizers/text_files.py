@@ -12,21 +12,24 @@ NAMES = ("eos_token", "bos_token", "unk_token", "pad_token", "sep_token", "cls_t
 # Classes of transformers that put a begin token in front where nothing says whether they shall.
 _BEGINNERS = ("LlamaTokenizer", "LLaMATokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
 _RESAVE = (
-    "save it as one with transformers (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)), see that its ids are "
-    "those of the language model, and give NEW"
+    "save it as one with transformers (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)), see that its ids "
+    "are those of the language model, and give NEW"
 )
 # What lies in a folder that has neither file, in this order, and what to do.
 _OTHER_KINDS = (
     (
         "qwen.tiktoken",
-        "the original Qwen's; tools/convert_checkpoint.py init-from-hf makes a tokenizer.json of it, in TARGET/tokenizer",
+        "the original Qwen's; tools/convert_checkpoint.py init-from-hf makes a tokenizer.json of it (TARGET/tokenizer)",
     ),
     ("tekken.json", f"Mistral's; {_RESAVE}"),
     ("*.tiktoken", f"which does not say how a text is cut; {_RESAVE}"),
     ("vocab.json", f"which does not say how a text is cut; {_RESAVE}"),
     ("merges.txt", f"which does not say how a text is cut; {_RESAVE}"),
     ("vocab.txt", f"which does not say how a text is cut; {_RESAVE}"),
-    ("tokenization_*.py", f"code of its own, which is not run here; {_RESAVE} (with trust_remote_code, if you trust it)"),
+    (
+        "tokenization_*.py",
+        f"code of its own, which is not run here; {_RESAVE} (with trust_remote_code, if you trust it)",
+    ),
 )
 
 

@@ -98,7 +98,9 @@ def numbers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def test_torch_transformers_safetensors_and_sentencepiece_are_enough(exported: Exported, numbers: Path, tmp_path: Path) -> None:
+def test_torch_transformers_safetensors_and_sentencepiece_are_enough(
+    exported: Exported, numbers: Path, tmp_path: Path
+) -> None:
     site = clean_environment.make(tmp_path, ["torch", "transformers", "safetensors", "sentencepiece"])
     result = clean_environment.run(site, _ALONE, ",".join(ABSENT), exported.folder, numbers)
     assert result.returncode == 0 and result.stdout.strip().endswith("fine"), result.stderr

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer
 
 from mars_megatron.config.schema import RunConfig, VocabularyConfig
@@ -30,10 +32,10 @@ root = Path(sys.argv[1])
 lines, wanted = json.loads((root / "wanted.json").read_text())
 for name, (ids, eos_id) in wanted.items():
     tokenizer = AutoTokenizer.from_pretrained(root / name, trust_remote_code=True)
-    settings = {"add_special_tokens": False, "split_special_tokens": True}
+    options = {"add_special_tokens": False, "split_special_tokens": True}
     assert tokenizer.eos_token_id == eos_id, name
-    assert [tokenizer.encode(line, **settings) for line in lines] == ids, name
-    assert tokenizer(lines[:99], **settings)["input_ids"] == ids[:99], name
+    assert [tokenizer.encode(line, **options) for line in lines] == ids, name
+    assert tokenizer(lines[:99], **options)["input_ids"] == ids[:99], name
     processor = AutoProcessor.from_pretrained(root / name, trust_remote_code=True)
     assert processor.encode_text(lines[::5]) == ids[::5], name
 print("fine")
@@ -75,12 +77,13 @@ def test_texts_and_names(exported: Path, tmp_path: Path, name: str) -> None:
     for line in LINES[::20]:
         ids = [*ends, *ours.encode(line), ours.eos_id]
         assert tokenizer.decode(ids, skip_special_tokens=True) == ours.decode(ids)
-    assert tokenizer.batch_decode([ours.encode("a red")] * 2, skip_special_tokens=True) == [ours.decode(ours.encode("a red"))] * 2
+    ids = ours.encode("a red")
+    assert tokenizer.batch_decode([ids, ids], skip_special_tokens=True) == [ours.decode(ids)] * 2
     tokenizer.save_pretrained(tmp_path / "saved")
     again = AutoTokenizer.from_pretrained(tmp_path / "saved", trust_remote_code=True)
     for line in LINES[::50]:
-        settings = {"add_special_tokens": False, "split_special_tokens": True}
-        assert again.encode(line, **settings) == ours.encode(line)
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        assert again.encode(line, **options) == ours.encode(line)
 
 
 def test_an_exported_folder_is_a_tokenizer_again(exported: Path) -> None:
@@ -104,14 +107,33 @@ def test_no_code_is_needed_where_a_class_of_transformers_will_do(exported: Path)
             )[0]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["sp unigram", "sp llama", "sp symbols", "yi", "deepseek"])
+def test_any_text_at_all(exported: Path, name: str) -> None:
+    source = exported / "sources" / name
+    source = source if name in look_alikes.JSON else source / "text.model"
+    tokenizer = AutoTokenizer.from_pretrained(exported / name, trust_remote_code=True)
+    ours = load_text_tokenizer(source)
+    words = st.sampled_from([*look_alikes.SPELT, " ", "  ", "▁", "ｶﾞ", "\u1112\u1161\u11ab", "aa", "\t"]) | st.text()
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(words, max_size=8).map("".join))
+    def check(text: str) -> None:
+        (wanted,) = look_alikes.reference(source, [text])
+        assert tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) == wanted
+        assert ours.encode(text) == ours.encode_batch(["x", text])[1] == wanted
+        assert tokenizer.decode(wanted, skip_special_tokens=True) == ours.decode(wanted)
+
+    check()
+
+
 def test_chats_go_on_working(exported: Path, tmp_path: Path) -> None:
     source = shutil.copytree(exported / "sources" / "qwen2", tmp_path / "source")
     messages = [{"role": "user", "content": "a red square <think>"}]
     for as_file in (False, True):
         if as_file:
-            settings = json.loads((source / "tokenizer_config.json").read_text())
-            (source / "chat_template.jinja").write_text(settings.pop("chat_template") + "!")
-            (source / "tokenizer_config.json").write_text(json.dumps(settings))
+            values = json.loads((source / "tokenizer_config.json").read_text())
+            (source / "chat_template.jinja").write_text(values.pop("chat_template") + "!")
+            (source / "tokenizer_config.json").write_text(json.dumps(values))
         (tmp_path / f"{as_file}").mkdir()
         write_text_tokenizer(source, tmp_path / f"{as_file}", SIZE)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / f"{as_file}")
@@ -129,9 +151,16 @@ def test_tokens_behind_the_pieces(exported: Path, tmp_path: Path) -> None:
     model = exported / "sources" / "sp unigram" / "text.model"
     shutil.copy(model, folder / "tokenizer.model")
     size = sentencepiece.SentencePieceProcessor(model_file=str(model)).vocab_size()
-    added = {str(size): {"content": "<|im_end|>", "special": True}, str(size + 2): {"content": "<tool>", "special": False}}
-    settings = {"eos_token": "<|im_end|>", "added_tokens_decoder": added, "chat_template": "{{ messages[0].content }}<|im_end|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    added = {
+        str(size): {"content": "<|im_end|>", "special": True},
+        str(size + 2): {"content": "<tool>", "special": False},
+    }
+    values = {
+        "eos_token": "<|im_end|>",
+        "added_tokens_decoder": added,
+        "chat_template": "{{ messages[0].content }}<|im_end|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
     (tmp_path / "out").mkdir()
     write_text_tokenizer(folder, tmp_path / "out", SIZE)
     ours = load_text_tokenizer(folder)
@@ -150,9 +179,9 @@ def test_tokens_behind_the_pieces(exported: Path, tmp_path: Path) -> None:
 
 def test_what_fills_up_batches_has_a_row(exported: Path, tmp_path: Path) -> None:
     source = exported / "sources" / "smollm"
-    settings = json.loads((source / "tokenizer_config.json").read_text())
+    values = json.loads((source / "tokenizer_config.json").read_text())
     folder = shutil.copytree(source, tmp_path / "source")
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "<|im_end|>", "eos_token": "!"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**values, "pad_token": "<|im_end|>", "eos_token": "!"}))
     ours = load_text_tokenizer(folder)
     (tmp_path / "out").mkdir()
     for text_size, wanted in ((ours.size, ours.size - 1), (ours.size - 1, ours.eos_id)):

@@ -15,13 +15,15 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 _WORDS = (
     "a red square and two blue circles with 12345 dots 3.14 2024-05-06 don't I'LL Naïve café ÜBER straße seventeen "
-    "красный квадрат и синий круг ελληνικά γράμματα مربع أحمر עברית हिन्दी लाल สี่เหลี่ยม 한국어 사각형 Tiếng Việt አማርኛ "
-    "一个红色方块 两个蓝色圆圈 繁體中文 赤い四角 カタカナ ﾊﾝｶｸ ｶﾞｷﾞ ＦＵＬＬ ｗｉｄｔｈ １２３ ①② ﬁne ㍿ e\u0301 o\u0308 \u1112\u1161\u11ab "
-    "😀 👨‍👩‍👧 🇩🇪 ☃ 𝔘𝔫𝔦 ½ € x=1; {code} [x] # C++ https://example.org/?a=1&b=2 aaaa 0000000 !!!! ... — “q” ▁ \u200b \u00a0"
+    "красный квадрат и синий круг ελληνικά γράμματα مربع أحمر עברית हिन्दी लाल สี่เหลี่ยม 한국어 사각형 "
+    "Tiếng Việt አማርኛ 一个红色方块 两个蓝色圆圈 繁體中文 赤い四角 カタカナ ﾊﾝｶｸ ｶﾞｷﾞ ＦＵＬＬ ｗｉｄｔｈ １２３ ①② ﬁne ㍿ "
+    "e\u0301 o\u0308 \u1112\u1161\u11ab 😀 👨‍👩‍👧 🇩🇪 ☃ 𝔘𝔫𝔦 ½ € x=1; {code} [x] # C++ https://example.org/?a=1&b=2 "
+    "aaaa 0000000 !!!! ... — “q” ▁ \u200b \u00a0"
 ).split(" ")
 SPELT = (
     "<s> </s> <unk> <pad> <bos> <eos> <|endoftext|> <|startoftext|> <|im_start|> <|im_end|> <|begin_of_text|> "
-    "<|end_of_text|> <|eot_id|> <think> </think> <tool_call> <start_of_turn> [INST] <｜end▁of▁sentence｜> <｜User｜> <0x41>"
+    "<|end_of_text|> <|eot_id|> <think> </think> <tool_call> <start_of_turn> [INST] "
+    "<｜end▁of▁sentence｜> <｜User｜> <0x41>"
 ).split(" ")
 
 
@@ -29,18 +31,21 @@ def lines(count: int = 2000) -> list[str]:
     """Texts with double and outer spaces, tabs, other line breaks, and special and chat tokens spelt out."""
     rng = random.Random(0)
     gaps = [" "] * 12 + ["  ", "   ", "\t", "", "", "\u3000", " \t "]
-    texts = []
-    for number in range(count):
-        words = rng.choices([*_WORDS, *(rng.choices(SPELT, k=8) if number % 3 == 0 else [])], k=rng.randint(1, 12))
+    texts: list[str] = []
+    while len(texts) < count:
+        known = [*_WORDS, *(rng.choices(SPELT, k=8) if len(texts) % 3 == 0 else [])]
+        words = rng.choices(known, k=rng.randint(1, 12))
         words = [word if rng.random() < 0.6 else word[rng.randint(0, 2) : rng.randint(2, 9)] for word in words]
-        text = "".join(word + rng.choice(gaps) for word in words)
-        texts.append(rng.choice(["", "", " ", "  "]) + (text if number % 5 else text.rstrip()))
-    return [text for text in texts if text.strip()]
+        text = rng.choice(["", "", " ", "  "]) + "".join(word + rng.choice(gaps) for word in words)
+        text = text if rng.random() < 0.8 else text.rstrip()
+        texts += [text] if text.strip() else []
+    return texts
 
 
 _CORPUS = [" ".join(random.Random(number).choices(_WORDS[::2], k=6)) for number in range(300)]
 _GPT4 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN = _GPT4.replace("{1,3}", "")
 
@@ -77,7 +82,9 @@ def _metaspace_bpe(pieces: tuple[str, ...], *steps: Any) -> Tokenizer:
 
 
 def _special(tokenizer: Tokenizer, *tokens: str, **flags: bool) -> Tokenizer:
-    tokenizer.add_special_tokens([AddedToken(token, special=True, **{"normalized": False, **flags}) for token in tokens])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, **{"normalized": False, **flags}) for token in tokens]
+    )
     return tokenizer
 
 
@@ -156,7 +163,9 @@ def _qwen2() -> tuple[Tokenizer, dict[str, Any]]:
 
 def _deepseek() -> tuple[Tokenizer, dict[str, Any]]:
     cuts = [_split(r"\p{N}{1,3}"), _split("[一-龥぀-ゟ゠-ヿ]+"), _split(_GPT4)]
-    tokenizer = _special(_byte_level(Tokenizer(models.BPE()), *cuts), "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+    tokenizer = _special(
+        _byte_level(Tokenizer(models.BPE()), *cuts), "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+    )
     tokenizer = _plain(tokenizer, "<｜User｜>", "<think>", "</think>")
     return _starts(tokenizer, "<｜begin▁of▁sentence｜>"), {
         "tokenizer_class": "LlamaTokenizerFast",
@@ -193,7 +202,12 @@ def _unigram() -> tuple[Tokenizer, dict[str, Any]]:
     trainer = trainers.UnigramTrainer(vocab_size=800, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"],
                                       show_progress=False)  # fmt: skip
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    return tokenizer, {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return tokenizer, {
+        "tokenizer_class": "T5Tokenizer",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
 
 
 def _word_piece() -> tuple[Tokenizer, dict[str, Any]]:

@@ -76,6 +76,27 @@ def test_an_index_of_other_ids_is_not_trained_on(root: Path, tmp_path: Path, nam
     train(former(root, "neox", tmp_path / "same"), str(root / "neox") if named else "")
 
 
+def test_what_lay_beside_the_tokenizer_counts(root: Path, tmp_path: Path) -> None:
+    """The run may name a copy without the config.json, which chose the class."""
+    model = look_alikes.with_config(root / "neox", tmp_path / "model")
+    for folder in (root / "neox", model):
+        (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    build_index(root / "a.jsonl", root / "chosen_index", model, options=OPTIONS, progress=False)
+    assert first_difference(str(model)) is not None
+    index = former(root, "chosen", tmp_path / "old")
+    copy = shutil.copytree(model, tmp_path / "copy")
+    (copy / "config.json").unlink()
+    with pytest.raises(ValueError, match="build the index again"):
+        train(index, str(copy))
+
+
+def test_folders_that_are_not_read_any_more(root: Path, tmp_path: Path) -> None:
+    """Their indices have the ids of a class, and no file says otherwise."""
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.warns(UserWarning, match="vocab.json, which does not say"):
+        assert first_difference(str(tmp_path)) is None
+
+
 def test_an_index_whose_tokenizer_is_gone_is_worth_a_warning(root: Path, tmp_path: Path) -> None:
     index = former(root, "yi", tmp_path / "old")
     file = Path(f"{index}.json")
@@ -106,7 +127,9 @@ def test_a_merge_is_as_old_as_its_oldest_part(root: Path, tmp_path: Path) -> Non
             train(merged, str(root / "yi"))
 
 
-def test_checkpoints_that_do_not_name_their_tokenizer(root: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_checkpoints_that_do_not_name_their_tokenizer(
+    root: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     for path in (root / "neox", root / "text.model", "", "/gone"):
         warn_of_former_checkpoint(tmp_path, str(path))
     assert not [warning for warning in recwarn if "former" in str(warning.message)]

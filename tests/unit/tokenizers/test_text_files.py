@@ -99,6 +99,10 @@ def test_an_end_that_is_not_there(llama2: Path) -> None:
     with pytest.raises(ValueError, match="names the eos_token '<end>', which tokenizer.json does not have"):
         load_text_tokenizer(configured(llama2, eos_token="<end>"))
     configured(llama2, tokenizer_class="LlamaTokenizer")
+    assert load_text_tokenizer(llama2).eos_id == 2, "</s>, as Llama's class has it"
+    core = Tokenizer.from_file(str(llama2 / "tokenizer.json"))
+    core.add_special_tokens(["<|endoftext|>"])
+    core.save(str(llama2 / "tokenizer.json"))
     (llama2 / "generation_config.json").write_text('{"eos_token_id": 2}')
     with pytest.raises(ValueError, match=r'names no eos_token.*generation_config.json says 2, which is "</s>"'):
         load_text_tokenizer(llama2)
