@@ -54,7 +54,7 @@ def check_text_tokenizer(place: Path, text_size: int, path: str | Path) -> None:
         beyond = sorted(tokenizer.tokens_from(text_size).items(), key=lambda item: item[1])
         warnings.warn(
             f"text tokenizer {path} has {tokenizer.size} ids, the language model {text_size} rows. That is accepted: "
-            f"what lies beyond is special tokens alone, which no text makes ({', '.join(map(repr, dict(beyond[:5])))}"
+            f"no text makes the tokens beyond ({', '.join(map(repr, dict(beyond[:5])))}"
             f"{', ...' if len(beyond) > 5 else ''})",
             stacklevel=2,
         )

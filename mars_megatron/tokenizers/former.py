@@ -63,7 +63,7 @@ def first_difference(path: str) -> str | None:
     from transformers import AutoTokenizer  # slow
 
     try:
-        former = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        former = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"text tokenizer {path} cannot be read by AutoTokenizer, as it was formerly: {error}"

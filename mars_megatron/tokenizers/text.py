@@ -35,6 +35,7 @@ class TextTokenizer(Protocol):
         content: sha256 of what decides the ids alone: the file, eos_id and bos_id. The same in every copy.
         size: Every id, of special tokens too, lies in [0, size).
         rows: What a text makes, eos_id and bos_id lie in [0, rows): the fewest rows of a table of embeddings.
+        names: The tokens with a name that there are: eos_token, bos_token, unk_token, pad_token, ...
         eos_id: End of text.
         bos_id: Begin of text, if there is one. Nothing puts it in front of a text.
         wants_bos: The files say that the language model expects bos_id in front of every text.
@@ -44,6 +45,7 @@ class TextTokenizer(Protocol):
     file: Path
     fingerprint: str
     size: int
+    names: dict[str, str]
     eos_id: int
     bos_id: int | None
     wants_bos: bool
@@ -93,27 +95,31 @@ class SentencePieceTokenizer:
         self._added = {content: known for content, known in added.items() if known[0] >= self._num_pieces}
         self._plain = {number: content for content, (number, special) in self._added.items() if not special}
         self.size = max([self._num_pieces - 1, *(number for number, _ in self._added.values())]) + 1
-        names = special_names(folder) if folder else {}
-        eos_id = self._named(names.get("eos_token"), self._processor.eos_id(), "eos_token")
+        said = special_names(folder) if folder else {}
+        named = {name: (token, self._id(token)) for name, token in (self._own_names() | said).items()}
+        self.names = {name: token for name, (token, number) in named.items() if number is not None}
+        if "eos_token" in said and "eos_token" not in self.names:
+            raise ValueError(
+                f"text tokenizer {path} names the eos_token {said['eos_token']!r}, which is neither a piece of "
+                f"{self.file.name} nor an added token; name another one in {CONFIG}"
+            )
+        eos_id = named.get("eos_token", ("", None))[1]
         if eos_id is None:
             raise ValueError(f"text tokenizer {path} has no end-of-sentence id; train it with one")
         self.eos_id: int = eos_id
-        self.bos_id = self._named(names.get("bos_token"), self._processor.bos_id(), "bos_token")
+        self.bos_id = named.get("bos_token", ("", None))[1]
         self.wants_bos = bool(folder and says_bos(folder)) and self.bos_id is not None
 
-    def _named(self, token: str | None, own: int, name: str) -> int | None:
-        """The id of a token with a name; the model's own where the folder names none."""
-        if token is None:
-            return own if own >= 0 else None
+    def _own_names(self) -> dict[str, str]:
+        model = self._processor
+        own = {"unk": model.unk_id(), "bos": model.bos_id(), "eos": model.eos_id(), "pad": model.pad_id()}
+        return {f"{name}_token": model.id_to_piece(number) for name, number in own.items() if number >= 0}
+
+    def _id(self, token: str) -> int | None:
         if token in self._added:
             return self._added[token][0]
         number = self._processor.piece_to_id(token)  # that of the unknown piece where it is none
-        if self._processor.id_to_piece(number) != token:
-            raise ValueError(
-                f"text tokenizer {self.path} names the {name} {token!r}, which is neither a piece of {self.file.name} "
-                "nor an added token; name another one in tokenizer_config.json"
-            )
-        return number
+        return number if self._processor.id_to_piece(number) == token else None
 
     @property
     def content(self) -> str:
@@ -177,15 +183,16 @@ class JsonTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True  # as text
         self.size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
-        names = special_names(Path(path))
-        if "eos_token" not in names and len(ends := self._usual_ends()) == 1:
-            names["eos_token"] = ends[0]
-        ids = {name: self._tokenizer.token_to_id(token) for name, token in names.items()}
+        said = special_names(Path(path))
+        if "eos_token" not in said and len(ends := self._usual_ends()) == 1:
+            said["eos_token"] = ends[0]
+        ids = {name: self._tokenizer.token_to_id(token) for name, token in said.items()}
+        self.names = {name: token for name, token in said.items() if ids[name] is not None}
         eos_id, self.bos_id = ids.get("eos_token"), ids.get("bos_token")
         if eos_id is None:
-            raise ValueError(self._no_eos(names.get("eos_token")))
+            raise ValueError(self._no_eos(said.get("eos_token")))
         self.eos_id: int = eos_id
-        self._named = {number for number in ids.values() if number is not None}
+        self._named = set(ids.values())
         wants = says_bos(Path(path))
         self.wants_bos = self.bos_id is not None and (self._puts_bos() if wants is None else wants)
 
@@ -217,9 +224,11 @@ class JsonTokenizer:
 
     @cached_property
     def rows(self) -> int:
-        made = set(self._tokenizer.get_vocab(with_added_tokens=False).values())
         added = self._tokenizer.get_added_tokens_decoder()
-        return _rows(self, made | {number for number, token in added.items() if not token.special})
+        # The model may have special tokens among its own, for texts or not: that shows where one spells them out.
+        special = {number: token.content for number, token in added.items() if token.special}
+        made = {*self._tokenizer.get_vocab(with_added_tokens=False).values(), *added} - special.keys()
+        return _rows(self, made | {number for number, token in special.items() if number in self.encode(token)})
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -34,10 +34,10 @@ for name, (ids, eos_id) in wanted.items():
     tokenizer = AutoTokenizer.from_pretrained(root / name, trust_remote_code=True)
     options = {"add_special_tokens": False, "split_special_tokens": True}
     assert tokenizer.eos_token_id == eos_id, name
-    assert [tokenizer.encode(line, **options) for line in lines] == ids, name
-    assert tokenizer(lines[:99], **options)["input_ids"] == ids[:99], name
+    assert tokenizer(lines, **options)["input_ids"] == ids, name
+    assert [tokenizer.encode(line, **options) for line in lines[::9]] == ids[::9], name
     processor = AutoProcessor.from_pretrained(root / name, trust_remote_code=True)
-    assert processor.encode_text(lines[::5]) == ids[::5], name
+    assert processor.encode_text(lines[::9]) == ids[::9], name
 print("fine")
 """
 

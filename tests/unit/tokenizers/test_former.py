@@ -78,14 +78,12 @@ def test_an_index_of_other_ids_is_not_trained_on(root: Path, tmp_path: Path, nam
 
 def test_what_lay_beside_the_tokenizer_counts(root: Path, tmp_path: Path) -> None:
     """The run may name a copy without the config.json, which chose the class."""
-    model = look_alikes.with_config(root / "neox", tmp_path / "model")
-    for folder in (root / "neox", model):
-        (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
-    build_index(root / "a.jsonl", root / "chosen_index", model, options=OPTIONS, progress=False)
-    assert first_difference(str(model)) is not None
-    index = former(root, "chosen", tmp_path / "old")
-    copy = shutil.copytree(model, tmp_path / "copy")
-    (copy / "config.json").unlink()
+    copy = shutil.copytree(root / "neox", tmp_path / "copy")
+    (copy / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    model = look_alikes.with_config(copy, tmp_path / "model")
+    build_index(root / "a.jsonl", tmp_path / "chosen_index", model, options=OPTIONS, progress=False)
+    assert first_difference(str(copy)) is None and first_difference(str(model)) is not None
+    index = former(tmp_path, "chosen", tmp_path / "old")
     with pytest.raises(ValueError, match="build the index again"):
         train(index, str(copy))
 

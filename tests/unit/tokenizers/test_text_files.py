@@ -174,6 +174,12 @@ def test_rows_that_a_table_must_have(llama2: Path) -> None:
         check_table(load_text_tokenizer(llama2), tokenizer.size)
     configured(llama2, eos_token="<|im_end|>", bos_token="<s>")
     assert load_text_tokenizer(llama2).rows == tokenizer.size + 2
+    values = json.loads(file.read_text())
+    for token in values["added_tokens"][-2:]:
+        values["model"]["vocab"][token["content"]] = token["id"]  # as converted SentencePiece models have it
+    file.write_text(json.dumps(values))
+    configured(llama2, eos_token="</s>")
+    assert load_text_tokenizer(llama2).rows == tokenizer.size
     core.add_tokens(["<tool_call>"])
     core.save(str(file))
     configured(llama2, eos_token="</s>")
