@@ -78,7 +78,7 @@ def test_an_index_of_other_ids_is_not_trained_on(root: Path, tmp_path: Path, nam
 
 def test_what_lay_beside_the_tokenizer_counts(root: Path, tmp_path: Path) -> None:
     """The run may name a copy without the config.json, which chose the class."""
-    copy = shutil.copytree(root / "neox", tmp_path / "copy")
+    copy = shutil.copytree(root / "yi", tmp_path / "copy")
     (copy / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
     model = look_alikes.with_config(copy, tmp_path / "model")
     build_index(root / "a.jsonl", tmp_path / "chosen_index", model, options=OPTIONS, progress=False)
