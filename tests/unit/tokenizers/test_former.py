@@ -80,7 +80,7 @@ def test_what_lay_beside_the_tokenizer_counts(root: Path, tmp_path: Path) -> Non
     """The run may name a copy without the config.json, which chose the class."""
     copy = shutil.copytree(root / "yi", tmp_path / "copy")
     (copy / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
-    model = look_alikes.with_config(copy, tmp_path / "model")
+    model = look_alikes.with_config(copy, tmp_path / "model", "qwen2")
     build_index(root / "a.jsonl", tmp_path / "chosen_index", model, options=OPTIONS, progress=False)
     assert first_difference(str(copy)) is None and first_difference(str(model)) is not None
     index = former(tmp_path, "chosen", tmp_path / "old")
