@@ -11,7 +11,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.formats import Opened
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
-from mars_megatron.tokenizers.text import check_table
+from mars_megatron.tokenizers.text_checks import check_table
 
 # Where a copy lies beside a checkpoint.
 _FOLDERS = {"text_tokenizer": "tokenizer", "image_tokenizer": "image_tokenizer"}

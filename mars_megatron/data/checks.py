@@ -12,7 +12,8 @@ from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers.fingerprint import image_fingerprint
 from mars_megatron.tokenizers.former import first_difference, where_made
-from mars_megatron.tokenizers.text import check_table, is_same, load_text_tokenizer
+from mars_megatron.tokenizers.text import load_text_tokenizer
+from mars_megatron.tokenizers.text_checks import check_table, is_same
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -39,8 +40,7 @@ def _check_same(kind: str, stores: Sequence[Store]) -> None:
     made = [(store, info) for store, info in infos if info is not None]
     for store, info in made[1:]:
         first, others = made[0]
-        same_file = kind == "text_tokenizer" and info.content and info.content == others.content
-        if info.fingerprint != others.fingerprint and not same_file:
+        if info.fingerprint != others.fingerprint:
             raise ValueError(
                 f"{store.prefix} was made with the {kind.replace('_', ' ')} {info.path}, {first.prefix} with another "
                 f"one ({others.path}); index one of them again"
@@ -57,7 +57,7 @@ def _check_text(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None
             f"one ({text.path}, see {manifest}); index again or set the tokenizer it was made with"
         )
     path = configured or text.path
-    if not text.content:
+    if path and not text.content:
         _check_reading(store, where_made(text.path, text.fingerprint, path))
     if text.size > vocabulary.text_size:
         try:  # of what lies beyond the table texts may make nothing

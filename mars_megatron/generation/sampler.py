@@ -19,7 +19,7 @@ from mars_megatron.generation.super_resolution import upscale
 from mars_megatron.generation.text import generate_text
 from mars_megatron.huggingface.sampling_mars import image_numbers
 from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.text import check_table
+from mars_megatron.tokenizers.text_checks import check_table
 
 
 class Sampler:

@@ -14,7 +14,7 @@ from mars_megatron.huggingface.model_card import model_card
 from mars_megatron.huggingface.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer
-from mars_megatron.tokenizers.text import check_table
+from mars_megatron.tokenizers.text_checks import check_table
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 IMAGE_TOKENIZER = "image_tokenizer"

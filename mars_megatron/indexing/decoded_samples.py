@@ -225,8 +225,7 @@ def _open_text_tokenizer(index: OpenedIndex, path: str | Path | None) -> TextTok
     info = index.manifest.text_tokenizer
     _must_be_there(index, "text", info.path, path)
     tokenizer = load_text_tokenizer(path or info.path)
-    if not info.content or tokenizer.content != info.content:
-        _same_fingerprint(index, "text", tokenizer.path, tokenizer.fingerprint, info.fingerprint)
+    _same_fingerprint(index, "text", tokenizer.path, tokenizer.fingerprint, info.fingerprint)
     return tokenizer
 
 

@@ -39,7 +39,7 @@ def where_made(said: str, fingerprint: str, now: str) -> str:
         now: Where it lies now.
     """
     try:
-        return said if Path(said).is_dir() and text_fingerprint(said) == fingerprint else now
+        return said if said and Path(said).is_dir() and text_fingerprint(said) == fingerprint else now
     except ValueError:  # something else lies there
         return now
 

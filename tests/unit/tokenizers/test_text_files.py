@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mars_megatron.tokenizers import load_text_tokenizer
-from mars_megatron.tokenizers.text import check_table
+from mars_megatron.tokenizers.text_checks import check_table
 from tests.unit.tokenizers import look_alikes
 
 
