@@ -47,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
         "init-from-hf",
         "Make a MARS start checkpoint of a language model (Qwen-7B, Qwen2, Qwen2.5, Qwen3, dense Llama): text expert "
         "loaded, visual expert its copy, image rows at the mean text row. Any setting that the language model does not "
-        "decide can be given as on the trainer's command line: --experts.visual 4, --image.resolution 512, ...",
+        "decide can be given as on the trainer's command line: --experts.visual 4, --image.resolution 512, ... The "
+        "text tokenizer is copied. One that makes ids of texts for which the language model has no row is refused; a "
+        "begin token that it puts in front of texts, which nothing does here, is worth a warning.",
         ("source", "Hugging Face folder (safetensors or .bin)"),
         target,
     )

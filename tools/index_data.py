@@ -49,7 +49,12 @@ def add_build(subparsers: Any) -> None:
     add = parser.add_argument
     add("--input", required=True, nargs="+", metavar="PATH", help="folders, files, globs")
     add("--output", required=True, metavar="PREFIX", help="path of the index, without ending")
-    add("--text-tokenizer", required=True, metavar="PATH", help="SentencePiece .model, or Hugging Face folder")
+    add(
+        "--text-tokenizer",
+        required=True,
+        metavar="PATH",
+        help="SentencePiece .model, or a folder: its tokenizer.json as it is, or without one its .model file",
+    )
     add("--image-tokenizer", metavar="FOLDER", help="diffusers VQModel folder; not needed for text alone")
     add("--resolution", type=int, metavar="PIXELS", help="images are brought to this square")
     add("--low-resolution", type=int, metavar="PIXELS", help="each image also at this size: pairs for super-resolution")

@@ -50,7 +50,8 @@ class DataConfig:
         blend: Several corpora by weight, instead of path, such as [{"path": "a", "weight": 0.7}, {"path": "b"}].
         validation_path: Prefix of a separate validation index; empty means a share of every corpus is held out.
         validation_fraction: Share of the documents held out when validation_path is empty.
-        text_tokenizer: SentencePiece model file or Hugging Face tokenizer folder; the run keeps a copy.
+        text_tokenizer: SentencePiece .model file, or a tokenizer folder: its tokenizer.json as it is or, without one,
+            its .model file. Nothing is put in front of texts, no begin token either. The run keeps a copy.
         image_tokenizer: Folder of the diffusers VQModel; the run keeps a copy too.
         tasks: Task mixture.
         caption_dropout: Probability of dropping the caption in text-to-image and super-resolution (for classifier-free

@@ -9,6 +9,7 @@ from pathlib import Path
 from mars_megatron.checkpoint.tokenizers import SETTINGS, copy_name, copy_tokenizer, fingerprint, remove, with_paths
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.text_checks import check_table
 
 
 def take_tokenizers(
@@ -48,6 +49,36 @@ def take_tokenizers(
     if text is not None and not config.data.text_tokenizer:
         warnings.warn(f"the result has no text tokenizer, {text} has none that can be read", stacklevel=2)
     return config, found
+
+
+def check_text_tokenizer(place: Path, text_size: int, path: str | Path) -> None:
+    """Refuse the text tokenizer of a start checkpoint if it does not fit, and warn of what it leaves to the user.
+
+    Args:
+        place: Where it lies for now.
+        text_size: Rows of the language model's table.
+        path: Where it lies for the user.
+
+    Raises:
+        ValueError: Texts make ids that the table has no row for.
+    """
+    tokenizer = load_text_tokenizer(place)
+    check_table(tokenizer, text_size, path)
+    if tokenizer.size > text_size:
+        beyond = sorted(tokenizer.tokens_from(text_size).items(), key=lambda item: item[1])
+        warnings.warn(
+            f"text tokenizer {path} has {tokenizer.size} ids, the language model {text_size} rows. That is accepted: "
+            f"no text makes the tokens beyond ({', '.join(map(repr, dict(beyond[:5])))}"
+            f"{', ...' if len(beyond) > 5 else ''})",
+            stacklevel=2,
+        )
+    if tokenizer.wants_bos:
+        warnings.warn(
+            f"text tokenizer {path} puts its bos_token (id {tokenizer.bos_id}) in front of every text, and the "
+            "language model expects it there. Captions, texts and prompts begin without it here, in training and in "
+            "sampling alike: the frozen text expert sees other first tokens than it was trained with",
+            stacklevel=2,
+        )
 
 
 def _take(setting: str, source: Path, staging: Path) -> str:

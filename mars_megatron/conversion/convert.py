@@ -18,7 +18,7 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.yaml_io import to_dict
-from mars_megatron.conversion.carried import take_tokenizers
+from mars_megatron.conversion.carried import check_text_tokenizer, take_tokenizers
 from mars_megatron.conversion.formats import (
     NOT_OF_THE_SOURCE,
     Format,
@@ -31,6 +31,7 @@ from mars_megatron.conversion.parts import DTYPES, ConvertedParts, StartParts, a
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.conversion.staging import staged
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
+from mars_megatron.tokenizers.former import warn_of_former_checkpoint
 
 # Of a run.
 _PRECISIONS: dict[torch.dtype, Literal["fp32", "bf16"]] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -81,7 +82,11 @@ def init_from_hf(
     parts = StartParts(ConvertedParts(text, wanted), config)
     with staged(target) as folder:
         image = Path(image_tokenizer) if image_tokenizer else None
-        config, taken = take_tokenizers(config, Path(config.data.text_tokenizer or source), image, folder, target)
+        text_tokenizer = Path(config.data.text_tokenizer or source)
+        config, taken = take_tokenizers(config, text_tokenizer, image, folder, target)
+        if config.data.text_tokenizer:
+            copy = folder / Path(config.data.text_tokenizer).name
+            check_text_tokenizer(copy, config.vocabulary.text_size, text_tokenizer)
         checkpoint = write_checkpoint(
             folder, config, 0, as_parameters(parts, config), tokenizers=taken, progress=progress
         )
@@ -132,6 +137,8 @@ def export_hf(
         raise ValueError("\n".join(located.missing.values()))
     parts = _as_dtype(opened.parts, dtype)
     target = Path(target)
+    if opened.step:
+        warn_of_former_checkpoint(opened.path, located.config.data.text_tokenizer)
     with staged(target) as folder:
         write_companions(
             folder,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from mars_megatron.config.schema import DataConfig, RunConfig
 from mars_megatron.data.blend import corpora_of, longest_sample, validation_corpora
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
-from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.fingerprint import image_fingerprint
+from mars_megatron.tokenizers.former import first_difference, where_made
+from mars_megatron.tokenizers.text import load_text_tokenizer
+from mars_megatron.tokenizers.text_checks import check_table, is_same
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -46,14 +51,39 @@ def _check_text(store: Store, config: RunConfig, vocabulary: Vocabulary) -> None
     text = store.manifest.text_tokenizer
     manifest = f"{store.prefix}.json"
     configured = config.data.text_tokenizer
-    if configured and text_fingerprint(configured) != text.fingerprint:
+    if configured and not is_same(configured, text.fingerprint, text.content):
         raise ValueError(
             f"data.text_tokenizer is {configured}, but {store.prefix} was made with another "
             f"one ({text.path}, see {manifest}); index again or set the tokenizer it was made with"
         )
+    path = configured or text.path
+    if path and not text.content:
+        _check_reading(store, where_made(text.path, text.fingerprint, path))
     if text.size > vocabulary.text_size:
+        try:  # of what lies beyond the table texts may make nothing
+            check_table(load_text_tokenizer(path), vocabulary.text_size)
+        except ValueError as error:
+            raise ValueError(
+                f"vocabulary.text_size is {vocabulary.text_size}; the text tokenizer of {store.prefix} has {text.size} "
+                f"ids: {error}"
+            ) from error
+
+
+def _check_reading(store: Store, path: str) -> None:
+    """Refuse an index whose ids a class of transformers made, where the file of the tokenizer says others."""
+    if not Path(path).exists():
+        if not path.endswith(".model"):
+            warnings.warn(
+                f"{store.prefix} was made by a former version with the text tokenizer {path}, which is not there: "
+                "whether its ids are those of the tokenizer's file is not known; data.text_tokenizer can name it",
+                stacklevel=2,
+            )
+        return
+    text = first_difference(path)
+    if text is not None:
         raise ValueError(
-            f"vocabulary.text_size is {vocabulary.text_size}; the text tokenizer of {store.prefix} has {text.size} ids"
+            f"{store.prefix} was made by a former version, which read {path} by a class of transformers: of {text!r} "
+            "that makes other ids than the file of the tokenizer does; build the index again"
         )
 
 

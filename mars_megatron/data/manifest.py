@@ -18,9 +18,11 @@ class TextTokenizerInfo:
     Args:
         path: Where it lay when the index was made.
         fingerprint: sha256 of its files.
-        size: Number of ids.
+        size: Every id of it lies below.
         eos_id: End-of-text id.
         bos_id: Begin-of-text id, if it has one.
+        content: sha256 of what decides the ids, the same in every copy; empty in indices made before the file of a
+            tokenizer folder was read as it is (`tokenizers.former`).
     """
 
     path: str
@@ -28,6 +30,7 @@ class TextTokenizerInfo:
     size: int
     eos_id: int
     bos_id: int | None
+    content: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mars_megatron.config.parser import override
 from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
+from mars_megatron.tokenizers.former import warn_of_former_checkpoint
 from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 
@@ -72,6 +73,7 @@ def load_for_inference(
     # Other hosts may see other files.
     located = only_on_rank_0(lambda: locate(folder, overrides))
     config = _for_sampling(located.config, tensor, device)
+    only_on_rank_0(lambda: warn_of_former_checkpoint(folder, config.data.text_tokenizer))
     groups = groups or initialize_parallel(config.parallel, config.training.seed)
     (model,) = build_model(config, groups, initialize=False)
     load_model(folder, config, groups, [model])

@@ -19,6 +19,7 @@ from mars_megatron.generation.super_resolution import upscale
 from mars_megatron.generation.text import generate_text
 from mars_megatron.huggingface.sampling_mars import image_numbers
 from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
+from mars_megatron.tokenizers.text_checks import check_table
 
 
 class Sampler:
@@ -35,8 +36,9 @@ class Sampler:
         self.loaded = loaded
         size = loaded.config.vocabulary.text_size
         self.text_tokenizer = load_text_tokenizer(self.tokenizer_path("text_tokenizer"))
-        if self.text_tokenizer.size > size:
-            raise self._misfit("text_tokenizer", f"{self.text_tokenizer.size} ids", f"at most {size}")
+        check_table(self.text_tokenizer, size)
+        # Of special tokens without a row of the table, which no text makes, the model knows nothing.
+        self.num_text_ids = min(self.text_tokenizer.size, size)
 
     @cached_property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -178,7 +180,7 @@ class Sampler:
                 codes[mine],
                 loaded.vocabulary,
                 batch_size,
-                num_text_ids=self.text_tokenizer.size,
+                num_text_ids=self.num_text_ids,
             )
 
         return self._share(score)
@@ -214,7 +216,7 @@ class Sampler:
             self.loaded.vocabulary,
             self.text_tokenizer.eos_id,
             settings or self.loaded.config.generation,
-            num_text_ids=self.text_tokenizer.size,
+            num_text_ids=self.num_text_ids,
         )
         return [self.text_tokenizer.decode(ids) for ids in captions]
 
@@ -233,7 +235,7 @@ class Sampler:
             self.loaded.vocabulary,
             self.text_tokenizer.eos_id,
             settings or self.loaded.config.generation,
-            num_text_ids=self.text_tokenizer.size,
+            num_text_ids=self.num_text_ids,
         )
         # Decoded with its beginning: on their own, the first new ids may lose a space or part of a character.
         wholes = [self.text_tokenizer.decode([*begin, *ids]) for begin, ids in zip(beginnings, written, strict=True)]
@@ -253,7 +255,7 @@ class Sampler:
         """
         model, config, groups, vocabulary = self.loaded
         tokenizer, (rows, columns) = self.text_tokenizer, self.grid
-        joint = Joint(vocabulary, rows * columns, tokenizer.eos_id, tokenizer.size)
+        joint = Joint(vocabulary, rows * columns, tokenizer.eos_id, self.num_text_ids)
         requests = [to_request(document, tokenizer, joint) for document in documents]
         for number, request in enumerate(requests):
             check_request(request, f"document {number}")

@@ -11,9 +11,10 @@ from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.huggingface.configuration_mars import MarsConfig
 from mars_megatron.huggingface.model_card import model_card
-from mars_megatron.huggingface.text_tokenizer import convert_sentencepiece
+from mars_megatron.huggingface.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
+from mars_megatron.tokenizers.copying import copy_image_tokenizer
+from mars_megatron.tokenizers.text_checks import check_table
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 IMAGE_TOKENIZER = "image_tokenizer"
@@ -47,18 +48,15 @@ def write_companions(
     num_text_ids = eos_id = None
     if text_tokenizer:
         tokenizer = load_text_tokenizer(text_tokenizer)
-        num_text_ids, eos_id = tokenizer.size, tokenizer.eos_id
-        if num_text_ids > config.vocabulary.text_size:
-            raise ValueError(
-                f"text tokenizer {text_tokenizer} has {num_text_ids} ids; accepted: at most vocabulary.text_size, "
-                f"which is {config.vocabulary.text_size}"
-            )
-        _write_text_tokenizer(folder, text_tokenizer)
+        check_table(tokenizer, config.vocabulary.text_size)
+        num_text_ids, eos_id = min(tokenizer.size, config.vocabulary.text_size), tokenizer.eos_id
+        write_text_tokenizer(text_tokenizer, folder, config.vocabulary.text_size)
     if image_tokenizer:
         _check_image_tokenizer(image_tokenizer, config)
         copy_image_tokenizer(image_tokenizer, folder / IMAGE_TOKENIZER)
     for path in sorted(Path(__file__).parent.glob("*_mars.py")):
-        shutil.copyfile(path, folder / path.name)
+        if path.name != "tokenization_mars.py":  # lies beside a tokenizer that needs it
+            shutil.copyfile(path, folder / path.name)
     mars = build_mars_config(config, num_text_ids=num_text_ids, eos_id=eos_id)
     _write_json(folder / "config.json", _config_json(mars, step, DTYPES[dtype], bool(text_tokenizer)))
     ends = {} if eos_id is None else {"eos_token_id": eos_id, "pad_token_id": eos_id}
@@ -74,15 +72,9 @@ def write_companions(
         dtype=DTYPES[dtype],
         has_text=bool(text_tokenizer),
         has_images=bool(image_tokenizer),
+        needs_sentencepiece=(folder / "tokenizer.model").exists(),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _write_text_tokenizer(folder: Path, source: str) -> None:
-    if Path(source).is_dir():
-        copy_text_tokenizer(source, folder)
-    else:
-        convert_sentencepiece(source, folder)
 
 
 def _check_image_tokenizer(folder: str, config: RunConfig) -> None:

@@ -140,7 +140,16 @@ Also in `training_config.yaml`.
 """
 
 
-def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text: bool, has_images: bool) -> str:
+def model_card(
+    config: RunConfig,
+    *,
+    title: str,
+    step: int,
+    dtype: str,
+    has_text: bool,
+    has_images: bool,
+    needs_sentencepiece: bool = False,
+) -> str:
     """README.md of an exported folder.
 
     Args:
@@ -150,9 +159,12 @@ def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text
         dtype: Type of the weights.
         has_text: The folder has a text tokenizer.
         has_images: The folder has an image tokenizer.
+        needs_sentencepiece: Its text tokenizer is a SentencePiece model.
     """
     grid = config.image.resolution // config.image.downsample
     images = has_text and has_images
+    extras = "; texts need `sentencepiece`" if needs_sentencepiece else ""
+    extras += "; images need `diffusers` and `pillow`, the trainer `accelerate`" if images else ""
     values = {
         "title": title,
         "codes": config.vocabulary.codebook_size,
@@ -160,7 +172,7 @@ def model_card(config: RunConfig, *, title: str, step: int, dtype: str, has_text
         "resolution": config.image.resolution,
         "step": step,
         "dtype": dtype,
-        "extras": "; images need `diffusers` and `pillow`, the trainer `accelerate`" if images else "",
+        "extras": extras,
         "guidance": config.generation.guidance,
         "max_new_tokens": config.generation.max_caption_tokens,
         "adapted": ADAPTED,

@@ -1,148 +1,90 @@
-"""A SentencePiece model as a tokenizer.json, which needs no SentencePiece to run."""
+"""The text tokenizer of an exported folder: the file that decides its ids, under a class that leaves them as they are.
+
+A class of transformers for a family (LlamaTokenizer, Qwen2Tokenizer, ...) builds its own tokenizer out of the file's
+vocabulary. A conversion of a SentencePiece model to a tokenizer.json has other ids for some texts: the tokenizers
+library normalises by grapheme, and breaks ties between equally probable segmentations in another way.
+"""
 
 from __future__ import annotations
 
 import json
-import random
-import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from sentencepiece import SentencePieceProcessor
 
-_UNIGRAM, _BPE = 1, 2  # trainer_spec.model_type
-_NORMAL, _UNKNOWN, _CONTROL, _SYMBOL = 1, 2, 3, 4  # piece.type
-_SPACE = "▁"
-_NUM_TEXTS = 1000
-_TEXTS = (
-    "",
-    " ",
-    "a red square, with 3 blue circles.",
-    "  Two   spaces, Capitals and a tail  ",
-    "一个手写数字三，三加四等于七。",
-    "文字 and words 混合 mixed",
-    "https://example.org/?a=1&b=2 <html> {code} [x] C++ #1 100% $5 'quoted' \"twice\"",
-    "Ünïcode çafé naïve Straße",
-    "ＦＵＬＬ width １２３ ①②",
-    "tab\tnew\nline\r\n",
-    "русский текст, عربى, 한국어, ไทย, ελληνικά",
-    "unknown ⟨⟩ ☃ 😀😀 𝔘𝔫𝔦",
-    "aaaa bbbbbbbbbbbb 0000000",
-)
+from mars_megatron.huggingface import tokenization_mars
+from mars_megatron.tokenizers import load_text_tokenizer
+from mars_megatron.tokenizers.copying import CHAT_TEMPLATE
+from mars_megatron.tokenizers.text_files import CONFIG, TOKENIZER_JSON, added_tokens, read_table
+
+# Of the source's configuration; what else it has, a file or a class decides, or says nothing of text.
+_KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side")
+_OTHERS = "additional_special_tokens"
 
 
-def convert_sentencepiece(model: str | Path, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, whose ids are those of a SentencePiece model.
-
-    Three differences are those of the libraries. Texts that spell out a control piece, such as </s>, are read as that
-    piece. An unknown piece leaves no trace in decoded text, where SentencePiece has a sign for it. Of segmentations
-    that a unigram model finds equally probable another one may be chosen.
+def write_text_tokenizer(source: str | Path, folder: Path, text_size: int) -> None:
+    """Write the files by which AutoTokenizer gives the ids of `load_text_tokenizer`.
 
     Args:
-        model: The .model file; unigram or BPE.
-        folder: Where the two files are written.
+        source: A SentencePiece .model file or a tokenizer folder.
+        folder: Exists. Gets tokenizer.json, or tokenizer.model with tokenization_mars.py; and tokenizer_config.json.
+        text_size: Rows of the text table: what fills up batches is a token below it.
 
     Raises:
-        ValueError: The model is of another kind, or its ids cannot be reproduced.
+        ValueError: The source is no tokenizer.
     """
-    processor = SentencePieceProcessor(model_file=str(model))
-    proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(Path(model).read_bytes())
-    if proto.trainer_spec.model_type not in (_UNIGRAM, _BPE):
-        raise ValueError(f"text tokenizer {model} is neither a unigram nor a BPE model; accepted for export: these")
-    tokenizer = _build(proto)
-    _check(tokenizer, processor, proto, model)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {"unk": processor.unk_id(), "bos": processor.bos_id(), "eos": processor.eos_id(), "pad": processor.pad_id()}
-    if ids["pad"] < 0:
-        ids["pad"] = ids["eos"]
-    settings: dict[str, Any] = {f"{name}_token": processor.id_to_piece(id_) for name, id_ in ids.items() if id_ >= 0}
-    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    settings |= {"model_input_names": ["input_ids", "attention_mask"]}
+    tokenizer = load_text_tokenizer(source)
+    ids = tokenizer.tokens_from(0)
+    beside = Path(source) if Path(source).is_dir() else None
+    config = read_table(beside / CONFIG) if beside else {}
+    names = {"pad_token": tokenizer.names["eos_token"], **tokenizer.names}
+    if ids[names["pad_token"]] >= text_size:
+        names["pad_token"] = names["eos_token"]
+    is_json = tokenizer.file.name == TOKENIZER_JSON
+    shutil.copyfile(tokenizer.file, folder / (TOKENIZER_JSON if is_json else tokenization_mars.MODEL_FILE))
+    own = _of_json(tokenizer.file, config, names) if is_json else _of_sentencepiece(tokenizer.file, beside)
+    if "auto_map" in own:
+        shutil.copyfile(str(tokenization_mars.__file__), folder / "tokenization_mars.py")
+    kept = {name: config[name] for name in _KEPT if config.get(name) is not None}
+    settings = {**own, **names, **kept, "clean_up_tokenization_spaces": False}
     text = json.dumps(settings, ensure_ascii=False, indent=2)
-    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    if beside and (beside / CHAT_TEMPLATE).is_file():
+        shutil.copyfile(beside / CHAT_TEMPLATE, folder / CHAT_TEMPLATE)
 
 
-def _build(proto: Any) -> Tokenizer:
-    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
-    symbols = sorted((piece.piece for piece in proto.pieces if piece.type == _SYMBOL), key=len, reverse=True)
-    tokenizer = Tokenizer(_unigram(proto) if trainer.model_type == _UNIGRAM else _bpe(proto, bool(symbols)))
-    steps: list[Any] = []
-    if normalizer.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(normalizer.precompiled_charsmap))
-    if normalizer.remove_extra_whitespaces:
-        steps.append(normalizers.Replace(Regex("^ +| +$"), ""))
-        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
-    if normalizer.add_dummy_prefix:
-        steps.append(normalizers.Prepend(_SPACE))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-    if symbols:  # each is a piece of its own wherever it stands, the longest first
-        pattern = "|".join(re.escape(symbol) for symbol in symbols)
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    bytes_ = [decoders.ByteFallback()] if trainer.byte_fallback else []
-    prefix = [decoders.Strip(" ", 1, 0)] if normalizer.add_dummy_prefix else []
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), *bytes_, decoders.Fuse(), *prefix])
-    special = [piece.piece for piece in proto.pieces if piece.type in (_UNKNOWN, _CONTROL)]
-    tokenizer.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in special])
-    return tokenizer
+def _of_json(file: Path, config: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Class and settings that leave a tokenizer.json as it is."""
+    added = {token["content"]: token["special"] for token in read_table(file).get("added_tokens", [])}
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if any(not added.get(token, True) for token in names.values()):
+        settings |= _class("MarsJsonTokenizer", fast=True)
+    others = config.get(_OTHERS) or config.get("extra_special_tokens") or []
+    contents = [token.get("content") if isinstance(token, dict) else token for token in others]
+    if special := [content for content in contents if added.get(content)]:
+        settings[_OTHERS] = special
+    # transformers 4 lets this setting, false by default, overrule the file
+    pre_tokenizer = read_table(file).get("pre_tokenizer") or {}
+    settings["add_prefix_space"] = bool(pre_tokenizer.get("add_prefix_space", False))
+    return settings | {"model_input_names": ["input_ids", "attention_mask"]}
 
 
-def _unigram(proto: Any) -> Any:
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
-    return models.Unigram(pieces, unk_id=proto.trainer_spec.unk_id, byte_fallback=proto.trainer_spec.byte_fallback)
+def _of_sentencepiece(file: Path, folder: Path | None) -> dict[str, Any]:
+    """The same of a SentencePiece model, with the tokens that a folder adds to its pieces."""
+    num_pieces = SentencePieceProcessor(model_file=str(file)).vocab_size()
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+    added = {
+        str(number): {"content": content, "special": special, **flags}
+        for content, (number, special) in (added_tokens(folder) if folder else {}).items()
+        if number >= num_pieces
+    }
+    # Of pieces alone, the ids are SentencePiece's for every text; chats have tokens that are to be found in it.
+    settings = {**_class("MarsSentencePieceTokenizer", fast=False), "split_special_tokens": not added}
+    return settings | ({"added_tokens_decoder": added} if added else {})
 
 
-def _bpe(proto: Any, whole_words: bool) -> Any:
-    """SentencePiece merges what gives the best piece; tokenizers what comes first in a list."""
-    ids = {piece.piece: number for number, piece in enumerate(proto.pieces)}
-    scores = {piece.piece: piece.score for piece in proto.pieces if piece.type == _NORMAL}
-    merges = [
-        (-score, ids[piece[:cut]], ids[piece[cut:]], piece[:cut], piece[cut:])
-        for piece, score in scores.items()
-        for cut in range(1, len(piece))
-        if piece[:cut] in scores and piece[cut:] in scores
-    ]
-    return models.BPE(
-        ids,
-        [(left, right) for *_, left, right in sorted(merges)],
-        unk_token=proto.trainer_spec.unk_piece,
-        fuse_unk=True,
-        byte_fallback=proto.trainer_spec.byte_fallback,
-        ignore_merges=whole_words,  # symbols are made by no merge
-    )
-
-
-def _check(tokenizer: Tokenizer, processor: SentencePieceProcessor, proto: Any, model: str | Path) -> None:
-    """Compare ids and texts on fixed sentences and on random rows of pieces and characters."""
-    for text in (*_TEXTS, *_random_texts(proto)):
-        wanted = processor.encode(text)
-        found = tokenizer.encode(text, add_special_tokens=False).ids
-        if found != wanted and not (
-            proto.trainer_spec.model_type == _UNIGRAM and _equally_probable(found, wanted, processor)
-        ):
-            raise ValueError(
-                f"text tokenizer {model} cannot be exported: of {text!r} it makes the ids {wanted}, its exported form "
-                f"{found}; give a tokenizer folder of transformers instead"
-            )
-        if processor.unk_id() not in wanted and tokenizer.decode(wanted) != processor.decode(wanted):
-            raise ValueError(
-                f"text tokenizer {model} cannot be exported: it reads the ids {wanted} as "
-                f"{processor.decode(wanted)!r}, its exported form as {tokenizer.decode(wanted)!r}"
-            )
-
-
-def _equally_probable(first: list[int], second: list[int], processor: SentencePieceProcessor) -> bool:
-    totals = [sum(processor.get_score(id_) for id_ in ids) for ids in (first, second)]
-    return sorted(first) == sorted(second) or abs(totals[0] - totals[1]) < 1e-4
-
-
-def _random_texts(proto: Any) -> list[str]:
-    rng = random.Random(0)
-    pieces = [piece.piece for piece in proto.pieces if piece.type in (_NORMAL, _SYMBOL)]
-    letters = sorted(set("".join(pieces)))
-    rows = [rng.choices(pieces, k=rng.randint(1, 12)) for _ in range(_NUM_TEXTS)]
-    rows += [rng.choices(letters, k=rng.randint(1, 20)) for _ in range(_NUM_TEXTS)]
-    texts = [*pieces, *("".join(row) for row in rows)]
-    control = [piece.piece for piece in proto.pieces if piece.type in (_UNKNOWN, _CONTROL)]
-    return [text.replace(_SPACE, " ") for text in texts if not any(piece in text for piece in control)]
+def _class(name: str, *, fast: bool) -> dict[str, Any]:
+    reference = f"tokenization_mars.{name}"
+    return {"tokenizer_class": name, "auto_map": {"AutoTokenizer": [None, reference] if fast else [reference, None]}}

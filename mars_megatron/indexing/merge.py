@@ -284,7 +284,8 @@ def _combined(parts: list[_Part]) -> Manifest:
     return Manifest(
         documents=added("documents"),
         tokens=added("tokens"),
-        text_tokenizer=manifests[0].text_tokenizer,
+        # of a former version, if one is: training then checks how it was read
+        text_tokenizer=min((manifest.text_tokenizer for manifest in manifests), key=lambda info: bool(info.content)),
         image_tokenizer=image,
         skipped=added("skipped"),
         unknown=added("unknown"),

@@ -51,7 +51,9 @@ class Recipe:
 
     def text_info(self) -> TextTokenizerInfo:
         text = self.text_tokenizer
-        return TextTokenizerInfo(_absolute(text.path), text.fingerprint, text.size, text.eos_id, text.bos_id)
+        return TextTokenizerInfo(
+            _absolute(text.path), text.fingerprint, text.size, text.eos_id, text.bos_id, text.content
+        )
 
     def image_info(self) -> ImageTokenizerInfo | None:
         image, options = self.image_tokenizer, self.options

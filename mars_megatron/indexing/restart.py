@@ -15,6 +15,7 @@ from mars_megatron.indexing.index_reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
 from mars_megatron.indexing.records import HARMLESS
 from mars_megatron.indexing.sources.inputs import InputShard
+from mars_megatron.tokenizers.former import first_difference, where_made
 
 _REPLACE = "give another output, or --overwrite to replace it"
 
@@ -74,8 +75,12 @@ def _difference(manifest: Manifest, shards: list[InputShard], recipe: Recipe) ->
     for name in sorted({*made, *wanted}):
         if made.get(name) != wanted.get(name):
             return f"was made with {name} {made.get(name)!r}, not {wanted.get(name)!r}"
-    if manifest.text_tokenizer.fingerprint != recipe.text_tokenizer.fingerprint:
-        return f"was made with another text tokenizer ({manifest.text_tokenizer.path})"
+    text = manifest.text_tokenizer
+    if text.fingerprint != recipe.text_tokenizer.fingerprint:
+        return f"was made with another text tokenizer ({text.path})"
+    place = where_made(text.path, text.fingerprint, recipe.text_tokenizer.path)
+    if not text.content and first_difference(place) is not None:
+        return "has ids of a former version, which read the text tokenizer in another way than its file says"
     image = recipe.image_tokenizer
     if manifest.image_tokenizer is not None and (
         image is None or manifest.image_tokenizer.fingerprint != image.fingerprint

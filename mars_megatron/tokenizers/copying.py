@@ -11,7 +11,7 @@ from mars_megatron.tokenizers.image import load_image_tokenizer
 # Where the tensors of several files lie; says nothing about codes, so it is no part of a fingerprint either.
 _INDEX = "diffusion_pytorch_model.*.index.json"
 # Says nothing about ids, so it is no part of a fingerprint.
-_CHAT_TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
@@ -21,7 +21,7 @@ def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
         ValueError: There are none.
     """
     files = tokenizer_files(Path(source), TEXT_PATTERNS, "text tokenizer")
-    _copy([*files, *Path(source).glob(_CHAT_TEMPLATE)], Path(target))
+    _copy([*files, *Path(source).glob(CHAT_TEMPLATE)], Path(target))
 
 
 def copy_image_tokenizer(source: str | Path, target: str | Path) -> None:

@@ -1,25 +1,64 @@
-"""Text tokenizers behind one interface: SentencePiece model files and Hugging Face folders."""
+"""Text tokenizers behind one interface: the file decides, and its own library reads it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from mars_megatron.huggingface.foreign import refuse_foreign_tokenizer
 from mars_megatron.tokenizers.fingerprint import text_fingerprint
+from mars_megatron.tokenizers.text_files import (
+    CONFIG,
+    TOKENIZER_JSON,
+    added_tokens,
+    deciding_file,
+    read_table,
+    says_bos,
+    special_names,
+)
 
 
 class TextTokenizer(Protocol):
-    """What the package needs of a text tokenizer. Ids are ints in [0, size)."""
+    """What the package needs of a text tokenizer.
+
+    Attributes:
+        path: As it was given.
+        file: What decides the ids.
+        fingerprint: sha256 of the file, or of the tokenizer files of a folder.
+        content: sha256 of what decides the ids alone: the file, eos_id and bos_id. The same in every copy.
+        size: Every id, of special tokens too, lies in [0, size).
+        rows: What a text makes, eos_id and bos_id lie in [0, rows): the fewest rows of a table of embeddings.
+        names: The tokens with a name that there are: eos_token, bos_token, unk_token, pad_token, ...
+        eos_id: End of text.
+        bos_id: Begin of text, if there is one. Nothing puts it in front of a text.
+        unk_id: What a text that it cannot spell becomes; None where it can spell every text.
+        wants_bos: The files say that the language model expects bos_id in front of every text.
+    """
 
     path: str
+    file: Path
     fingerprint: str
     size: int
+    names: dict[str, str]
     eos_id: int
     bos_id: int | None
-    unk_id: int | None  # what it makes of text that it cannot spell; None where there is no such text
+    unk_id: int | None
+    wants_bos: bool
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone, without begin or end tokens. What reads like a special token is text."""
@@ -30,28 +69,73 @@ class TextTokenizer(Protocol):
     def decode(self, ids: list[int]) -> str:
         """The text of the ids; special tokens leave no trace."""
 
+    def tokens_from(self, first: int) -> dict[str, int]:
+        """Tokens whose ids are at least `first`."""
+
 
 class SentencePieceTokenizer:
-    """A SentencePiece .model file.
+    """A SentencePiece model, as SentencePiece reads it.
+
+    Args:
+        path: The .model file, or a folder with one. Tokens that a folder adds to the pieces (added_tokens.json,
+            added_tokens_decoder of tokenizer_config.json) have ids, and may be its eos_token or bos_token; no text
+            makes them.
 
     Raises:
-        ValueError: The file is no SentencePiece model, or it has no end-of-sentence id.
+        ValueError: The file is no SentencePiece model, or there is no end-of-text id.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
+        folder = Path(path) if Path(path).is_dir() else None
+        self.file = Path(path) if folder is None else deciding_file(folder)
         self.fingerprint = text_fingerprint(path)
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=self.path)
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(self.file))
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"text tokenizer {path} is not a SentencePiece model: {error}") from error
-        self.size = self._processor.vocab_size()
-        self.eos_id = self._processor.eos_id()
-        if self.eos_id < 0:
+            raise ValueError(_no_sentencepiece(self.file, error)) from error
+        self._num_pieces = self._processor.vocab_size()
+        added = added_tokens(folder) if folder else {}
+        self._added = {content: known for content, known in added.items() if known[0] >= self._num_pieces}
+        self._plain = {number: content for content, (number, special) in self._added.items() if not special}
+        self.size = max([self._num_pieces - 1, *(number for number, _ in self._added.values())]) + 1
+        said = special_names(folder) if folder else {}
+        named = {name: (token, self._id(token)) for name, token in (self._own_names() | said).items()}
+        self.names = {name: token for name, (token, number) in named.items() if number is not None}
+        if "eos_token" in said and "eos_token" not in self.names:
+            raise ValueError(
+                f"text tokenizer {path} names the eos_token {said['eos_token']!r}, which is neither a piece of "
+                f"{self.file.name} nor an added token; name another one in {CONFIG}"
+            )
+        eos_id = named.get("eos_token", ("", None))[1]
+        if eos_id is None:
             raise ValueError(f"text tokenizer {path} has no end-of-sentence id; train it with one")
-        bos_id = self._processor.bos_id()
-        self.bos_id = bos_id if bos_id >= 0 else None
+        self.eos_id: int = eos_id
+        self.bos_id = named.get("bos_token", ("", None))[1]
         self.unk_id: int | None = self._processor.unk_id()
+        self.wants_bos = bool(folder and says_bos(folder)) and self.bos_id is not None
+
+    def _own_names(self) -> dict[str, str]:
+        model = self._processor
+        own = {"unk": model.unk_id(), "bos": model.bos_id(), "eos": model.eos_id(), "pad": model.pad_id()}
+        return {f"{name}_token": model.id_to_piece(number) for name, number in own.items() if number >= 0}
+
+    def _id(self, token: str) -> int | None:
+        if token in self._added:
+            return self._added[token][0]
+        number = self._processor.piece_to_id(token)  # that of the unknown piece where it is none
+        return number if self._processor.id_to_piece(number) == token else None
+
+    @property
+    def content(self) -> str:
+        return _content(self)
+
+    @cached_property
+    def rows(self) -> int:
+        numbers = list(range(self._num_pieces))
+        out = zip(self._processor.is_control(numbers), self._processor.is_unused(numbers), strict=True)
+        made = (number for number, reasons in zip(numbers, out, strict=True) if not any(reasons))
+        return _rows(self, made)
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
@@ -60,56 +144,148 @@ class SentencePieceTokenizer:
         return self._processor.encode(texts, num_threads=1)
 
     def decode(self, ids: list[int]) -> str:
-        return self._processor.decode(list(ids))
+        known = [number for number in ids if number < self._num_pieces or number in self._plain]
+        texts = []
+        for is_piece, group in groupby(known, lambda number: number < self._num_pieces):
+            run = list(group)
+            texts.append(self._processor.decode(run) if is_piece else "".join(self._plain[number] for number in run))
+        return "".join(texts)
+
+    def tokens_from(self, first: int) -> dict[str, int]:
+        pieces = {self._processor.id_to_piece(number): number for number in range(first, self._num_pieces)}
+        return pieces | {content: number for content, (number, _) in self._added.items() if number >= first}
 
 
-class HuggingFaceTokenizer:
-    """A folder that transformers' AutoTokenizer reads; nothing is downloaded.
+class JsonTokenizer:
+    """The tokenizer.json of a folder, as the tokenizers library reads it.
+
+    What it stores of cutting and filling up texts, and of tokens around them, is left out. Added tokens that it does
+    not mark as special are found in texts, as it says.
+
+    Args:
+        path: The folder. tokenizer_config.json and special_tokens_map.json say which tokens are eos_token and
+            bos_token, nothing else. Where neither names an eos_token it is </s> or <|endoftext|>, if the file has one
+            of them.
 
     Raises:
-        ValueError: The folder holds no tokenizer, or it names no eos_token.
+        ValueError: The file cannot be read or draws its ids at random, or there is no end-of-text id.
     """
 
     def __init__(self, path: str | Path) -> None:
-        from transformers import AutoTokenizer  # slow to import, and SentencePiece users do not need it
-
         self.path = str(path)
+        self.file = Path(path) / TOKENIZER_JSON
         self.fingerprint = text_fingerprint(path)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"text tokenizer {path} cannot be read by AutoTokenizer: {error}") from error
-        self.size = len(self._tokenizer)
-        if self._tokenizer.eos_token_id is None:
-            raise ValueError(f"text tokenizer {path} names no eos_token; set it in tokenizer_config.json")
-        self.eos_id: int = self._tokenizer.eos_token_id
-        self.bos_id: int | None = self._tokenizer.bos_token_id
-        self.unk_id: int | None = self._tokenizer.unk_token_id
+            self._tokenizer = Tokenizer.from_file(str(self.file))
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"text tokenizer {self.file} cannot be read by the tokenizers library: {error}") from error
+        if getattr(self._tokenizer.model, "dropout", None):
+            raise ValueError(
+                f"{self.file}: model.dropout is {self._tokenizer.model.dropout}; set it to null, or a text has other "
+                "ids every time"
+            )
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # as text
+        self.size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        said = special_names(Path(path))
+        if "eos_token" not in said and len(ends := self._usual_ends()) == 1:
+            said["eos_token"] = ends[0]
+        ids = {name: self._tokenizer.token_to_id(token) for name, token in said.items()}
+        self.names = {name: token for name, token in said.items() if ids[name] is not None}
+        eos_id, self.bos_id = ids.get("eos_token"), ids.get("bos_token")
+        if eos_id is None:
+            raise ValueError(self._no_eos(said.get("eos_token")))
+        self.eos_id: int = eos_id
+        self.unk_id = self._unknown_id()
+        self._named = set(ids.values())
+        wants = says_bos(Path(path))
+        self.wants_bos = self.bos_id is not None and (self._puts_bos() if wants is None else wants)
+
+    def _unknown_id(self) -> int | None:
+        model = self._tokenizer.model
+        if isinstance(model, Unigram):  # which does not tell
+            number: int | None = read_table(self.file)["model"].get("unk_id")
+            return number
+        return self._tokenizer.token_to_id(model.unk_token) if model.unk_token else None
+
+    def _usual_ends(self) -> list[str]:
+        """Special tokens that classes of transformers take for the end where nothing is said (GPT-2's, Llama's)."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return [token.content for token in added if token.special and token.content in ("<|endoftext|>", "</s>")]
+
+    def _puts_bos(self) -> bool:
+        return self.bos_id in self._tokenizer.encode("", add_special_tokens=True).ids
+
+    def _no_eos(self, token: str | None) -> str:
+        if token is not None:
+            return (
+                f"text tokenizer {self.path} names the eos_token {token!r}, which {self.file.name} does not have; name "
+                f"another one in {CONFIG}"
+            )
+        known = ""
+        for name in ("generation_config.json", "config.json"):
+            number = read_table(Path(self.path) / name).get("eos_token_id")
+            content = self._tokenizer.id_to_token(number) if isinstance(number, int) else None
+            if content is not None and not known:
+                known = f" ({name} says {number}, which is {json.dumps(content, ensure_ascii=False)})"
+        return f"text tokenizer {self.path} names no eos_token; set it in {CONFIG}{known}"
+
+    @property
+    def content(self) -> str:
+        return _content(self)
+
+    @cached_property
+    def rows(self) -> int:
+        added = self._tokenizer.get_added_tokens_decoder()
+        # The model may have special tokens among its own, for texts or not: that shows where one spells them out.
+        special = {number: token.content for number, token in added.items() if token.special}
+        made = {*self._tokenizer.get_vocab(with_added_tokens=False).values(), *added} - special.keys()
+        return _rows(self, made | {number for number, token in special.items() if number in self.encode(token)})
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        if not texts:  # which transformers takes for an error
-            return []
-        # verbose: what is longer than the language model's context is no concern here
-        encoded = self._tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False,
-            return_token_type_ids=False, verbose=False,
-        )  # fmt: skip
-        return encoded["input_ids"]
+        return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return self._tokenizer.decode([number for number in ids if number not in self._named])
+
+    def tokens_from(self, first: int) -> dict[str, int]:
+        return {content: number for content, number in self._tokenizer.get_vocab().items() if number >= first}
 
 
 def load_text_tokenizer(path: str | Path) -> TextTokenizer:
-    """Open a SentencePiece model file, or a Hugging Face tokenizer folder.
+    """Open a SentencePiece .model file, or a folder with tokenizer.json or, where there is none, a .model file.
 
     Raises:
-        ValueError: The path does not exist or is no tokenizer.
+        ValueError: The path does not exist or is no such tokenizer; the message says what it is and what to do.
     """
-    refuse_foreign_tokenizer(Path(path))
-    if Path(path).is_dir():
-        return HuggingFaceTokenizer(path)
+    path = Path(path)
+    refuse_foreign_tokenizer(path)
+    if path.is_dir() and deciding_file(path).name == TOKENIZER_JSON:
+        return JsonTokenizer(path)
+    if path.name == TOKENIZER_JSON and path.is_file():
+        raise ValueError(f"text tokenizer {path} is a file; give its folder, whose {CONFIG} names the eos_token")
     return SentencePieceTokenizer(path)
+
+
+def _rows(tokenizer: TextTokenizer, made: Iterable[int]) -> int:
+    return max(max(made, default=-1), tokenizer.eos_id, -1 if tokenizer.bos_id is None else tokenizer.bos_id) + 1
+
+
+def _content(tokenizer: TextTokenizer) -> str:
+    said = f"\0{tokenizer.eos_id}\0{tokenizer.bos_id}".encode()
+    return hashlib.sha256(tokenizer.file.read_bytes() + said).hexdigest()
+
+
+def _no_sentencepiece(file: Path, error: Exception) -> str:
+    with file.open("rb") as opened:
+        first = opened.read(200).split(b"\n")[0].split()
+    if len(first) == 2 and first[1] == b"0":  # a string in base 64 and its rank
+        return (
+            f"text tokenizer {file} is a file of tiktoken, not a SentencePiece model, and does not say how a text is "
+            "cut; give the folder of the same model that has a tokenizer.json"
+        )
+    return f"text tokenizer {file} is not a SentencePiece model: {error}"

@@ -33,6 +33,7 @@ MEGATRON = {"platform", "model", "checkpoint", "training", "data", "generation",
 # Light enough for a login node: no torch.
 WITHOUT_TORCH = {"config", "recipes"}
 # Copied into exported folders: they run where this package is not, and import each other relatively.
+OPTIONAL = {"diffusers", "PIL", "sentencepiece"}
 EXPORTED = sorted((ROOT / PACKAGE / "huggingface").glob("*_mars.py"))
 
 
@@ -99,13 +100,13 @@ def test_recipes_import_config_alone():
 
 @pytest.mark.parametrize("path", EXPORTED, ids=lambda path: path.name)
 def test_exported_files_stand_alone(path):
-    """Only what the environment of the exported model has; diffusers and Pillow inside functions, where needed."""
+    """Only what the environment of the exported model has; the others inside functions, where needed."""
     tops = {name.split(".")[0] for name in imported(path)}
     tops -= {"torch", "transformers", "numpy", *sys.stdlib_module_names}
-    assert tops <= {"diffusers", "PIL"}, tops
+    assert tops <= OPTIONAL, tops
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom, ast.If, ast.Try))]
-    assert not [node for node in ast.walk(tree) for name in ("diffusers", "PIL") if name in ast.unparse(node)]
+    assert not [node for node in ast.walk(tree) for name in OPTIONAL if name in ast.unparse(node)]
 
 
 def test_entry_files_import_all_that_they_need():

@@ -82,7 +82,7 @@ class TextPreservation:
     def _samples(self, context: Context) -> list[list[int]]:
         tokenizer = context.sampler.text_tokenizer
         if not self.texts:
-            ids = list(range(tokenizer.size))
+            ids = list(range(context.sampler.num_text_ids))
             return [ids[start : start + 32] for start in range(0, len(ids), 32)]
         samples = [tokenizer.encode(text) for text in self._read()]
         # The first token is given, not predicted.

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer
 
 from mars_megatron.generation import LoadedModel, Sampler, generate_captions, load_for_inference
 from mars_megatron.huggingface.folder import write_companions
@@ -36,10 +35,7 @@ class Exported(NamedTuple):
 
 
 def greedy_captions(exported: Exported, images: torch.Tensor) -> list[str]:
-    """What the trained model says of uint8 images [N, height, width, 3].
-
-    Its ids are read by the exported tokenizer: SentencePiece has a sign for an unknown piece, transformers none.
-    """
+    """What the trained model says of uint8 images [N, height, width, 3]."""
     loaded, sampler = exported.loaded, exported.sampler
     ids = generate_captions(
         loaded.model,
@@ -49,8 +45,7 @@ def greedy_captions(exported: Exported, images: torch.Tensor) -> list[str]:
         replace(loaded.config.generation, temperature=0),
         num_text_ids=sampler.text_tokenizer.size,
     )
-    tokenizer = AutoTokenizer.from_pretrained(exported.folder, trust_remote_code=True)
-    return [tokenizer.decode(caption, skip_special_tokens=True) for caption in ids]
+    return [sampler.text_tokenizer.decode(caption) for caption in ids]
 
 
 @pytest.fixture(scope="session")

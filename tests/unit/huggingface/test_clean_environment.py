@@ -13,7 +13,7 @@ from tests import clean_environment
 from tests.unit.huggingface.conftest import Exported, greedy_captions
 from tests.unit.huggingface.exported import reference_logits
 
-ABSENT = ("mars_megatron", "megatron", "diffusers", "sentencepiece", "PIL", "accelerate", "jsonargparse")
+ABSENT = ("mars_megatron", "megatron", "diffusers", "PIL", "accelerate", "jsonargparse")
 PROMPTS = ["a red square", "绿色方块", ""]
 
 _CHECK_ABSENT = """
@@ -98,15 +98,18 @@ def numbers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-def test_torch_transformers_and_safetensors_are_enough(exported: Exported, numbers: Path, tmp_path: Path) -> None:
-    site = clean_environment.make(tmp_path, ["torch", "transformers", "safetensors"])
+def test_torch_transformers_safetensors_and_sentencepiece_are_enough(
+    exported: Exported, numbers: Path, tmp_path: Path
+) -> None:
+    site = clean_environment.make(tmp_path, ["torch", "transformers", "safetensors", "sentencepiece"])
     result = clean_environment.run(site, _ALONE, ",".join(ABSENT), exported.folder, numbers)
     assert result.returncode == 0 and result.stdout.strip().endswith("fine"), result.stderr
 
 
 def test_diffusers_and_pillow_add_images(exported: Exported, numbers: Path, tmp_path: Path) -> None:
-    site = clean_environment.make(tmp_path, ["torch", "transformers", "safetensors", "diffusers", "pillow"])
-    absent = ("mars_megatron", "megatron", "sentencepiece", "accelerate")
+    names = ["torch", "transformers", "safetensors", "sentencepiece", "diffusers", "pillow"]
+    site = clean_environment.make(tmp_path, names)
+    absent = ("mars_megatron", "megatron", "accelerate")
     result = clean_environment.run(site, _WITH_IMAGES, ",".join(absent), exported.folder, numbers)
     assert result.returncode == 0 and result.stdout.strip().endswith("fine"), result.stderr
 

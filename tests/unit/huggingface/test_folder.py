@@ -75,7 +75,7 @@ def test_tokenizers_that_are_not_there_are_left_out(exported: Exported, tmp_path
     }.items():
         folder = write(tmp_path / name, config, **settings)
         assert (folder / "image_tokenizer").exists() == (name == "image")
-        for file in ("tokenizer.json", "processor_config.json"):
+        for file in ("tokenizer.model", "tokenization_mars.py", "processor_config.json"):
             assert (folder / file).exists() == (name == "text")
         loaded = AutoConfig.from_pretrained(folder, trust_remote_code=True)
         assert ("AutoProcessor" in loaded.auto_map) == (name == "text")
@@ -87,11 +87,10 @@ def test_tokenizers_that_are_not_there_are_left_out(exported: Exported, tmp_path
     assert json.loads((tmp_path / "none" / "generation_config.json").read_text()) == {"max_new_tokens": 6}
 
 
-def test_a_tokenizer_folder_is_copied_without_its_model(exported: Exported, tmp_path: Path) -> None:
+def test_of_a_tokenizer_folder_no_model_is_taken(exported: Exported, tmp_path: Path) -> None:
     source = tmp_path / "language model"
     source.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(exported.folder / name, source)
+    shutil.copy(exported.run.config.data.text_tokenizer, source / "tokenizer.model")
     (source / "model.safetensors").write_bytes(b"weights")
     folder = write(tmp_path / "mars", exported.run.config, text_tokenizer=str(source))
     assert not (folder / "model.safetensors").exists()
@@ -101,7 +100,7 @@ def test_a_tokenizer_folder_is_copied_without_its_model(exported: Exported, tmp_
 def test_what_does_not_fit_is_refused(exported: Exported, tmp_path: Path) -> None:
     config = exported.run.config
     small = replace(config, vocabulary=replace(config.vocabulary, text_size=20))
-    with pytest.raises(ValueError, match="has 24 ids; accepted: at most vocabulary.text_size, which is 20"):
+    with pytest.raises(ValueError, match="make 24 ids; accepted: at most 20, the rows of the text table"):
         write(tmp_path / "a", small)
     codes = replace(config, vocabulary=replace(config.vocabulary, codebook_size=17))
     with pytest.raises(ValueError, match="has 16 for vocabulary.codebook_size; accepted: 17"):
