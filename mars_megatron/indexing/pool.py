@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Generic, TypeVar
 
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
@@ -113,7 +113,9 @@ class WorkerPool:
             _end(pool)
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
-        # The server that workers are forked from must not die of Ctrl-C while it starts; it inherits what is blocked.
+        # The server that workers are forked from must not die of Ctrl-C while it starts; it inherits what is blocked. It
+        # starts the tracker, if there is none, whose start ends with SIGINT unblocked.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             forkserver.ensure_running()
