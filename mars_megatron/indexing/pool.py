@@ -113,8 +113,8 @@ class WorkerPool:
             _end(pool)
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
-        # The server that workers are forked from must not die of Ctrl-C while it starts; it inherits what is blocked. It
-        # starts the tracker, if there is none, whose start ends with SIGINT unblocked.
+        # The server that workers are forked from must not die of Ctrl-C while it starts; it inherits what is blocked.
+        # Before that the tracker, whose start, if there is none, ends with SIGINT unblocked.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
