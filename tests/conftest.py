@@ -3,6 +3,7 @@ signals that work, and time limits that grow with the load."""
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests start is of this checkout, wherever pytest was started and whatever is installed.
 _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+# transformers copies the code of models there, by default below HOME, which may belong to somebody else.
+_CODE = tempfile.TemporaryDirectory(prefix="hf_modules_")
+os.environ["HF_MODULES_CACHE"] = _CODE.name
 
 # A test that needs these sets them itself; left over from a torchrun or Slurm job they would change results.
 for _name in (

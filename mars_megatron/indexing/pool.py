@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Generic, TypeVar
 
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
@@ -117,6 +117,8 @@ class WorkerPool:
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
         # The server that workers are forked from must not die of Ctrl-C while it starts; it inherits what is blocked.
+        # Before that the tracker, whose start, if there is none, ends with SIGINT unblocked.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             forkserver.ensure_running()

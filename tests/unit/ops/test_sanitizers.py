@@ -51,14 +51,15 @@ def test_cuda_source_compiles(tmp_path: Path) -> None:
 
 
 @needs_nvcc
-def test_cuda_operator_compiles(tmp_path: Path) -> None:
+def test_cuda_operator_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a CUDA build of torch generates; the rest of the headers is in every build.
     stub = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
     stub.parent.mkdir(parents=True)
     stub.write_text("#define C10_CUDA_BUILD_SHARED_LIBS\n")
     # A .cpp file goes to the host's compiler as it is; nvcc adds the includes of the toolkit.
-    headers = [f"-Xcompiler=-isystem,{folder}" for folder in (tmp_path, *include_paths())]
+    # Through the environment: a folder with spaces does not survive -Xcompiler.
+    monkeypatch.setenv("CPLUS_INCLUDE_PATH", os.pathsep.join(map(str, (tmp_path, *include_paths()))))
     run(
-        *("nvcc", "-std=c++20", "-Xcompiler=-fsyntax-only,-Wall,-Wextra,-Werror", *headers),
+        *("nvcc", "-std=c++20", "-Xcompiler=-fsyntax-only,-Wall,-Wextra,-Werror"),
         *("-c", "csrc/permute_rows_op_cuda.cpp", "-o", tmp_path / "unused.o"),
     )
