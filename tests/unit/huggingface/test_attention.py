@@ -37,13 +37,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_eager_attention_is_the_fused_one(kind: str, side: str) -> None:
+def test_eager_attention_is_the_fused_one(kind: str, side: str, calls: list[str]) -> None:
     """Logits, gradients, and decoding in pieces from a cache."""
     ids, mask = padded(INTERLEAVED, side)
     told: dict[str, list[torch.Tensor]] = {}
     for name in NAMES:
         model = model_of(KINDS[kind])
         model.set_attn_implementation(name)
+        calls.clear()
         out = model(ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100))
         out.loss.backward()
         told[name] = [out.logits[mask.bool()], *(parameter.grad for parameter in model.parameters())]
@@ -53,6 +54,7 @@ def test_eager_attention_is_the_fused_one(kind: str, side: str) -> None:
                 out = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             told[name].append(out.logits[mask[:, start:end].bool()])
+        assert set(calls) == {name}
     for eager, fused in zip(*told.values(), strict=True):
         torch.testing.assert_close(eager, fused, rtol=1e-4, atol=1e-5 * (1 + float(fused.detach().abs().max())))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import pickle
 from pathlib import Path
 from typing import Any
@@ -77,10 +76,9 @@ def test_tables_are_found_and_replaced(model: MarsForCausalLM) -> None:
     assert_same(other, model)
 
 
-@pytest.mark.parametrize("shards", ["1GB", "20KB"])
-def test_saved_models_load_bit_for_bit(model: MarsForCausalLM, tmp_path: Path, shards: str) -> None:
-    model.save_pretrained(tmp_path, max_shard_size=shards)
-    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shards == "20KB")
+def test_saved_models_load_bit_for_bit(model: MarsForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
     again, info = MarsForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     state = again.state_dict()
@@ -91,26 +89,25 @@ def test_saved_models_load_bit_for_bit(model: MarsForCausalLM, tmp_path: Path, s
     assert_same(again, model)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_compute_the_same(model: MarsForCausalLM, copied: Any) -> None:
+def test_copies_compute_the_same(model: MarsForCausalLM) -> None:
     model.set_attn_implementation("eager")
-    other = copied(model)
-    assert other.config is other.model.config is not model.config
-    assert_same(other, model)
-    other.set_attn_implementation("sdpa")
-    assert model.config._attn_implementation == "eager"
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.config is other.model.config is not model.config
+        assert_same(other, model)
+        other.set_attn_implementation("sdpa")
+        assert model.config._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(model: MarsForCausalLM, dtype: torch.dtype, attention: str) -> None:
-    model.set_attn_implementation(attention)
+def test_half_precision(model: MarsForCausalLM, dtype: torch.dtype) -> None:
     want = logits_of(model)[MASK.bool()]
     half = model.to(dtype)
-    got = half(IDS, attention_mask=MASK).logits
-    assert got.dtype == dtype
-    # a router may choose another expert for a few tokens
-    assert (got.float()[MASK.bool()] - want).abs().median() < 0.05 * want.abs().mean()
+    for attention in ("sdpa", "eager"):
+        half.set_attn_implementation(attention)
+        got = half(IDS, attention_mask=MASK).logits
+        assert got.dtype == dtype
+        # a router may choose another expert for a few tokens
+        assert (got.float()[MASK.bool()] - want).abs().median() < 0.05 * want.abs().mean()
     assert half.generate(IDS, attention_mask=MASK, max_new_tokens=2, eos_token_id=-1).shape[1] == IDS.shape[1] + 2
 
 
@@ -159,19 +156,6 @@ def test_generation_from_embeddings(model: MarsForCausalLM) -> None:
         assert torch.equal(model.generate(**given, num_beams=beams, **how), want)
     with pytest.raises(ValueError, match="inputs_embeds need a visual_mask"):
         model.generate(inputs_embeds=given["inputs_embeds"], **how)
-
-
-def test_forward_has_the_names_that_libraries_look_up() -> None:
-    usual = set(inspect.signature(GPT2LMHeadModel.prepare_inputs_for_generation).parameters)
-    assert usual <= set(inspect.signature(MarsForCausalLM.prepare_inputs_for_generation).parameters) | {
-        *("next_sequence_length", "past_key_values", "attention_mask", "is_first_iteration", "cache_position")
-    }
-    names = {"input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache"}
-    assert names | {"logits_to_keep"} <= set(inspect.signature(MarsForCausalLM.forward).parameters)
-    model = model_of()
-    kept = [model(IDS, attention_mask=MASK, logits_to_keep=keep).logits for keep in (2, torch.tensor([-2, -1]))]
-    for logits in kept:
-        torch.testing.assert_close(logits, model(IDS, attention_mask=MASK).logits[:, -2:], rtol=1e-4, atol=1e-5)
 
 
 def test_label_smoothing_of_the_trainer_does_not_shift() -> None:
