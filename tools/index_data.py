@@ -32,7 +32,7 @@ An input is one of these, or a glob in quotes; each file becomes an index of its
 
 Written are PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json (the manifest), where
 captions have weights PREFIX.weights.npy, and where something had to be left out PREFIX.skipped.jsonl (what, and why).
-Every file of a folder and every member of a tar file is read, or counted as left out; what is not read is named by kind.
+Every file of a folder and every member of a tar file is read or counted as left out; what is not read is named.
 Run again after an interruption, it goes on with the inputs that were not finished.
 """
 SHEET_ROWS, SHEET_TEXT = 64, 300  # documents, and characters of each, that a picture can show

@@ -90,7 +90,7 @@ class Manifest:
         tokens: Number of tokens by modality, keys text and visual.
         text_tokenizer: The text tokenizer.
         image_tokenizer: The image tokenizer; None for an index of text alone.
-        skipped: Number of samples left out, by reason.
+        skipped: Number of samples and files left out, by reason.
         sources: The input files, in the order in which they were read.
         settings: What decided the contents beside sources and tokenizers: resolutions, cropping, limits.
         caption_weights: Whether PREFIX.weights.npy belongs to the index.
