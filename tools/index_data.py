@@ -15,14 +15,18 @@ from typing import Any
 BUILD_EPILOG = """\
 An input is one of these, or a glob in quotes; each file becomes an index of its own, and these are merged:
 
-  FOLDER            images and captions.jsonl; or images with a .txt (one caption) or .json (captions) of the same
-                    name; or .tar, .parquet and .jsonl files
+  FOLDER            images and captions.jsonl; or images with metadata.jsonl, .csv or .parquet, here or in folders
+                    below; or images with a .txt (one caption) or .json (captions) of the same name (a.txt, or else
+                    a.png.txt); or .tar, .parquet and .jsonl files
   FILE.jsonl        one sample per line, image files named relative to it:
                       {"image": "a.png", "captions": ["a red square", {"text": "一个红色方块", "weight": 2}]}
                       {"image": "b.png", "caption": "a blue circle", "low": "b_small.png"}
                       {"text": "a document without an image"}
                       {"parts": ["Look: ", {"image": "a.png"}, {"text": " and "}, {"image": "b.png"}]}
-  FILE.tar(.gz)     WebDataset: KEY.jpg, KEY.txt (one caption), KEY.json (as above), KEY.low.jpg, KEY.0.jpg
+  metadata.*        the image-folder convention: file_name (or image_file_name), and the caption in one of --captions,
+                    else in text or prompt
+  FILE.tar(.gz)     WebDataset: KEY.jpg, KEY.txt (one caption), KEY.json (as above), KEY.low.jpg, KEY.0.jpg; KEY ends
+                    at the first dot, or at the last one where there is neither KEY.jpg nor KEY.json
   FILE.parquet      columns image (bytes, or struct of bytes and path), captions, low, text, parts
   FILE.txt          one text document per line
 
@@ -32,6 +36,7 @@ out with a reason (unknown_range, unknown_colours, unsupported_pixels) and what 
 
 Written are PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json (the manifest), where
 captions have weights PREFIX.weights.npy, and where something had to be left out PREFIX.skipped.jsonl (what, and why).
+Every file of a folder and every member of a tar file is read or counted as left out; what is not read is named.
 Run again after an interruption, it goes on with the inputs that were not finished.
 """
 SHEET_ROWS, SHEET_TEXT = 64, 300  # documents, and characters of each, that a picture can show
@@ -65,7 +70,7 @@ def add_build(subparsers: Any) -> None:
     )  # fmt: skip
     add(
         "--captions", nargs="+", default=["captions", "caption"], metavar="FIELD[=WEIGHT]",
-        help="JSON keys and parquet columns that hold captions, and their relative weight in the choice of a caption "
+        help="JSON keys and columns that hold captions, and their relative weight in the choice of a caption "
         "(default: captions caption)",
     )  # fmt: skip
     for name in ("image", "low", "text", "parts"):
@@ -77,7 +82,7 @@ def add_build(subparsers: Any) -> None:
         help="processes that tokenise texts and decode images; 0: none (default: one per core)",
     )  # fmt: skip
     add("--shard", metavar="I/N", help="only inputs number I, I + N, I + 2N, ... (I from 0); for several hosts")
-    add("--strict", action="store_true", help="the first thing that would be left out is an error")
+    add("--strict", action="store_true", help="the first thing that would be left out is an error, hidden files aside")
     add("--overwrite", action="store_true", help="replace an index of other inputs or settings")
     add("--max-caption-tokens", type=int, default=1024, help="longer captions are dropped (default: %(default)s)")
     add("--max-text-tokens", type=int, default=4096, help="longer texts are left out (default: %(default)s)")

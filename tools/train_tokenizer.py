@@ -36,7 +36,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     image.add_argument(
-        "--input", required=True, metavar="FOLDER", help="folder of images, or with captions.jsonl that names them"
+        "--input",
+        required=True,
+        metavar="FOLDER",
+        help="folder of images, or with captions.jsonl or metadata.* that names them",
     )
     image.add_argument("--output", required=True, metavar="FOLDER", help="the model folder to write")
     image.add_argument(

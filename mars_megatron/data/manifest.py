@@ -93,7 +93,7 @@ class Manifest:
         tokens: Number of tokens by modality, keys text and visual.
         text_tokenizer: The text tokenizer.
         image_tokenizer: The image tokenizer; None for an index of text alone.
-        skipped: Number of samples left out, by reason.
+        skipped: Number of samples and files left out, by reason.
         unknown: Number of texts in which the text tokenizer could not spell something, and of its unknown ids in them,
             keys texts and tokens; empty without any, and where it was not counted.
         sources: The input files, in the order in which they were read.

@@ -39,7 +39,8 @@ def build_index(
 ) -> Manifest | None:
     """Tokenise every sample of the inputs and write an index of them.
 
-    A sample that cannot be used is left out, counted in the manifest by its reason and logged in PREFIX.skipped.jsonl.
+    A sample or file that cannot be used is left out, counted in the manifest by its reason and logged in
+    PREFIX.skipped.jsonl.
     One input becomes PREFIX itself. Of several, each becomes an index in PREFIX.shards, and these are merged into
     PREFIX. What is finished is kept when the call is repeated; files appear under their names when they are complete,
     and after a failure no temporary file is left.

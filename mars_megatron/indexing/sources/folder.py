@@ -26,7 +26,6 @@ from mars_megatron.indexing.sources.fields import (
 from mars_megatron.indexing.sources.listing import (
     CAPTIONS_FILE,
     ImageFile,
-    Listing,
     extension,
     file_status,
     list_folder,
@@ -100,12 +99,11 @@ class ImageFiles:
             raise Refused("no_caption", f"{name} cannot be read: {error}") from error
 
 
-def read_images(listing: Listing, batch_size: int) -> Iterator[Work]:
+def read_images(folder: str, images: Sequence[ImageFile], batch_size: int) -> Iterator[Work]:
     """The images of a folder in batches."""
-    images = listing.images()
     for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
-        yield ImageFiles(listing.folder, part, sum(image.num_bytes for image in part))
+        part = list(images[start : start + batch_size])
+        yield ImageFiles(folder, part, sum(image.num_bytes for image in part))
 
 
 def folder_sha256(folder: str | Path) -> str:

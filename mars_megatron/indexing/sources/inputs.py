@@ -120,16 +120,17 @@ class OpenShard:
             yield self._shard.beside
         if self._shard.kind == "folder":
             listing = list_folder(self._shard.path)
-            used = {name for image in listing.images() for name in (image.name, *image.captions)}
+            images = listing.images()
+            used = {name for image in images for name in (image.name, *image.captions)}
             if skips := tuple(listing.left_out(used)):
                 yield Problems(skips)
-        yield from self._works()
+            yield from read_images(self._shard.path, images, self._options.batch_size)
+        else:
+            yield from self._works()
 
     def _works(self) -> Iterator[Work]:
         shard, options = self._shard, self._options
         if self._file is None:
-            if shard.kind == "folder":
-                return read_images(list_folder(shard.path), options.batch_size)
             if shard.kind == "metadata":
                 return read_metadata(shard.path, options.batch_size, shard.listed)
             return read_parquet(shard.path, options)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.pixels import EXTENSIONS
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
     BOM,
@@ -28,7 +27,7 @@ from mars_megatron.indexing.sources.fields import (
     other_encoding,
     parse_json,
 )
-from mars_megatron.indexing.sources.listing import extension
+from mars_megatron.indexing.sources.listing import looks_like_image
 from mars_megatron.indexing.sources.reading import HashedFile
 
 BLOCK = 1 << 18  # bytes of text of one batch
@@ -160,7 +159,7 @@ class _Records:
 def _follows_convention(fields: dict[str, Any]) -> bool:
     """Whether a line of any JSONL names an image as metadata.jsonl does; the files that texts are from are none."""
     name = fields.get(FILE_NAME)
-    return isinstance(name, str) and "image" not in fields and "parts" not in fields and extension(name) in EXTENSIONS
+    return isinstance(name, str) and "image" not in fields and "parts" not in fields and looks_like_image(name)
 
 
 def read_lines(

@@ -200,6 +200,11 @@ def file_status(path: str) -> os.stat_result:
         return os.lstat(path)
 
 
+def looks_like_image(name: str) -> bool:
+    """Whether a name is that of an image or film, of a format that is read or not; texts are made of documents."""
+    return extension(name) in EXTENSIONS | _PICTURES - {"pdf", "eps", "ai"}
+
+
 def extension(name: str) -> str:
     """In lower case, without its dot; the whole name where there is none."""
     return name.rpartition(".")[2].lower()

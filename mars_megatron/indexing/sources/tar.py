@@ -343,12 +343,12 @@ def _sample(group: Group, where: Where, options: BuildOptions, unread: Counter[s
     if "json" in members:
         count_keys(fields, known_fields(options) - {"image", "low"}, unread)
     if "txt" in members:
-        text = decode_utf8(members["txt"], "txt: ").rstrip("\r\n")  # the whole file is one caption
         if not any(given(fields, name) is not None for name, _ in options.captions):
-            fields[options.captions[0][0]] = text
+            # the whole file is one caption
+            fields[options.captions[0][0]] = decode_utf8(members["txt"], "txt: ").rstrip("\r\n")
             caption_files.add("txt")
-        elif text in (caption for caption, _ in read_captions(fields, options)):
-            caption_files.add("txt")
+        elif members["txt"].rstrip(b"\r\n").decode(errors="replace") in dict(read_captions(fields, options)):
+            caption_files.add("txt")  # nothing is lost
     image = next((suffix for suffix in members if suffix in EXTENSIONS), None)
     low = next((suffix for suffix in members if suffix.startswith("low.") and suffix[4:] in EXTENSIONS), None)
     fields["image"], fields["low"] = image, low

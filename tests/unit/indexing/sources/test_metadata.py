@@ -133,9 +133,11 @@ def test_metadata_is_no_text_and_text_no_metadata(tmp_path, tokenizers):
     )
     manifest = build(raw, tmp_path / "index", tokenizers)
     assert manifest.documents == {"image": 1} and manifest.skipped["bad_record"] == 1
-    lines = [{"file_name": "1.png", "text": "red"}, {"file_name": "book.txt", "text": "the colour"}]
+    lines = [{"file_name": "1.png", "text": "red"}, {"file_name": "book.pdf", "text": "the colour"},
+             {"file_name": "1.heic", "text": "blue"}]  # fmt: skip
     (raw / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert build(raw / "train.jsonl", tmp_path / "other", tokenizers).documents == {"image": 1, "text": 1}
+    manifest = build(raw / "train.jsonl", tmp_path / "other", tokenizers)
+    assert manifest.documents == {"image": 1, "text": 1} and manifest.skipped == {"missing_image": 1}
     with pytest.raises(ValueError, match="has metadata.jsonl and files such as .*train.jsonl"):
         build(raw, tmp_path / "third", tokenizers)
 

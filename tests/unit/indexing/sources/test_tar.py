@@ -140,7 +140,7 @@ if __name__ == "__main__":
         found[Path(source).name] = (high_water() - before, manifest.num_documents)
     print(json.dumps(found))
 """
-MEGABYTES, MOST = 150, 80
+MEGABYTES, MOST = 120, 80
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of memory")
@@ -155,12 +155,11 @@ def test_memory_does_not_grow_with_the_file(tmp_path, text_model, image_model):
         write_tar(tmp_path / "small.tar", small),  # first, so that what is loaded once is not counted
         write_tar(tmp_path / "images.tar", images),
         write_tar(tmp_path / "images.tar.gz", images, "w:gz"),
-        write_tar(tmp_path / "others.tar", others),
         write_tar(tmp_path / "others.tgz", others, "w:gz"),
     ]
     command = [sys.executable, "-c", MEASURE, tmp_path / "index", text_model, image_model, *sources]
     run = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    assert [documents for _, documents in found.values()] == [1, count, count, 1, 1]
+    assert [documents for _, documents in found.values()] == [1, count, count, 1]
     assert all(kilobytes < MOST << 10 for name, (kilobytes, _) in found.items() if name != "small.tar"), found
