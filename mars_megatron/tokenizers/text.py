@@ -38,6 +38,7 @@ class TextTokenizer(Protocol):
         names: The tokens with a name that there are: eos_token, bos_token, unk_token, pad_token, ...
         eos_id: End of text.
         bos_id: Begin of text, if there is one. Nothing puts it in front of a text.
+        unk_id: What it makes of text that it cannot spell; None where there is no such text.
         wants_bos: The files say that the language model expects bos_id in front of every text.
     """
 
@@ -48,6 +49,7 @@ class TextTokenizer(Protocol):
     names: dict[str, str]
     eos_id: int
     bos_id: int | None
+    unk_id: int | None
     wants_bos: bool
 
     @property
@@ -108,6 +110,7 @@ class SentencePieceTokenizer:
             raise ValueError(f"text tokenizer {path} has no end-of-sentence id; train it with one")
         self.eos_id: int = eos_id
         self.bos_id = named.get("bos_token", ("", None))[1]
+        self.unk_id: int | None = self._processor.unk_id()
         self.wants_bos = bool(folder and says_bos(folder)) and self.bos_id is not None
 
     def _own_names(self) -> dict[str, str]:
@@ -193,6 +196,8 @@ class JsonTokenizer:
             raise ValueError(self._no_eos(said.get("eos_token")))
         self.eos_id: int = eos_id
         self._named = set(ids.values())
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self.unk_id = self._tokenizer.token_to_id(unknown) if unknown else ids.get("unk_token")
         wants = says_bos(Path(path))
         self.wants_bos = self.bos_id is not None and (self._puts_bos() if wants is None else wants)
 
