@@ -78,8 +78,7 @@ def _difference(manifest: Manifest, shards: list[InputShard], recipe: Recipe) ->
     text = manifest.text_tokenizer
     if text.fingerprint != recipe.text_tokenizer.fingerprint:
         return f"was made with another text tokenizer ({text.path})"
-    place = where_made(text.path, text.fingerprint, recipe.text_tokenizer.path)
-    if not text.content and first_difference(place) is not None:
+    if not text.content and first_difference(where_made(text.path, text.fingerprint, recipe.text_tokenizer.path)):
         return "has ids of a former version, which read the text tokenizer in another way than its file says"
     image = recipe.image_tokenizer
     if manifest.image_tokenizer is not None and (

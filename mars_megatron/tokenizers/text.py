@@ -40,7 +40,7 @@ class TextTokenizer(Protocol):
         names: The tokens with a name that there are: eos_token, bos_token, unk_token, pad_token, ...
         eos_id: End of text.
         bos_id: Begin of text, if there is one. Nothing puts it in front of a text.
-        unk_id: What a text that it cannot spell becomes; None where it can spell every text.
+        unk_id: What it makes of text that it cannot spell; None where there is no such text.
         wants_bos: The files say that the language model expects bos_id in front of every text.
     """
 

@@ -148,6 +148,15 @@ def test_broken_tables_are_named(model: Path, tmp_path: Path) -> None:
         (tmp_path / name).unlink()
 
 
+def test_what_cannot_be_spelt(model: Path, tmp_path: Path) -> None:
+    for name in ("wordpiece", "unigram"):
+        tokenizer = load_text_tokenizer(look_alikes.write(name, tmp_path / name))
+        assert tokenizer.unk_id is not None and tokenizer.unk_id in tokenizer.encode("red \U0001f9ff")
+    assert load_text_tokenizer(model).unk_id in load_text_tokenizer(model).encode("red \U0001f9ff")
+    qwen = load_text_tokenizer(look_alikes.write("qwen2", tmp_path / "qwen2"))
+    assert qwen.unk_id is None
+
+
 def test_ids_with_holes(llama2: Path) -> None:
     """The largest id counts, not their number."""
     values = json.loads((llama2 / "tokenizer.json").read_text())
