@@ -115,7 +115,10 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not all(isinstance(file, str) for file in weight_map.values()):
             raise ValueError("a place is no file name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is not an index of shards (JSON with a weight_map): {error}") from error
+        raise ValueError(
+            what_instead(index, may_be_text=True)
+            or f"{index} is not an index of shards (JSON with a weight_map): {error}"
+        ) from error
     return weight_map
 
 

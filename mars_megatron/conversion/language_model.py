@@ -15,6 +15,7 @@ from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.other_models import what_model, what_tensors
 from mars_megatron.conversion.table import parameters
 from mars_megatron.huggingface.foreign import refuse_foreign
+from mars_megatron.huggingface.weights_mars import what_instead
 
 ORIGINAL_QWEN = "qwen"
 FAMILIES = (ORIGINAL_QWEN, "qwen2", "qwen3", "llama")
@@ -55,7 +56,10 @@ def _configuration(folder: Path) -> dict[str, Any]:
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not a model configuration (JSON with a model_type): {error}") from error
+        raise ValueError(
+            what_instead(path, may_be_text=True)
+            or f"{path} is not a model configuration (JSON with a model_type): {error}"
+        ) from error
     if "model_type" not in found:
         raise ValueError(f"{path} is not a model configuration: it has no model_type{what_model(found)}")
     return found

@@ -119,11 +119,11 @@ _TAIL = """
 
 - The attention is torch's `scaled_dot_product_attention` ("sdpa") or step by step ("eager"), as `attn_implementation`
   or `set_attn_implementation` says; others are refused. `output_attentions` takes the eager one.
-- An `attention_mask` is [samples, length], 1 for tokens and 0 for padding on either side. Masks of 4 dimensions,
-  samples packed into one row and continuous batching are refused.
+- An `attention_mask` is [samples, length], 1 for tokens and 0 for padding on either side. Masks of 4 dimensions
+  (4-D), samples packed into one row and continuous batching are refused.
 - Static caches are refused: they do not grow.
 - `max_new_tokens` is {max_new_tokens} in `generation_config.json` and goes before `max_length`: give `max_new_tokens`.
-- Embedding and head have two tables each, `text` and `visual`, no `weight` of their own and a fixed size.
+- Embedding and head have two tables each, `text` and `visual`, no `.weight` of their own and a fixed size.
   `inputs_embeds` need a `visual_mask` [samples, length], 1 where the visual expert takes the token.
 - An image is {resolution} x {resolution} pixels; others are resized and their centre is cut out. Give the processor
   images as `Image.open` gives them: bits, alpha and colour profiles then count as in training, and what a file does not

@@ -148,13 +148,17 @@ def _with_key(deep: np.ndarray, key: Any) -> np.ndarray:
 def _ppm(image: Any) -> Picture:
     if "scale" in image.info or image.mode == "F":
         image.load()
-        values = np.asarray(image) / np.float32(image.info["scale"])
+        values, scale = np.asarray(image), image.info["scale"]
         deep = scaled(values, 0, 1)
+        if scale != 1:  # netpbm divides by it, the format's author multiplies, others pass over it
+            raise UnusablePicture(
+                "unknown_range", f"a PFM of scale {scale:g}, which readers take in several ways; save it with scale 1"
+            )
         if values.min() < 0 or values.max() > 1:
             raise UnusablePicture(
                 "unknown_range",
-                f"a PFM whose values lie in {values.min():g}..{values.max():g} of its scale, not in 0..1: it does not "
-                "say which of them is white",
+                f"a PFM whose values lie in {values.min():g}..{values.max():g}, not in 0..1: it does not say which of "
+                "them is white",
             )
         return Picture(deep=deep)
     if image.mode in ("P", "RGBA", "CMYK"):

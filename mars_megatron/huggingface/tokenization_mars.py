@@ -32,7 +32,7 @@ class MarsSentencePieceTokenizer(PreTrainedTokenizer):
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
             raise ImportError(f"the text tokenizer needs sentencepiece: pip install sentencepiece ({error})") from error
-        self.vocab_file = vocab_file
+        self.vocab_file = str(Path(vocab_file).absolute())  # the current folder may be another one when it is saved
         self._processor = SentencePieceProcessor(model_file=vocab_file)
         super().__init__(**kwargs)
 

@@ -159,8 +159,9 @@ def ppms() -> dict[str, Odd]:
     spots = np.arange(64).reshape(8, 8) % 3 == 0
     found["p1"] = Odd(b"P1\n8 8\n" + "".join(str(1 - v) for v in (spots * 1).ravel()).encode(), seen(spots * 1.0), 0)
     found["p4"] = Odd(b"P4\n8 8\n" + b"".join(packed(1 - row * 1, 1) for row in spots), seen(spots * 1.0), 0)
-    for name, scale in (("little", -1.0), ("big", 1.0), ("scaled", -4.0)):
-        found[f"float_{name}.pfm"] = Odd(pfm(GREY * abs(scale), scale), seen(GREY))
+    for name, scale in (("little", -1.0), ("big", 1.0)):
+        found[f"float_{name}.pfm"] = Odd(pfm(GREY, scale), seen(GREY))
+    found["float_scaled.pfm"] = Odd(pfm(GREY * 4, -4.0), "unknown_range")
     found["float_bright.pfm"] = Odd(pfm(GREY * 9, -1.0), "unknown_range")
     found["float_negative.pfm"] = Odd(pfm(GREY - 0.5, -1.0), "unknown_range")
     found["float_nan.pfm"] = Odd(pfm(GREY * np.nan, -1.0), "unreadable_image")
