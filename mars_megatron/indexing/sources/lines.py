@@ -64,19 +64,18 @@ class Lines:
     def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
         records = _Records(self, options)
+        json, metadata, named = self.json, self.metadata, records.named
         for number, line in enumerate(self._lines(), start=self.first):
             if not line or line.isspace():
                 continue
-            if self.counts_files:
-                records.named.clear()
+            if named:
+                named.clear()
             where = {"file": self.file, "line": number}
             try:
                 text = line if isinstance(line, str) else decode_utf8(line)
-                if not text:
-                    continue  # a byte order mark alone
-                if self.json:
+                if json:
                     fields = parse_json(text)
-                    if len(fields) == 1 and type(alone := fields.get("text")) is str and not self.metadata:
+                    if len(fields) == 1 and type(alone := fields.get("text")) is str and not metadata:
                         found.append(Sample(where, text=alone))  # the most frequent kind by far
                     else:
                         found.append(records.sample(fields, where))
@@ -91,11 +90,11 @@ class Lines:
         """The lines, decoded at once if that goes well, without the byte order marks of files that were joined."""
         data = self.data
         if b"\0" in data:  # no text, see decode_utf8
-            return data.split(b"\n")
+            return [line.removeprefix(_BOM) for line in data.split(b"\n")]
         try:
             lines = data.decode("utf-8").split("\n")
         except UnicodeDecodeError:
-            return data.split(b"\n")
+            return [line.removeprefix(_BOM) for line in data.split(b"\n")]
         return [line.lstrip(BOM) for line in lines] if _BOM in data else lines
 
     def split(self) -> Sequence[Work]:

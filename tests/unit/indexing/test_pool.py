@@ -114,7 +114,7 @@ def test_a_build_with_a_deadly_record(tmp_path, tokenizers, monkeypatch):
     monkeypatch.setattr(
         inputs,
         "read_lines",
-        lambda file, json, size: iter([Deadly(("red", "die", "blue"), 1)]) if file.read(9) else None,
+        lambda file, json, size, *rest: iter([Deadly(("red", "die", "blue"), 1)]) if file.read(9) else None,
     )
     manifest = build(lines, tmp_path / "index", (tokenizers[0], None), workers=1)
     assert manifest.skipped == {"worker_died": 1} and log(tmp_path / "index")[0]["line"] == 2
