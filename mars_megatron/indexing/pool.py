@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from typing import Generic, TypeVar
 
+from mars_megatron.indexing.batch import empty, join
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
 from mars_megatron.indexing.records import Done, Skip, Work
-from mars_megatron.indexing.worker import Worker, WorkerSettings, empty, join, run_work, start_worker
+from mars_megatron.indexing.worker import Worker, WorkerSettings, run_work, start_worker
 from mars_megatron.tokenizers.text import TextTokenizer
 
 # Seconds that workers have to end by themselves, and then to be ended.

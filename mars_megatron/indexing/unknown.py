@@ -14,7 +14,7 @@ class NothingKnown(list[int]):
 
 
 def mark_unknown(
-    encoded: list[list[int]], tokens: np.ndarray, unknown: int, tokenizer: TextTokenizer
+    encoded: list[list[int]], tokens: np.ndarray, unknown: int, tokenizer: TextTokenizer, is_space: dict[int, bool]
 ) -> tuple[int, int]:
     """Make the ids of texts of which nothing is known `NothingKnown`.
 
@@ -23,17 +23,21 @@ def mark_unknown(
         tokens: int32 [sum of their lengths], the same one after the other.
         unknown: The tokenizer's unknown id.
         tokenizer: Has made the ids.
+        is_space: What is known of ids, kept by the caller: whether they are nothing but spaces; gets what is found.
 
     Returns:
         As `count_unknown`.
     """
-    lengths = np.array(list(map(len, encoded)))
-    counts = _counts(tokens, lengths, unknown)
-    # Spaces are tokens at most in front of, between and behind the unknown ones: few texts have to be decoded.
-    for place in np.flatnonzero((counts > 0) & (lengths <= 2 * counts + 1)).tolist():
-        ids = encoded[place]
-        if not tokenizer.decode([number for number in ids if number != unknown]).strip():
-            encoded[place] = NothingKnown(ids)
+
+    def says_nothing(number: int) -> bool:
+        if number not in is_space:
+            is_space[number] = not tokenizer.decode([number]).strip()
+        return number == unknown or is_space[number]
+
+    counts = _counts(tokens, np.array(list(map(len, encoded))), unknown)
+    for place in np.flatnonzero(counts).tolist():
+        if all(map(says_nothing, encoded[place])):  # mostly ends at one of the first
+            encoded[place] = NothingKnown(encoded[place])
     return int(np.count_nonzero(counts)), int(counts.sum())
 
 

@@ -6,19 +6,18 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import connection, parent_process
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
+from mars_megatron.indexing.batch import Batch
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
-from mars_megatron.indexing.records import KEPT, Done, Refused, Sample, Skip, Usage, Where, Work
-from mars_megatron.indexing.unknown import NothingKnown, count_unknown, mark_unknown
+from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Work
+from mars_megatron.indexing.unknown import NothingKnown, mark_unknown
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
 # Texts of more bytes than this for each token that they may have are not tokenised to find that they are too long.
@@ -64,6 +63,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, tokenizer: TextTokenizer) -> None:
         self._settings, self._options, self._tokenizer = settings, settings.options, tokenizer
+        self._is_space: dict[int, bool] = {}  # ids of the tokenizer
         self._limits = ImageLimits(self._options.max_pixels, self._options.max_bytes, self._options.min_side)
 
     def __call__(self, work: Work) -> Done:
@@ -72,14 +72,14 @@ class Worker:
         Raises:
             ValueError: There is an image, but no image tokenizer.
         """
-        batch = _Batch()
+        batch = Batch()
         found = work.samples(self._options, batch.usage.unread)
         self._process(found, batch)
         if work.counts_files:
             batch.count_files(found)
         return batch.done()
 
-    def _process(self, found: list[Sample | Skip], batch: _Batch) -> None:
+    def _process(self, found: list[Sample | Skip], batch: Batch) -> None:
         samples = self._encodable(found, batch)
         if all(sample.text is not None for _, sample in samples):
             self._add_texts(samples, batch)
@@ -104,7 +104,7 @@ class Worker:
             except Refused as refused:
                 batch.skip(sample.where, refused.reason, refused.detail)
 
-    def _encodable(self, found: list[Sample | Skip], batch: _Batch) -> list[tuple[int, Sample]]:
+    def _encodable(self, found: list[Sample | Skip], batch: Batch) -> list[tuple[int, Sample]]:
         """(position, sample) of those whose texts are Unicode; JSON can spell halves of surrogate pairs."""
         samples = []
         for position, item in enumerate(found):
@@ -124,7 +124,7 @@ class Worker:
                 batch.skip(sample.where, "invalid_utf8", "a text has lone surrogates")
         return good
 
-    def _add_texts(self, samples: list[tuple[int, Sample]], batch: _Batch) -> None:
+    def _add_texts(self, samples: list[tuple[int, Sample]], batch: Batch) -> None:
         """Text documents alone, of which there can be very many."""
         texts = [str(sample.text) for _, sample in samples]
         limit = self._options.max_text_tokens
@@ -145,13 +145,16 @@ class Worker:
         batch.modes = [self._settings.modes.text] * len(kept)
         batch.sequences = [1] * len(kept)
 
-    def _encode(self, texts: list[str], batch: _Batch) -> list[list[int]]:
+    def _encode(self, texts: list[str], batch: Batch) -> list[list[int]]:
         """The ids of texts; the batch has them in one array too, where it is seen at once whether some are unknown."""
         encoded = self._tokenizer.encode_batch(texts)
         ids = batch.encoded = np.fromiter(chain.from_iterable(encoded), np.int32, sum(map(len, encoded)))
         unknown = self._tokenizer.unk_id
         if unknown is not None and (ids == unknown).any():
-            batch.unknown, batch.num_unknown = unknown, mark_unknown(encoded, ids, unknown, self._tokenizer)
+            batch.unknown, batch.num_unknown = (
+                unknown,
+                mark_unknown(encoded, ids, unknown, self._tokenizer, self._is_space),
+            )
         return encoded
 
     def _short_texts(self, sample: Sample) -> list[str]:
@@ -171,7 +174,7 @@ class Worker:
         if isinstance(ids, NothingKnown):
             raise Refused("unknown_text", "all of it is unknown to the text tokenizer")
 
-    def _add_image(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
+    def _add_image(self, sample: Sample, encoded: list[list[int]], batch: Batch) -> None:
         self._need_tokenizer(sample)
         limit = self._options.max_caption_tokens
         not_empty = [
@@ -217,7 +220,7 @@ class Worker:
         batch.add_codes(self._settings.num_codes, self._settings.modes.image)
         batch.sequences.append(len(kept) + len(lows) + 1)
 
-    def _add_parts(self, sample: Sample, encoded: list[list[int]], batch: _Batch) -> None:
+    def _add_parts(self, sample: Sample, encoded: list[list[int]], batch: Batch) -> None:
         assert sample.parts is not None
         ids, unknown = iter(encoded), 0
         found: list[list[int] | np.ndarray] = []  # ids, or pixels
@@ -258,113 +261,10 @@ class Worker:
             raise ValueError(f"{name_of(sample.where)} has an image; give an image tokenizer (--image-tokenizer)")
 
 
-class _Batch:
-    """Documents on their way into arrays."""
-
-    def __init__(self) -> None:
-        self.encoded: np.ndarray | None = None  # int32, the ids of all texts of the batch
-        self.unknown, self.num_unknown = 0, (0, 0)  # the tokenizer's unknown id, and its numbers among them
-        self.ids: list[list[int]] = []
-        self.lengths: list[int] = []
-        self.modes: list[int] = []
-        self.sequences: list[int] = []
-        self.weights: dict[int, float] = {}  # sequence -> weight
-        self.images: list[np.ndarray] = []
-        self.lows: list[np.ndarray] = []
-        self.position = 0  # of the record that is being added
-        self.caption_fields: set[str] = set()
-        self.low_unused = False
-        self.skips: list[tuple[int, Skip]] = []  # with the positions of their records
-        self.usage = Usage()
-
-    def skip(self, where: Where, reason: str, detail: str) -> None:
-        self.skips.append((self.position, Skip(where, reason, detail)))
-
-    def add_sequence(self, ids: list[int], mode: int) -> None:
-        self.ids.append(ids)
-        self.lengths.append(len(ids))
-        self.modes.append(mode)
-
-    def add_codes(self, num_codes: int, mode: int) -> None:
-        """A sequence whose tokens come later."""
-        self.lengths.append(num_codes)
-        self.modes.append(mode)
-
-    def count_files(self, found: list[Sample | Skip]) -> None:
-        """Count the files of all records, which are those of a sample that is kept, or not."""
-        left_out = {position for position, skip in self.skips if skip.reason not in KEPT}
-        for position, item in enumerate(found):
-            if item.files is not None:
-                self.usage.add(item.files, position not in left_out)
-
-    def done(self) -> Done:
-        weights = None
-        if self.weights:
-            weights = np.ones(len(self.lengths), dtype=np.float32)
-            weights[list(self.weights)] = list(self.weights.values())
-        ids, num_ids = self.encoded, sum(map(len, self.ids))
-        if ids is None or len(ids) != num_ids:  # some texts were left out
-            ids = np.fromiter(chain.from_iterable(self.ids), np.int32, num_ids)
-            if self.num_unknown[0]:
-                self.num_unknown = count_unknown(ids, list(map(len, self.ids)), self.unknown)
-        return Done(
-            ids,
-            np.array(self.lengths, dtype=np.int32),
-            np.array(self.modes, dtype=np.int8),
-            np.array(self.sequences, dtype=np.int64),
-            weights,
-            _stack(self.images),
-            _stack(self.lows),
-            [skip for _, skip in sorted(self.skips, key=itemgetter(0))],
-            frozenset(self.caption_fields),
-            self.low_unused,
-            self.usage,
-            self.num_unknown,
-        )
-
-
-def join(parts: Sequence[Done]) -> Done:
-    """Several batches as one."""
-    weights = None
-    if any(part.weights is not None for part in parts):
-        weights = np.concatenate(
-            [np.ones(len(part.lengths), np.float32) if part.weights is None else part.weights for part in parts]
-        )
-    names = ("text_tokens", "lengths", "modes", "sequences")
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    images = _stack([image for part in parts for image in part.images])
-    lows = _stack([low for part in parts for low in part.lows])
-    usage = Usage()
-    for part in parts:
-        usage.extend(part.usage)
-    return Done(
-        **arrays,
-        weights=weights,
-        images=images,
-        lows=lows,
-        skips=[skip for part in parts for skip in part.skips],
-        caption_fields=frozenset().union(*(part.caption_fields for part in parts)),
-        low_unused=any(part.low_unused for part in parts),
-        usage=usage,
-        unknown=(sum(part.unknown[0] for part in parts), sum(part.unknown[1] for part in parts)),
-    )
-
-
-def empty(skips: list[Skip]) -> Done:
-    """A batch without documents."""
-    batch = _Batch()
-    batch.skips = list(enumerate(skips))
-    return batch.done()
-
-
 def name_of(where: dict[str, object]) -> str:
     """{"file": "a.jsonl", "line": 3} -> "a.jsonl line 3"."""
     parts = ((name, ", ".join(value) if isinstance(value, list) else value) for name, value in where.items())
     return " ".join(str(value) if name == "file" else f"{name} {value}" for name, value in parts)
-
-
-def _stack(images: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack(images) if len(images) else np.zeros((0, 0, 0, 3), dtype=np.uint8)
 
 
 def _texts(sample: Sample) -> list[str]:

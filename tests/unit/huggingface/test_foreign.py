@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import pytest
 from mars_megatron.conversion.convert import init_from_hf
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.huggingface.foreign import refuse_foreign
-from mars_megatron.huggingface.text_tokenizer import convert_sentencepiece
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 from tests.small_index import lines, text_model
 from tests.unit.conversion.models import language_model
@@ -267,7 +267,7 @@ def test_text_tokenizers(tmp_path: Path, name: str, content: bytes, message: str
 
 def test_a_text_tokenizer_beside_a_model_of_any_kind(text_model: Path, tmp_path: Path) -> None:
     """It is the tokenizer that is asked for."""
-    convert_sentencepiece(text_model, make(tmp_path / "model", FOLDERS["bitsandbytes"][0]))
+    shutil.copyfile(text_model, make(tmp_path / "model", FOLDERS["bitsandbytes"][0]) / "tokenizer.model")
     make(tmp_path / "model", FOLDERS["LoRA"][0])
     assert load_text_tokenizer(tmp_path / "model").size == load_text_tokenizer(text_model).size
 

@@ -23,7 +23,7 @@ def card(overrides: dict[str, Any] | None = None, has_text: bool = True) -> str:
 
 def test_a_card_names_the_traps_of_its_model() -> None:
     whole = card()
-    for trap in ("label_smoothing_factor", "max_new_tokens` is 37", "4 dimensions", "Prompt tuning", "no `weight`"):
+    for trap in ("label_smoothing_factor", "max_new_tokens` is 37", "4 dimensions", "Prompt tuning", "no `.weight`"):
         assert trap in whole, trap
     assert f'`r"{ADAPTED}"`' in whole and "{" not in re.sub(r"```.*?```", "", whole, flags=re.DOTALL)
     bare = card(has_text=False)

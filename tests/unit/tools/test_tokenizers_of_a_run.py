@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from mars_megatron import train
 from mars_megatron.checkpoint import latest, read_config, resolve
@@ -94,13 +95,18 @@ def tool(name: str, *arguments: object) -> int:
     return load_tool(name).main([str(argument) for argument in arguments])
 
 
+def words(folder: Path) -> list[str]:
+    """The pieces of the text tokenizer in an exported folder."""
+    model = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    return [model.id_to_piece(number) for number in range(model.vocab_size())]
+
+
 def exported(source: Path, *options: object) -> tuple[list[str], str]:
     """What `export-hf` carries: the words of the text tokenizer, and the image tokenizer's fingerprint."""
     target = Path("exported")
     shutil.rmtree(target, ignore_errors=True)
     assert tool("convert_checkpoint", "export-hf", source, target, "--no-progress", *options) == 0
-    vocabulary = json.loads((target / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    return [word for word, _ in vocabulary], image_fingerprint(target / "image_tokenizer")
+    return words(target), image_fingerprint(target / "image_tokenizer")
 
 
 def carried(source: Path) -> tuple[str, str]:
@@ -170,8 +176,7 @@ def exported_in(folder: Path, source: Path) -> tuple[list[str], str]:
     assert tool("convert_checkpoint", "export-hf", source, folder / "first", "--no-progress") == 0
     os.chdir(folder)
     (folder / "first").rename(folder / "exported")
-    vocabulary = json.loads((folder / "exported" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    found = [word for word, _ in vocabulary], image_fingerprint(folder / "exported" / "image_tokenizer")
+    found = words(folder / "exported"), image_fingerprint(folder / "exported" / "image_tokenizer")
     os.chdir(here)
     return found
 
@@ -413,7 +418,7 @@ def test_conversions_carry_what_they_were_given(place: Path, trained: Train, tmp
     assert carried(Path("merged")) == (text, images)
     exported(Path("merged"))
     # Onto the language model, in whose folder another tokenizer lies now.
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(Path("exported") / name, home / "model" / name)
     with pytest.warns(UserWarning, match=r"the text tokenizer of .*model is another one than the parts were trained"):
         assert tool("convert_checkpoint", "merge", home / "model", "visual.safetensors", "other") == 0
@@ -428,7 +433,7 @@ def test_a_hugging_face_folder(place: Path, trained: Train, tmp_path: Path) -> N
     exported(home / "runs" / "x")
     folder = home / "language model"
     folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.model", "tokenizer_config.json"):
         shutil.copyfile(Path("exported") / name, folder / name)
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "model.safetensors").write_bytes(bytes(1000))
