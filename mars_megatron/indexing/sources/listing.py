@@ -138,6 +138,7 @@ def list_folder(folder: str | Path, prune: bool = True) -> Listing:
     hidden: list[Skip] = []
     lists: list[str] = []
     seen: set[tuple[int, int]] = set()
+    metadata: set[str] = set()  # folders with metadata files, and those below: only lists are wanted of these
     for root, folders, files in os.walk(folder, followlinks=True, onerror=fail):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that was there before
@@ -148,7 +149,13 @@ def list_folder(folder: str | Path, prune: bool = True) -> Listing:
         found = [name for name in LISTS if name in files]
         if prune and here != "." and found:
             lists += [os.path.join(here, name) for name in found]
-            folders.clear()
+            if CAPTIONS_FILE in found:  # accounts for all below it
+                folders.clear()
+                continue
+            metadata.add(root)
+        if root in metadata or os.path.dirname(root) in metadata:
+            metadata.add(root)
+            folders[:] = sorted(name for name in folders if _hidden(name) is None)
             continue
         for name in sorted(folders):
             if (reason := _hidden(name)) is not None:

@@ -162,3 +162,19 @@ def test_an_interrupted_build_of_a_folder_with_metadata_goes_on(tmp_path, tokeni
     (raw / "metadata.csv").write_text("file_name,text\n2.png,blue\n")
     with pytest.raises(ValueError, match="metadata.csv has changed since"):
         build(raw, tmp_path / "index", tokenizers)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("top", ["", "a"])
+def test_lists_are_found_at_any_depth(kind, top, tmp_path, tokenizers):
+    raw = tmp_path / "raw"
+    for number, place in enumerate(dict.fromkeys((top, "a", "a/b", "a/b/c/d")), start=1):
+        rows = [{"file_name": "1.png", "text": "a red square"}]
+        write(raw / place, rows, kind, images={"1.png": picture(number)})
+    (raw / "a" / "b" / "c" / "alone.png").write_bytes(picture(9))
+    os.symlink(raw, raw / "a" / "loop")
+    said = build(raw, tmp_path / "index", tokenizers)
+    lists = 4 if top == "" else 3
+    assert said.documents == {"image": lists} and said.skipped == {"unnamed_image": 1}
+    assert said.summed("files") == {"read": 2 * lists, "captions": 0, "left_out": 1}
+    assert len(folder_images(raw)) == lists
