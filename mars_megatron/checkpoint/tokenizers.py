@@ -18,6 +18,8 @@ from mars_megatron.config.plain_text import parse_json, read_text
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.text import load_text_tokenizer
+from mars_megatron.tokenizers.text_checks import is_same
 
 # In a checkpoint: the fingerprint of each of its tokenizers.
 RECORD = "tokenizers.json"
@@ -78,7 +80,8 @@ def locate_for_training(config: RunConfig, origin: Path | None, resumed: bool) -
     Args:
         config: The run.
         origin: The checkpoint that it starts from; None for none.
-        resumed: It goes on with that run: its tokenizers must be the same. Else others are worth a warning.
+        resumed: It goes on with that run: its tokenizers must be the same, or give the same ids. Else others are worth
+            a warning.
 
     Returns:
         The configuration, and the fingerprint of each tokenizer that is there, by setting.
@@ -100,7 +103,7 @@ def locate_for_training(config: RunConfig, origin: Path | None, resumed: bool) -
                 if why:
                     raise ValueError(why)
                 there = wanted or fingerprint(setting, path)
-            elif there:
+            elif there and not _has_same_ids(origin, setting, path, wanted):
                 raise ValueError(
                     f"data.{setting} is {path}, another one than {origin} was trained with (sha256 {there[:8]}..., not "
                     f"{wanted[:8]}...); give that one to resume, or start a new run with checkpoint.init_from and "
@@ -252,12 +255,22 @@ def _find(folder: Path, setting: str, saved: str, wanted: str) -> tuple[str, str
 
 
 def _warn_of_another(folder: Path, setting: str, path: str, wanted: str) -> None:
-    if wanted and path and Path(path).exists() and fingerprint(setting, path) != wanted:
+    if not wanted or not path or not Path(path).exists() or fingerprint(setting, path) == wanted:
+        return
+    if not _has_same_ids(folder, setting, path, wanted):
         warnings.warn(
             f"data.{setting} is {path}, another one than {folder} was made with (its sha256 begins with {wanted[:8]}): "
             "ids may have other meanings",
             stacklevel=3,
         )
+
+
+def _has_same_ids(folder: Path, setting: str, path: str, wanted: str) -> bool:
+    """Whether a text tokenizer gives the ids of the checkpoint's from other files, as an exported folder has them."""
+    if setting != "text_tokenizer":
+        return False
+    own, why = _find(folder, setting, read_config(folder).data.text_tokenizer, wanted)
+    return bool(own) and not why and is_same(path, wanted, load_text_tokenizer(own).content)
 
 
 def _roots(folder: Path) -> Iterator[Path]:
