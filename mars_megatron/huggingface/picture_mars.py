@@ -40,14 +40,12 @@ class Picture:
             RGB, with alpha behind them where there are 2 or 4.
         premultiplied: The colours of deep are already multiplied by its alpha.
         profile: ICC profile of the samples; None is sRGB.
-        orientation: EXIF orientation still to be applied.
     """
 
     image: Any = None
     deep: np.ndarray | None = None
     premultiplied: bool = False
     profile: bytes | None = None
-    orientation: int = 1
 
 
 @contextmanager
