@@ -243,7 +243,23 @@ def _refuse_folder(folder: Path, setting: str) -> None:
     _refuse(folder, setting, _NEVER_PLAIN)
     _refuse_quantised(folder, setting)
     if not _is_plain(folder):
+        _refuse_own(folder, setting)
         _refuse(folder, setting, _WITHOUT_WEIGHTS)
+
+
+def _refuse_own(folder: Path, setting: str) -> None:
+    """Refuse a run or checkpoint of this project, which is no Hugging Face folder either."""
+    is_checkpoint = (folder / "config.yaml").is_file() and any(folder.glob("*.distcp"))
+    if not is_checkpoint and not any(folder.glob("step_????????/config.yaml")):
+        return
+    places = (root / "image_tokenizer" for root in (folder, folder.parent))
+    images = next((f"; its image tokenizer is {place}" for place in places if place.is_dir()), "")
+    raise _foreign(
+        folder,
+        setting,
+        "a run or checkpoint of this project",
+        f"training starts from it with checkpoint.init_from{images}",
+    )
 
 
 def _is_plain(folder: Path) -> bool:

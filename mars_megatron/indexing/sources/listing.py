@@ -22,7 +22,7 @@ _SYSTEM = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@ea
 _CONTAINERS = ("tar", "tgz", "gz", "parquet", "jsonl", "csv")
 _ARCHIVES = ("zip", "rar", "7z", "bz2", "xz", "zst", "lz4")
 _PICTURES = frozenset(("heic heif hif svg svgz psd psb ai eps pdf raw cr2 cr3 nef arw dng orf rw2 raf jxl jxr ico icns "
-                       "cur exr hdr dds pfm pcx xcf kra mp4 mov avi mkv webm m4v wmv").split())  # fmt: skip
+                       "cur exr hdr dds pcx xcf kra mp4 mov avi mkv webm m4v wmv").split())  # fmt: skip
 _OF_INTEREST = EXTENSIONS | _PICTURES | {*_CONTAINERS, *_ARCHIVES}
 
 

@@ -314,3 +314,16 @@ def test_shards_of_an_unfinished_download(whole: Path, tmp_path: Path) -> None:
 def test_a_file_in_place_of_the_folder(whole: Path, tmp_path: Path) -> None:
     file = whole / "model.safetensors"
     assert f"{file} is a file; give the Hugging Face model folder" in said(lambda: init_from_hf(file, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("given", ["run", "run/step_00000002"])
+@pytest.mark.parametrize("has_images", [True, False])
+def test_a_run_of_this_project(tmp_path: Path, given: str, has_images: bool) -> None:
+    files: Files = {"run/latest": b"step_00000002", "run/tokenizer.model": b"1"}
+    files |= {f"run/step_00000002/{name}": b"1" for name in ("config.yaml", "metadata.json", "__0_0.distcp")}
+    if has_images:
+        files["run/image_tokenizer/config.json"] = b"{}"
+    folder = make(tmp_path, files) / given
+    message = said(lambda: refuse_foreign(folder, "language model"))
+    assert "is a run or checkpoint of this project" in message and "checkpoint.init_from" in message
+    assert (str(tmp_path / "run" / "image_tokenizer") in message) == has_images
