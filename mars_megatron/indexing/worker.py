@@ -171,7 +171,7 @@ class Worker:
             raise Refused("empty_text", "no text that is not empty")
         if len(ids) > limit:
             raise Refused("long_text", f"{len(ids)} tokens, more than {limit}")
-        if isinstance(ids, NothingKnown):
+        if type(ids) is NothingKnown:
             raise Refused("unknown_text", "all of it is unknown to the text tokenizer")
 
     def _add_image(self, sample: Sample, encoded: list[list[int]], batch: Batch) -> None:
