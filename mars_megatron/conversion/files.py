@@ -115,10 +115,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not all(isinstance(file, str) for file in weight_map.values()):
             raise ValueError("a place is no file name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            what_instead(index, may_be_text=True)
-            or f"{index} is not an index of shards (JSON with a weight_map): {error}"
-        ) from error
+        cause = what_instead(index, may_be_text=True) or error
+        raise ValueError(f"{index} is not an index of shards (JSON with a weight_map): {cause}") from error
     return weight_map
 
 

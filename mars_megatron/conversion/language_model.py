@@ -56,10 +56,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            what_instead(path, may_be_text=True)
-            or f"{path} is not a model configuration (JSON with a model_type): {error}"
-        ) from error
+        cause = what_instead(path, may_be_text=True) or error
+        raise ValueError(f"{path} is not a model configuration (JSON with a model_type): {cause}") from error
     if "model_type" not in found:
         raise ValueError(f"{path} is not a model configuration: it has no model_type{what_model(found)}")
     return found
