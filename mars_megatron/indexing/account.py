@@ -45,9 +45,7 @@ class FileAccount:
     def close(self) -> Iterator[Skip]:
         """Count the files when all batches are through; what no record names is left out now."""
         shard, listing = self._shard, self._shard.listing()
-        beside = (
-            0 if shard.beside is None else count_files(shard.beside.skips) + sum(dict(shard.beside.unread).values())
-        )
+        beside = 0 if shard.beside is None else count_files(shard.beside.skips)
         if listing is None:
             self._files = _counts(1, 0, 1 + beside)
             return
@@ -56,9 +54,7 @@ class FileAccount:
         images, captions = self._images & there, self._captions & there
         if shard.listed:
             own = os.path.basename(shard.path)
-            by_ending: Counter[str] = Counter()
-            yield from listing.left_out(images | self._lost | {own}, by_ending)
-            self._unread.update(by_ending)
+            yield from listing.left_out(images | self._lost | {own}, beside_records=True)
             images.add(own)
         self._files = _counts(len(images), len(captions - images), total)
 

@@ -19,8 +19,9 @@ KEPT = frozenset(
         *("empty_part_dropped", "unknown_part_dropped"),
     }
 )
-# Reasons that are no error where nothing may be left out: nobody means the files of a desktop or a version control.
-HARMLESS = frozenset({"hidden_file", "system_file"})
+# Reasons that are no error where nothing may be left out: nobody means the files of a desktop or a version control, or
+# a README beside records.
+HARMLESS = frozenset({"hidden_file", "system_file", "other_file"})
 
 # Where something came from, such as {"file": "a.jsonl", "line": 3}; what messages and the log say.
 Where = dict[str, Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -229,10 +228,8 @@ def _expand_folder(folder: str) -> list[InputShard]:
             f"input {folder} has no {CAPTIONS_FILE}, no images, and no .tar, .parquet or .jsonl files{_hint(listing)}"
         )
     if not images:  # an input of the folder itself has them
-        by_ending: Counter[str] = Counter()
-        skips = tuple(listing.left_out(records, by_ending))
-        if skips or by_ending:
-            shards[0] = replace(shards[0], beside=Problems(skips, unread=tuple(by_ending.items())))
+        if skips := tuple(listing.left_out(records, beside_records=True)):
+            shards[0] = replace(shards[0], beside=Problems(skips))
     return shards
 
 

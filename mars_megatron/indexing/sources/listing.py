@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,31 +74,27 @@ class Listing:
                 found.append(ImageFile(name, captions, sum(sizes)))
         return found
 
-    def left_out(self, used: Iterable[str], by_ending: Counter[str] | None = None) -> Iterator[Skip]:
+    def left_out(self, used: Iterable[str], beside_records: bool = False) -> Iterator[Skip]:
         """What is not used, and why.
 
         Args:
             used: Names of files that are images or captions of a sample, or lists.
-            by_ending: Where others say what is read (a list of images, files of records), takes how many files there
-                are that nobody would take for pictures or records. These are then not in the result.
+            beside_records: Others say what is read (a list of images, files of records): files that nobody would take
+                for pictures or records are other_file, which is no error where nothing may be left out.
         """
         used = set(used)
-        if by_ending is None:
-            yield from self.hidden
-        elif self.hidden:
-            by_ending["hidden and system files"] += count_files(self.hidden)
+        yield from self.hidden
         stems: dict[str, list[str]] = {}
         for name in self.files:
             stems.setdefault(name.rpartition(".")[0], []).append(name)
         for name in self.files:
             if name in used:
                 continue
-            if by_ending is not None and extension(name) not in _OF_INTEREST:
-                base = os.path.basename(name)
-                by_ending[f"files .{extension(base)[:20]}" if "." in base else "files without an ending"] += 1
+            if beside_records and extension(name) not in _OF_INTEREST:
+                reason, detail = "other_file", "neither a picture nor a file of records"
             else:
                 reason, detail = self._why(name, stems)
-                yield Skip({"file": os.path.join(self.folder, name)}, reason, detail)
+            yield Skip({"file": os.path.join(self.folder, name)}, reason, detail)
 
     def _why(self, name: str, stems: dict[str, list[str]]) -> tuple[str, str]:
         ending = extension(name)

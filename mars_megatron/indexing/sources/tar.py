@@ -371,5 +371,8 @@ def _sample(group: Group, where: Where, options: BuildOptions, unread: Counter[s
 
 
 def _kind(suffix: str) -> str:
-    """A suffix with its numbers as N, so that there are few."""
-    return re.sub(r"\d+", "N", suffix) if len(suffix) <= 30 else "*." + suffix.rpartition(".")[2][:30]
+    """A suffix with the numbers in front of its ending as N, so that there are few."""
+    if len(suffix) > 30:
+        return "*." + suffix.rpartition(".")[2][:30]
+    head, dot, ending = suffix.rpartition(".")
+    return re.sub(r"\d+", "N", head) + dot + ("N" if ending.isdecimal() else ending)

@@ -106,9 +106,9 @@ def test_lists_of_folders_below_and_other_columns(tmp_path, tokenizers):
     (raw / "README.md").write_text("#")
     manifest = build(raw, tmp_path / "index", tokenizers, low_resolution=LOW)
     assert texts(tmp_path / "index", tokenizers) == [["blue"], ["red"]]
-    assert manifest.documents == {"pair": 2} and not manifest.skipped
+    assert manifest.documents == {"pair": 2} and manifest.skipped == {"other_file": 1}
     assert manifest.summed("files") == {"read": 5, "captions": 0, "left_out": 1}
-    assert manifest.summed("unread") == {"files .md": 1}
+    assert not manifest.summed("unread")
     assert {str(path.relative_to(raw)) for path in folder_images(raw)} == {"train/in/1.png", "test/1.png"}
     write(raw / "pairs", [{"input_file_name": "1.png", "target_file_name": "2.png", "text": "red"}], "csv")
     with pytest.raises(ValueError, match="--image-column NAME reads NAME_file_name"):
