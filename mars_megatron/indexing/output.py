@@ -186,7 +186,7 @@ class Output:
                 raise ValueError(f"{name_of(skip.where)}: {skip.reason}: {skip.detail} (--strict)")
             with self._naming_file():
                 self._writer.skip(skip.where, skip.reason, skip.detail)
-            self.num_left_out += skip.reason not in KEPT
+            self.num_left_out += skip.reason not in KEPT | HARMLESS
 
     def _write(self) -> None:
         while self._waiting:

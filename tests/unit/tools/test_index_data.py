@@ -57,7 +57,7 @@ def test_indexes_a_folder(main, made, tmp_path, capsys):
                 "--image-tokenizer", made / "vq", "--resolution", 8)  # fmt: skip
     out, err = capsys.readouterr()
     assert code == 0, err
-    assert "1 text documents, 2 image documents" in out and "skipped: missing_image 1; see" in out
+    assert "1 text documents, 2 image documents" in out and "skipped: missing_image 1, other_file 4; see" in out
     assert "3 samples in " in out and " samples/s; 1 left out" in out
     names = sorted(path.name for path in prefix.parent.iterdir())
     assert names == ["train.bin", "train.idx", "train.json", "train.skipped.jsonl"]
