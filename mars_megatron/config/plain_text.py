@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# The marks of UTF-32 first: one of them begins as one of UTF-16's.
 _OTHER = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
+
+
+def other_encoding(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, where a byte order mark at the beginning says so."""
+    return next((encoding for encoding, marks in _OTHER.items() if content.startswith(marks)), None)
 
 
 def read_text(path: str | Path, what: str = "") -> str:
@@ -29,9 +35,8 @@ def read_text(path: str | Path, what: str = "") -> str:
     if not path.is_file():
         raise ValueError(f"{name} is a folder; give a file" if path.is_dir() else f"{name} does not exist")
     content = path.read_bytes()
-    for encoding, marks in _OTHER.items():
-        if content.startswith(marks):
-            raise ValueError(f"{name} is {encoding}; {_remedy(path, encoding)}")
+    if (encoding := other_encoding(content)) is not None:
+        raise ValueError(f"{name} is {encoding}; {_remedy(path, encoding)}")
     if (nul := content.find(b"\0")) >= 0:
         raise ValueError(
             f"{name} line {_line(content, nul)} has a NUL character: it is UTF-16, or no text; "

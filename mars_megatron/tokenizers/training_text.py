@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mars_megatron.config.plain_text import other_encoding
+
 # Bytes of the longest line that SentencePiece takes (its max_sentence_length); it passes over longer ones.
 LIMIT = 4192
 # U+2585, which SentencePiece needs for itself: it passes over lines that hold it.
@@ -16,7 +18,6 @@ _PLACES = (
     re.compile(rb".*(?:\s|\xe3\x80\x80)", re.DOTALL),
     re.compile(rb".*(?:[.,;:!?]|\xe3\x80[\x81\x82]|\xef\xbc[\x81\x8c\x9a\x9b\x9f])", re.DOTALL),
 )
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass
@@ -55,9 +56,10 @@ class TrainingText:
             raise ValueError(f"text {path} does not exist or is empty; give a UTF-8 file with one sentence per line")
         with text.path.open("rb") as file:
             start = file.read(1 << 16)
-        if start.startswith(_UTF_16) or 4 * start.count(0) >= len(start):
+        other = other_encoding(start) or ("UTF-16" if 4 * start.count(0) >= len(start) else None)
+        if other is not None:
             raise ValueError(
-                f"text {path} is not UTF-8: it looks like UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`"
+                f"text {path} is not UTF-8: it looks like {other}; convert it with `iconv -f {other} -t UTF-8`"
             )
         if not sum(1 for _ in text._parts()):
             raise ValueError(f"text {path} has no line to learn from: {'; '.join(text.notes())}")

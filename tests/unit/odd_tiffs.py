@@ -89,7 +89,7 @@ def numbers() -> dict[str, Odd]:
     return found
 
 
-def tiff_colours() -> dict[str, Odd]:
+def _palettes() -> dict[str, Odd]:
     found = {}
     colours = full(RGB.reshape(64, 3)[::4], 65535)
     for bits in (1, 4, 8):
@@ -100,6 +100,19 @@ def tiff_colours() -> dict[str, Odd]:
         pixels = b"".join(packed(row, bits) for row in indices)
         data = tiff(pixels, SIZE, (bits,), 3, {320: (3, table.T.ravel().tolist())})
         found[f"palette{bits}"] = Odd(data, seen(table[indices] / 65535))
+    table = full(RGB, 65535).reshape(64, 3)
+    table = np.concatenate([table, np.zeros((192, 3), np.int64)])
+    pixels = np.stack([np.arange(64).reshape(8, 8), full(ALPHA, 255)], -1)
+    for extra in (0, 2):
+        tags = {320: (3, table.T.ravel().tolist()), 338: (3, [extra])}
+        found[f"palette_extra{extra}"] = Odd(
+            tiff(little(pixels, "u1"), SIZE, (8, 8), 3, tags), seen(RGB, ALPHA if extra else None)
+        )
+    return found
+
+
+def _other_models() -> dict[str, Odd]:
+    found = {}
     lab = np.stack([full(GREY, 255), full(GREY.T, 60) - 30, np.full((8, 8), 10)], -1)
     image = Image.frombytes("LAB", SIZE, lab.astype(np.int8).tobytes())
     to_srgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
@@ -122,6 +135,12 @@ def tiff_colours() -> dict[str, Odd]:
     orange = bytes([140] * 4 + [90, 170]) * 16
     wanted = np.asarray(Image.new("YCbCr", SIZE, (140, 90, 170)).convert("RGB"))
     found["ycbcr_halved_zip"] = Odd(tiff(orange, SIZE, (8,) * 3, 6, compressed=True), wanted, 2)
+    found["lab_zip"] = Odd(tiff(lab.astype(np.int8).tobytes(), SIZE, (8,) * 3, 8, compressed=True), found["lab"].wanted)
+    return found
+
+
+def _planes() -> dict[str, Odd]:
+    found = {}
     planes = [little(full(RGB[..., channel], 255), "u1") for channel in range(3)]
     found["planes8"] = Odd(tiff(planes, SIZE, (8,) * 3, 2), seen(RGB), 0)
     for extra in (1, 2):
@@ -135,28 +154,22 @@ def tiff_colours() -> dict[str, Odd]:
     planes = [little(full(RGB[..., channel], 65535)) for channel in range(3)]
     found["planes16"] = Odd(tiff(planes, SIZE, (16,) * 3, 2), "unsupported_pixels")
     found["planes16_zip"] = Odd(tiff(planes, SIZE, (16,) * 3, 2, compressed=True), seen(RGB))
+    five = np.concatenate([with_alpha(RGB, 255), full(GREY, 255)[..., None]], -1)
+    found["rgba_and_more"] = Odd(tiff(little(five, "u1"), SIZE, (8,) * 5, 2, {338: (3, [2, 0])}), seen(RGB, ALPHA))
+    return found
+
+
+def _pages() -> dict[str, Odd]:
+    found = {}
     grey = little(full(GREY, 255), "u1")
     found["no_photometric"] = Odd(tiff(grey, SIZE, (8,), None), "unknown_colours")
     turned = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
     for bits in (1, 4, 8):  # the bits of each byte in the other order
         samples = full(GREY, 2**bits - 1)
-        pixels = b"".join(packed(row, bits) for row in samples).translate(
-            bytes(int(f"{b:08b}"[::-1], 2) for b in range(256))
-        )
+        pixels = b"".join(packed(row, bits) for row in samples).translate(turned)
         found[f"grey{bits}_turned_bits"] = Odd(
             tiff(pixels, SIZE, (bits,), 1, {266: (3, [2])}), seen(samples / (2**bits - 1)), 0
         )
-    table = full(RGB, 65535).reshape(64, 3)
-    table = np.concatenate([table, np.zeros((192, 3), np.int64)])
-    pixels = np.stack([np.arange(64).reshape(8, 8), full(ALPHA, 255)], -1)
-    for extra in (0, 2):
-        tags = {320: (3, table.T.ravel().tolist()), 338: (3, [extra])}
-        found[f"palette_extra{extra}"] = Odd(
-            tiff(little(pixels, "u1"), SIZE, (8, 8), 3, tags), seen(RGB, ALPHA if extra else None)
-        )
-    five = np.concatenate([with_alpha(RGB, 255), full(GREY, 255)[..., None]], -1)
-    found["rgba_and_more"] = Odd(tiff(little(five, "u1"), SIZE, (8,) * 5, 2, {338: (3, [2, 0])}), seen(RGB, ALPHA))
-    found["lab_zip"] = Odd(tiff(lab.astype(np.int8).tobytes(), SIZE, (8,) * 3, 8, compressed=True), found["lab"].wanted)
     found["float_rgb"] = Odd(tiff(little(RGB, "<f4"), SIZE, (32,) * 3, 2, {339: (3, [3] * 3)}), "unreadable_image")
     found["half_float"] = Odd(tiff(little(GREY, "<f2"), SIZE, (16,), 1, {339: (3, [3])}), "unreadable_image")
     found["double"] = Odd(tiff(little(GREY, "<f8"), SIZE, (64,), 1, {339: (3, [3])}), "unreadable_image")
@@ -168,3 +181,7 @@ def tiff_colours() -> dict[str, Odd]:
     found["with_preview"] = Odd(two_pages(*pages, 1), seen(RGB), 0)
     found["two_pages"] = Odd(two_pages(*pages, 0), "animated_image")
     return found
+
+
+def tiff_colours() -> dict[str, Odd]:
+    return _palettes() | _other_models() | _planes() | _pages()

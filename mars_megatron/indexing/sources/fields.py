@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from mars_megatron.config.plain_text import other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, WEIGHTS, BuildOptions
 from mars_megatron.indexing.records import Raw, Refused, Sample, Where
 
@@ -28,10 +29,6 @@ _SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # t
 # Finds an image from what a field says, or raises Refused.
 FindImage = Callable[[Any], Raw]
 BOM = "\ufeff"
-# How texts of other encodings begin, the longer ones first.
-_OTHER_MARKS = (
-    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")
-)  # fmt: skip
 # What the image-folder convention calls an image, and where captions are where the default names have none.
 FILE_NAME = "file_name"
 _CONVENTION_CAPTIONS = ("text", "prompt")
@@ -72,11 +69,6 @@ def decode_utf8(data: bytes, name: str = "") -> str:
     if "\0" in text:
         raise Refused("invalid_utf8", f"{name}it has NUL characters, as UTF-16 without a byte order mark has")
     return text.lstrip(BOM)
-
-
-def other_encoding(data: bytes) -> str | None:
-    """UTF-16 or UTF-32, where a byte order mark at the beginning says so."""
-    return next((name for mark, name in _OTHER_MARKS if data.startswith(mark)), None)
 
 
 def make_sample(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mars_megatron.config.plain_text import other_encoding
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
@@ -24,7 +25,6 @@ from mars_megatron.indexing.sources.fields import (
     low_name_column,
     make_convention_sample,
     make_sample,
-    other_encoding,
     parse_json,
 )
 from mars_megatron.indexing.sources.listing import looks_like_image

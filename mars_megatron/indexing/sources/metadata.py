@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mars_megatron.config.plain_text import other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, BuildOptions
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
@@ -26,7 +27,6 @@ from mars_megatron.indexing.sources.fields import (
     known_fields,
     low_name_column,
     make_convention_sample,
-    other_encoding,
     parse_json,
 )
 from mars_megatron.indexing.sources.lines import MAX_LINE
