@@ -108,7 +108,7 @@ def test_what_is_no_sentence_is_counted(learn: Learn) -> None:
         (b"\xff\xfe" + PLAIN.encode("utf-16-le"), "looks like UTF-16; convert it"),
         (PLAIN.encode("utf-16"), "looks like UTF-16"),
         (PLAIN.encode("utf-16-be"), "looks like UTF-16"),
-        (PLAIN.encode("utf-32"), "looks like UTF-16"),
+        (PLAIN.encode("utf-32"), "looks like UTF-32; convert it with `iconv -f UTF-32"),
         (b"\xe9t\xe9\n" * 9, "has no line to learn from: 9 of 9 lines not UTF-8, left out; the first is line 1"),
         ("▅\n".encode() * 3, "no line to learn from: 3 of 3 lines with U+2585"),
     ],
