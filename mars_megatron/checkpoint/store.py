@@ -169,7 +169,7 @@ def _check_parameters(state: dict[str, Any], request: dict[str, Any], folder: Pa
     for model in (name for name in request if name.startswith("model")):
         for name, value in state[model].items():
             if isinstance(value, torch.Tensor):  # not the extra states
-                check_numbers(value, request[model][name].key, folder)
+                check_numbers(value, request[model][name].key, f"{folder}, as this rank holds it")
 
 
 def _image_tables(request: dict[str, dict[str, Any]]) -> list[ShardedTensor]:

@@ -130,10 +130,13 @@ class MarsProcessor(ProcessorMixin):
         EXIF data are known (`upright_rgb`).
 
         Raises:
-            ValueError: An image cannot be read, or its file does not say what its pixels mean; the reason is named.
+            ValueError: An image cannot be read, or its file does not say what its pixels mean; the reason is named. Or
+                there is no image.
         """
+        if not (listed := _listed(images)):
+            raise ValueError("there are no images: an empty list was given")
         vq = self.load_image_tokenizer()
-        pixels = torch.stack([self._pixels(image) for image in _listed(images)])
+        pixels = torch.stack([self._pixels(image) for image in listed])
         parts = [encode_codes(vq, to_float(part.to(vq.device))) for part in pixels.split(_BATCH)]
         return torch.cat(parts).flatten(1).cpu()
 

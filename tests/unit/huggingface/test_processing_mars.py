@@ -120,6 +120,8 @@ def test_codes_and_ids_outside_the_model_are_refused(processor: Any) -> None:
         processor.decode_images(torch.zeros(1, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"codes lie in 0\.\.16; there are 16"):
         processor.decode_images(torch.arange(1, 17)[None].flip(1) * torch.tensor([1] * 15 + [0]))
+    with pytest.raises(ValueError, match="there are no images"):
+        processor.encode_images([])
     small = MarsProcessor(processor.tokenizer, text_vocab_size=5)
     with pytest.raises(ValueError, match="accepted by this model: below 5"):
         small.encode_text(["a red square"])
