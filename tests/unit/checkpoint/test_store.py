@@ -130,7 +130,8 @@ def test_parameters_that_are_no_numbers_are_not_loaded(tmp_path: Path, value: fl
         dict(first.chunks[0].named_parameters())[name][2, 5] = value
     folder = save(tmp_path, Position(1, 1), CONFIG, *first.for_store())
     other = Parts(seed=2)
-    message = rf"step_00000001, as this rank holds it: {name} has 1 of 384 values that are no numbers, the first is {value} at \[2, 5\]"
+    what = rf"{name} has 1 of 384 values that are no numbers, the first is {value} at \[2, 5\]"
+    message = rf"step_00000001, as this rank holds it: {what}"
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path, CONFIG, other.groups, other.chunks)
     with pytest.raises(ValueError, match=message):
