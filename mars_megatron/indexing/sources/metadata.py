@@ -158,9 +158,20 @@ def _csv_rows(path: str) -> Iterator[tuple[Where, dict[str, Any] | str]]:
 def _parquet_rows(path: str) -> Iterator[tuple[Where, dict[str, Any] | str]]:
     number = 0
     for batch in plain_batches(path):
-        for row in batch.to_pylist():
+        for row in _values(batch):
             yield {"file": path, "row": number}, row
             number += 1
+
+
+def _values(batch: Any) -> list[dict[str, Any] | str]:
+    """The rows of a batch; what is wrong with those that are not UTF-8."""
+    try:
+        rows: list[dict[str, Any] | str] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [f"not UTF-8: {error}"]
+        return [row for number in range(batch.num_rows) for row in _values(batch.slice(number, 1))]
 
 
 def folder_images(folder: str | Path, limit: int = 0) -> list[Path]:

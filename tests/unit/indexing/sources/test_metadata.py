@@ -178,3 +178,15 @@ def test_lists_are_found_at_any_depth(kind, top, tmp_path, tokenizers):
     assert said.documents == {"image": lists} and said.skipped == {"unnamed_image": 1}
     assert said.summed("files") == {"read": 2 * lists, "captions": 0, "left_out": 1}
     assert len(folder_images(raw)) == lists
+
+
+def test_parquet_rows_that_are_not_utf8_are_named(tmp_path, tokenizers):
+    raw = tmp_path / "raw"
+    write(raw, [{"file_name": "1.png", "text": "red"}, {"file_name": "2.png", "text": "blue"}], "parquet",
+          images={"1.png": picture(1), "2.png": picture(2)})  # fmt: skip
+    file = raw / "metadata.parquet"
+    texts_ = pa.chunked_array([pa.array([b"\xff\xfered", b"blue"], pa.binary()).view(pa.string())])
+    pq.write_table(pa.table({"file_name": ["1.png", "2.png"], "text": texts_}), file)
+    said = build(raw, tmp_path / "index", tokenizers)
+    assert said.documents == {"image": 1} and said.skipped["bad_record"] == 1
+    assert sum(said.summed("files").values()) == 3
