@@ -12,18 +12,20 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mars_megatron.indexing.batch import empty, join
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
 from mars_megatron.indexing.records import Done, Skip, Work
 from mars_megatron.indexing.worker import Worker, WorkerSettings, run_work, start_worker
+from mars_megatron.platform.processes import interruptions_later
 from mars_megatron.tokenizers.text import TextTokenizer
 
 # Seconds that workers have to end by themselves, and then to be ended.
 _GRACE = (1.0, 3.0)
 HELD_BYTES = 16 << 20  # of raw records in batches that are out, beyond one for each worker
 Tag = TypeVar("Tag")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -131,7 +133,7 @@ class WorkerPool:
         if self._pool is None:
             self._pool = self._start(self._workers)
         try:
-            return self._pool.submit(run_work, work)
+            return _submit(self._pool, run_work, work)
         except BrokenProcessPool:
             return None  # the next result tells; this one is run apart
 
@@ -157,7 +159,7 @@ class WorkerPool:
     def _check_start(self, pool: ProcessPoolExecutor) -> None:
         """Tell a worker that dies of a record from one that cannot even start: no record is at fault then."""
         try:
-            pool.submit(os.getpid).result()
+            _submit(pool, os.getpid).result()
         except BrokenProcessPool as error:
             raise OSError(
                 "worker processes cannot be started, or are ended at once (see the messages above). In a script of "
@@ -183,11 +185,18 @@ class WorkerPool:
             self._apart = self._start(1)
             self._check_start(self._apart)
         try:
-            return self._apart.submit(run_work, work).result()
+            return _submit(self._apart, run_work, work).result()
         except BrokenProcessPool:
             self._apart.shutdown(wait=True)
             self._apart = None
             return None
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """Submit, which may start a worker. An interruption waits: a process that the pool does not know yet could not be
+    ended with it, and would miss what this process takes away when it ends."""
+    with interruptions_later():
+        return pool.submit(function, *arguments)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:

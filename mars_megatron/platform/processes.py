@@ -6,7 +6,9 @@ import ctypes
 import os
 import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 # Requests to stop. torchrun passes each on to the process group of every rank.
@@ -43,6 +45,23 @@ def end_with_launcher(parent: int | None = None) -> None:
     _signal_when_parent_ends(signal.SIGTERM)
     if parent not in (None, os.getppid()):
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def interruptions_later() -> Iterator[None]:
+    """Let Ctrl-C take effect behind the block. Outside of the main thread, where it takes none, nothing is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    # A mask would not do: any other thread may be handed the signal, and Python then acts in this one.
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def exit_at_once(code: int) -> NoReturn:

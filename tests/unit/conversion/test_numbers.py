@@ -149,7 +149,7 @@ def test_a_checkpoint_in_several_files(made_start: Path, tmp_path: Path, monkeyp
 def test_sampling_and_training_load_no_such_model(made_start: Path, tmp_path: Path) -> None:
     """Both by `load_model`, of whatever layout."""
     source = spoiled(made_start, tmp_path / "source", {KEY: NAN})
-    with pytest.raises(ValueError, match=f"step_00000000: {KEY} has 1 of"):
+    with pytest.raises(ValueError, match=f"step_00000000, as this rank holds it: {KEY} has 1 of"):
         load_for_inference(source)
     load_for_inference(made_start)
 

@@ -4,6 +4,7 @@ torch takes seconds to import."""
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,3 +94,29 @@ def test_an_end_at_once_waits_for_no_thread() -> None:
     load = "import runpy, sys; end = runpy.run_path(sys.argv[1])['exit_at_once']; "
     done = subprocess.run([sys.executable, "-c", load + code, processes.__file__], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "said\n")
+
+
+@pytest.mark.parametrize(
+    ("handler", "after"),
+    [("signal.default_int_handler", "inside\ninterrupted\n"), ("signal.SIG_IGN", "inside\nbehind\n"),
+     ("signal.SIG_DFL", "inside\n")],
+)  # fmt: skip
+def test_an_interruption_takes_effect_behind_the_block(handler, after):
+    """It is the system's signal, whichever thread is given it."""
+    code = f"""
+import os, signal, sys, threading, time
+from mars_megatron.platform.processes import interruptions_later
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+signal.signal(signal.SIGINT, {handler})
+try:
+    with interruptions_later():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        print("inside", flush=True)
+    print("behind", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == after and not done.stderr
+    assert done.returncode == (-signal.SIGINT if handler.endswith("DFL") else 0)

@@ -195,7 +195,7 @@ def test_logits_in_a_process_of_its_own(run: Path, exported: Path) -> None:
         (("import-hf", "{run}", "{new}"), "accepted here: a folder made by export-hf"),
         (("export-hf", "{run}", "{exported}"), "is not an empty folder"),
         (("extract-visual", "{run}", "{new}"), "does not end in .safetensors"),
-        (("init-from-hf", "{run}", "{new}"), "config.json does not exist"),
+        (("init-from-hf", "{run}", "{new}"), "is a run or checkpoint of this project"),
         (("merge", "{run}", "{exported}/model.safetensors", "{new}"), "was not made by extract-visual"),
     ],
 )
