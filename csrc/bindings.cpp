@@ -11,10 +11,10 @@ using namespace pybind11::literals;
 
 namespace {
 
-// Raised with every change of what Python calls: ops/native.py compares it with its own.
+// Raised with every change of what Python calls: sequence/native.py compares it with its own.
 constexpr int kInterface = 3;
 
-// Fields of DispatchPlan (ops/plan.py).
+// Fields of DispatchPlan (sequence/plan.py).
 py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
   const mars::PlanLayout& layout = plan.layout;
   return py::dict(

@@ -1,4 +1,4 @@
-// An index as arrays: which documents it has, and how long their samples are. Format: mars_megatron/data/FORMAT.md;
+// An index as arrays: which documents it has, and how long their samples are. Format: mars_megatron/index/FORMAT.md;
 // specification: `scan` and `sample_rows` of mars_megatron/data/reference.py.
 #pragma once
 
@@ -9,10 +9,10 @@
 
 namespace mars {
 
-// data/modes.py
+// index/modes.py
 enum Mode : int8_t { kModeText, kModeImage, kModeLow, kModePartText, kModePartImage };
 enum Kind : int64_t { kKindText, kKindImage, kKindPair, kKindInterleaved, kNumKinds };
-// data/samples.py
+// sequence/samples.py
 enum Task : int64_t { kT2i, kI2t, kSr, kTextOnly, kInterleaved, kNumTasks };
 
 // An array that somebody else keeps. Those of a .idx begin anywhere: its header has 34 bytes.

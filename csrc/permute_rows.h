@@ -1,6 +1,6 @@
 // Row gather: out[i] = in[index[i]], zeros where index[i] is -1. Plain C++: no torch, no Python, no threads.
 //
-// The specification is permute_rows in mars_megatron/ops/reference.py.
+// The specification is permute_rows in mars_megatron/sequence/reference.py.
 #pragma once
 
 #include <cstddef>

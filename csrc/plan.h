@@ -1,6 +1,6 @@
 // The dispatch plan of one packed micro-batch. Plain C++: no torch, no Python, no threads.
 //
-// The specification is mars_megatron/ops/reference.py; what each field means is in mars_megatron/ops/plan.py.
+// The specification is mars_megatron/sequence/reference.py; what each field means is in mars_megatron/sequence/plan.py.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,7 @@ struct PlanArrays {
 
 // Reads modality [num_tokens] and cu_seqlens [num_offsets] once, checking every value.
 // The number of rows is free unless total_rows has a value.
-// Throws std::invalid_argument where an input is not what build_plan of ops/plan.py asks for.
+// Throws std::invalid_argument where an input is not what build_plan of sequence/plan.py asks for.
 PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
                        int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows);
 

@@ -11,7 +11,7 @@ import warnings
 def main() -> int:
     """Parse the command line and train; returns the exit code."""
     parent = os.getppid()
-    from mars_megatron.config.cli import parse
+    from mars_megatron.recipes.command_line import parse
 
     config = parse()
     # megatron-core warns of every GPU library that is missing; `python -m mars_megatron.platform` says it once.

@@ -2,7 +2,7 @@
 # Sets everything up (reusing what is there), then runs the tests.
 #
 #   bash tests/run.sh                          all but those marked long or gpu
-#   bash tests/run.sh tests/unit/ops -k plan   arguments go to pytest
+#   bash tests/run.sh tests/unit/sequence -k plan   arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

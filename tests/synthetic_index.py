@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
-from mars_megatron.data.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
-from mars_megatron.indexing.index_writer import IndexWriter
+from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
+from mars_megatron.index.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.index.writer import IndexWriter
 
 TEXT_SIZE, CODEBOOK_SIZE, EOS = 60, 32, 1
 GRID, LOW_GRID = (4, 4), (2, 2)

@@ -163,7 +163,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Options whose names are those of `DataOptions`, in which the ones that are not given keep their defaults."""
-    from mars_megatron.benchmarks.data_options import PARTS, QUICK, DataOptions
+    from benchmarks.data_options import PARTS, QUICK, DataOptions
 
     full = DataOptions()
 
@@ -207,9 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
     import warnings
 
     import torch
+    from benchmarks.timing import machine, write_report
 
     from mars_megatron import platform
-    from mars_megatron.benchmarks.timing import machine, write_report
 
     # Of GPU libraries that are not there, and of names that torch renames.
     warnings.filterwarnings("ignore", module=r"(megatron\.core|torch\.distributed).*")
@@ -231,32 +231,32 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_dispatch(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from mars_megatron.benchmarks.dispatch import DispatchOptions, run
+    from benchmarks.dispatch import DispatchOptions, run
 
     return run(given(DispatchOptions(), options))
 
 
 def run_step(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from mars_megatron.benchmarks.step import StepOptions, run
+    from benchmarks.step import StepOptions, run
 
     return run(given(StepOptions(), options))
 
 
 def run_convert(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from mars_megatron.benchmarks.conversion import ConversionOptions, run
+    from benchmarks.conversion import ConversionOptions, run
 
     return run(given(ConversionOptions(), options))
 
 
 def run_sample(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from mars_megatron.benchmarks.sampling import SamplingOptions, run
+    from benchmarks.sampling import SamplingOptions, run
 
     return run(given(SamplingOptions(), options))
 
 
 def run_data(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from mars_megatron.benchmarks.data import run
-    from mars_megatron.benchmarks.data_options import QUICK, DataOptions
+    from benchmarks.data import run
+    from benchmarks.data_options import QUICK, DataOptions
 
     return run(given(QUICK if options.quick else DataOptions(), options))
 

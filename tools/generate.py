@@ -100,7 +100,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def run(options: argparse.Namespace) -> None:
-    from mars_megatron.generation.cascade import Models
+    from mars_megatron.gallery.cascade import Models
 
     changed = overrides(options)
     models = Models(
@@ -116,10 +116,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace, models: object) -> None:
-    from mars_megatron.config.plain_text import check_unicode
-    from mars_megatron.generation.gallery import generate
-    from mars_megatron.generation.prompts import Prompt
-    from mars_megatron.generation.requests import ImageRequest, read_requests
+    from mars_megatron.files.plain_text import check_unicode
+    from mars_megatron.gallery.draw import generate
+    from mars_megatron.gallery.prompts import Prompt
+    from mars_megatron.gallery.requests import ImageRequest, read_requests
 
     if options.prompts:
         requests = read_requests(options.prompts)
@@ -141,7 +141,7 @@ def draw(options: argparse.Namespace, models: object) -> None:
 
 
 def draw_again(options: argparse.Namespace, models: object) -> None:
-    from mars_megatron.generation.redraw import redraw
+    from mars_megatron.gallery.redraw import redraw
 
     written = redraw(options.again, models, only=options.only or (), output=options.output)
     if os.environ.get("RANK", "0") == "0":

@@ -192,8 +192,8 @@ def run_merge(options: argparse.Namespace) -> int:
     if options.remove_shards and options.inputs:
         options.parser.error("--remove-shards goes with the shards of a build, not with --inputs")
     _check_output(options.output)
-    from mars_megatron.data.manifest import Manifest
-    from mars_megatron.indexing.merge import already_merged, merge_indices, remove_shards, shard_prefixes, shards_folder
+    from mars_megatron.index.manifest import Manifest
+    from mars_megatron.index.merge import already_merged, merge_indices, remove_shards, shard_prefixes, shards_folder
 
     output, progress = options.output, not options.no_progress
     manifest_path = Path(f"{output}.json")
@@ -289,7 +289,7 @@ def _draw_sheet(documents: list[Any]) -> Any:
     import numpy as np
     from PIL import Image
 
-    from mars_megatron.generation.grid import image_grid
+    from mars_megatron.gallery.grid import image_grid
 
     images = [image for document in documents for image in document.images]
     height, width = max((image.shape[:2] for image in images), default=(64, 64))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.config.plain_text import read_json
+from mars_megatron.files.plain_text import read_json
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from plots import NAMES, plot_arms
 from results import Results
 
-from mars_megatron.config.plain_text import read_json
+from mars_megatron.files.plain_text import read_json
 from runs import SEEDS, STEPS
 
 SHARING = ("frozen", "trained", "frozen_copied", "trained_copied", "shared")

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mars_megatron.config.plain_text import read_json
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.intervals import proportion
 from mars_megatron.evaluation.labels import read_labelled_images
-from mars_megatron.generation import Sampler, image_grid, load_for_inference, read_prompts
-from mars_megatron.generation.output import save_image
+from mars_megatron.files.plain_text import read_json
+from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.output import save_image
+from mars_megatron.gallery.prompts import read_prompts
+from mars_megatron.sampling import Sampler, load_for_inference
 
 NUM_SHOWN = 8  # images of a prompt in the grids
 DIRECT = "stage2, direct"

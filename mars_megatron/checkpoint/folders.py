@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from mars_megatron.config.plain_text import read_text
+from mars_megatron.files.plain_text import read_text
 
 STEPS = "step_????????"  # as a pattern of names
 _STEP = re.compile(r"step_(\d{8})")

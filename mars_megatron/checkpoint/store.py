@@ -26,12 +26,13 @@ from mars_megatron.checkpoint.compatible import (
 from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
 from mars_megatron.checkpoint.tokenizers import write_record
+from mars_megatron.compat import checkpoint_writer
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.huggingface.weights_mars import check_numbers
+from mars_megatron.files.weights import check_numbers
 from mars_megatron.model.initialization import start_new_slots
 from mars_megatron.model.mars import MARSModel
-from mars_megatron.platform import checkpoint_writer
+from mars_megatron.platform.processes import become_helper
 
 # How the tensors are cut and named; saved in the checkpoint too.
 CONTENT = {
@@ -95,7 +96,7 @@ def save(
     Returns:
         The folder of the checkpoint.
     """
-    checkpoint_writer.install()
+    checkpoint_writer.install(become_helper)
     folder = folders.step_folder(Path(root), position.step)
     temporary = folders.incomplete(folder)
     is_writer = torch.distributed.get_rank() == 0

@@ -46,7 +46,7 @@ from mars_megatron.checkpoint.tokenizers import write_record
 from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.huggingface.weights_mars import check_numbers
+from mars_megatron.files.weights import check_numbers
 
 _OPTIMIZER = "optimizer."
 # What reading a damaged index raises.

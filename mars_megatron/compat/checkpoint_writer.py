@@ -1,7 +1,7 @@
 """megatron-core's checkpoint writer, fitted to ranks that are asked to stop or killed.
 
-Every name that is replaced stands in `PATCHES` with the reason. `install()` applies them once per process, before the
-first checkpoint is written.
+Every name that is replaced stands in `replaced` with the reason. `install()` applies them once per process, before
+the first checkpoint is written.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import queue
 from collections.abc import Callable
 from typing import Any
 
-from mars_megatron.platform import patches
-from mars_megatron.platform.patches import Patch
-from mars_megatron.platform.processes import become_helper
+from mars_megatron.compat import patches
+from mars_megatron.compat.patches import Patch
 
 _MODULE = "megatron.core.dist_checkpointing.strategies.filesystem_async"
 
@@ -23,33 +22,40 @@ def _queue_of_this_process(_original: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: results
 
 
-def _as_helper(original: Callable[..., None]) -> staticmethod[..., None]:
-    @functools.wraps(original)
-    def write(*args: Any, **kwargs: Any) -> None:
-        become_helper()
-        original(*args, **kwargs)
+def replaced(become_helper: Callable[[], None]) -> tuple[Patch, ...]:
+    """What is replaced.
 
-    return staticmethod(write)
+    Args:
+        become_helper: Called first in every process that writes.
+    """
 
+    def as_helper(original: Callable[..., None]) -> staticmethod[..., None]:
+        @functools.wraps(original)
+        def write(*args: Any, **kwargs: Any) -> None:
+            become_helper()
+            original(*args, **kwargs)
 
-PATCHES = (
-    Patch(
-        _MODULE,
-        "_get_write_results_queue",
-        _queue_of_this_process,
-        "the queue of a manager process, which a signal to the process group ends, so that nothing is saved any more, "
-        "and which outlives a rank that is killed; a rank that saves synchronously is the only one to use it",
-    ),
-    Patch(
-        f"{_MODULE}.FileSystemWriterAsync",
-        "write_preloaded_data",
-        _as_helper,
-        "runs in processes of its own, which must finish their files after a request to stop, and end with their rank",
-    ),
-)
+        return staticmethod(write)
+
+    return (
+        Patch(
+            _MODULE,
+            "_get_write_results_queue",
+            _queue_of_this_process,
+            "the queue of a manager process, which a signal to the process group ends, so that nothing is saved any "
+            "more, and which outlives a rank that is killed; a rank that saves synchronously is the only one to use it",
+        ),
+        Patch(
+            f"{_MODULE}.FileSystemWriterAsync",
+            "write_preloaded_data",
+            as_helper,
+            "runs in processes of its own, which must finish their files after a request to stop, and end with their "
+            "rank",
+        ),
+    )
 
 
 @functools.cache
-def install() -> None:
-    """Apply `PATCHES`; later calls do nothing."""
-    patches.apply(PATCHES)
+def install(become_helper: Callable[[], None]) -> None:
+    """Apply what `replaced` says; later calls do nothing."""
+    patches.apply(replaced(become_helper))

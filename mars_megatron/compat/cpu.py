@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils._device import _device_constructors
 
-from mars_megatron.platform import patches
-from mars_megatron.platform.patches import Patch
+from mars_megatron.compat import patches
+from mars_megatron.compat.patches import Patch
 
 _CPU = torch.device("cpu")
 _FACTORIES = ("arange", "empty", "full", "ones", "rand", "randint", "randn", "tensor", "zeros")

@@ -1,6 +1,6 @@
 """The configuration of a run: frozen dataclasses, their validation, and YAML in and out.
 
-The command line is `mars_megatron.config.cli`; it is not imported here because it knows the recipes.
+The command line is `mars_megatron.recipes.command_line`; it is not imported here because it knows the recipes.
 """
 
 from mars_megatron.config.schema import (

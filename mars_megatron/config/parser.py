@@ -10,8 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from mars_megatron.config.problems import Problems
-from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.config.schema import RunConfig, to_dict
 
 
 def build_parser(defaults: RunConfig, **options: Any) -> ArgumentParser:

@@ -6,8 +6,8 @@ import dataclasses
 import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from mars_megatron.config.plain_text import is_unicode
 from mars_megatron.config.schema import CorpusConfig, RunConfig
+from mars_megatron.files.plain_text import is_unicode
 
 
 class Problems:

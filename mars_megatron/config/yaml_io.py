@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from mars_megatron.config.plain_text import read_text
-from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.parser import build
+from mars_megatron.config.schema import RunConfig, to_dict
+from mars_megatron.files.plain_text import read_text
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -25,14 +25,7 @@ def from_yaml(path: str | Path) -> RunConfig:
     Raises:
         ValueError: The file is missing or not YAML, names an unknown or repeated setting, or a value of another type.
     """
-    from mars_megatron.config.parser import build  # jsonargparse only where something is parsed
-
     return build(RunConfig(), read_yaml(path), source=str(path))
-
-
-def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Nested plain values, tuples as lists."""
-    return dataclasses.asdict(config, dict_factory=_plain)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -62,10 +55,6 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{source} holds a {type(content).__name__}; accepted: a mapping of settings")
     return content
-
-
-def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in items}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -16,8 +16,7 @@ from mars_megatron.checkpoint.tensors import TensorSource
 from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config import validate
 from mars_megatron.config.parser import override
-from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.config.schema import RunConfig, to_dict
 from mars_megatron.conversion.carried import check_text_tokenizer, take_tokenizers
 from mars_megatron.conversion.formats import (
     NOT_OF_THE_SOURCE,
@@ -123,7 +122,7 @@ def export_hf(
             empty.
         OSError: The disk is full, or not writable.
     """
-    from mars_megatron.huggingface.folder import write_companions  # slow: transformers
+    from mars_megatron.export.folder import write_companions  # slow: transformers
 
     opened = _open(source, "checkpoint")
     if opened.config.model.shared_experts:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import TensorInfo
 from mars_megatron.conversion.other_models import what_tensors
-from mars_megatron.huggingface.foreign import PLAIN_WEIGHTS, unfinished
-from mars_megatron.huggingface.weights_mars import check_numbers, what_instead
+from mars_megatron.files.foreign import PLAIN_WEIGHTS, unfinished
+from mars_megatron.files.weights import check_numbers, what_instead
 
 # What unpickling raises of a damaged file, beside its own error.
 _DAMAGE = (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, struct.error)

@@ -22,7 +22,7 @@ from mars_megatron.conversion.language_model import LanguageModelParts, model_ty
 from mars_megatron.conversion.parts import CheckpointParts
 from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.conversion.table import parameters, part_names
-from mars_megatron.huggingface.foreign import refuse_foreign
+from mars_megatron.files.foreign import refuse_foreign
 
 TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_megatron.checkpoint.streaming import CheckpointTensors
-from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.config.schema import to_dict
 from mars_megatron.conversion.formats import Opened
 from mars_megatron.conversion.language_model import HEAD, read_shape
 from mars_megatron.conversion.table import EXPERTS, SHARED, is_trained, parameters

@@ -14,8 +14,8 @@ from mars_megatron.config.schema import ModelConfig, RopeScalingConfig, RunConfi
 from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.other_models import what_model, what_tensors
 from mars_megatron.conversion.table import parameters
-from mars_megatron.huggingface.foreign import refuse_foreign
-from mars_megatron.huggingface.weights_mars import what_instead
+from mars_megatron.files.foreign import refuse_foreign
+from mars_megatron.files.weights import what_instead
 
 ORIGINAL_QWEN = "qwen"
 FAMILIES = (ORIGINAL_QWEN, "qwen2", "qwen3", "llama")

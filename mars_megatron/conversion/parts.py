@@ -13,9 +13,9 @@ from mars_megatron.checkpoint.streaming import CheckpointTensors
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, TensorSource
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.table import AttentionShape, Parameter, join, parameters, split
-from mars_megatron.huggingface.weights_mars import are_numbers
+from mars_megatron.files.weights import are_numbers
 from mars_megatron.model.initialization import draw
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 # Types of whole models, as the command line names them.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

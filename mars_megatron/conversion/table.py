@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mars_megatron.config.schema import FreezeConfig, RunConfig
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 EXPERTS = ("text", "visual")
 TEXT_ALONE = ("text",)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mars_megatron.checkpoint.tensors import TensorSource
 from mars_megatron.conversion.formats import Opened, open_checkpoint
-from mars_megatron.huggingface.weights_mars import NoNumbersError
+from mars_megatron.files.weights import NoNumbersError
 
 # Elements compared at once, so that the comparison needs little beside the two tensors.
 _AT_ONCE = 1 << 24
@@ -142,7 +142,7 @@ def _max_abs_difference(first: Tensor, second: Tensor) -> float:
 
 def sequences(opened: Sequence[Opened], seed: int = 0) -> dict[str, list[int]]:
     """Joined ids of a random text, a text-to-image and a captioning sample that all of these models can read."""
-    from mars_megatron.tokenizers.vocabulary import Vocabulary
+    from mars_megatron.sequence.vocabulary import Vocabulary
 
     generator = torch.Generator().manual_seed(seed)
     text_size = min(each.config.vocabulary.text_size for each in opened)

@@ -16,10 +16,10 @@ from itertools import accumulate
 import numpy as np
 
 from mars_megatron.config.schema import CorpusConfig, DataConfig, TaskWeights
-from mars_megatron.data.modes import KINDS
 from mars_megatron.data.planning import Stream, divide_documents
-from mars_megatron.data.samples import TASKS, TASKS_OF_KIND, TEXT_ONLY
 from mars_megatron.data.store import Store
+from mars_megatron.index.modes import KINDS
+from mars_megatron.sequence.samples import TASKS, TASKS_OF_KIND, TEXT_ONLY
 
 MAX_ROUND_SAMPLES = 1 << 24  # bounds the memory and time of planning one
 MIN_ROUND_SAMPLES = 1 << 10  # small rounds would leave many packs half empty at their ends

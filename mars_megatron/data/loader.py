@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.batch import Batch, flatten, unflatten
 from mars_megatron.data.micro_batches import MicroBatches, open_micro_batches
 from mars_megatron.platform.processes import become_helper
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import Batch, flatten, unflatten
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def build_loader(

@@ -10,15 +10,17 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mars_megatron.config.schema import DataConfig, RunConfig
-from mars_megatron.data.batch import MIXED, Batch, Sample, collate
 from mars_megatron.data.blend import Blend, corpora_of, num_held_out, validation_corpora, validation_streams
 from mars_megatron.data.checks import check_budget, check_longest, nothing_held_out, open_stores
-from mars_megatron.data.code_order import code_order
-from mars_megatron.data.modes import KINDS, MODE_PART_IMAGE
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED, RoundSettings
 from mars_megatron.data.rounds import Rounds
-from mars_megatron.data.samples import (
+from mars_megatron.data.store import Store
+from mars_megatron.index.modes import KINDS, MODE_PART_IMAGE
+from mars_megatron.sequence import padded_counts
+from mars_megatron.sequence.batch import MIXED, Batch, Sample, collate
+from mars_megatron.sequence.code_order import code_order
+from mars_megatron.sequence.samples import (
     IMAGE_BEFORE_TEXT,
     INTERLEAVED,
     SR,
@@ -26,9 +28,7 @@ from mars_megatron.data.samples import (
     make_interleaved,
     make_sample,
 )
-from mars_megatron.data.store import Store
-from mars_megatron.ops import padded_counts
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class MicroBatches(Dataset):

@@ -11,8 +11,8 @@ import numpy as np
 
 from mars_megatron.data import reference
 from mars_megatron.data.packing import LOOKAHEAD
-from mars_megatron.ops import native
-from mars_megatron.ops.plan import Impl
+from mars_megatron.sequence import native
+from mars_megatron.sequence.plan import Impl
 
 # A sample of a round plan; csrc/round_plan.h has the same layout.
 SAMPLE = np.dtype([("document", "<u4"), ("caption", "<u2"), ("corpus", "u1"), ("task", "u1")])

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mars_megatron.data.batch import Batch, unflatten
 from mars_megatron.platform.parallel import HostChannel
 from mars_megatron.platform.transfer import Transfer
+from mars_megatron.sequence.batch import Batch, unflatten
 
 
 class Prefetcher:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mars_megatron.data import hashing
-from mars_megatron.data.modes import (
+from mars_megatron.data.packing import pack
+from mars_megatron.index.modes import (
     KIND_IMAGE,
     KIND_INTERLEAVED,
     KIND_PAIR,
@@ -21,8 +22,7 @@ from mars_megatron.data.modes import (
     MODE_PART_TEXT,
     MODE_TEXT,
 )
-from mars_megatron.data.packing import pack
-from mars_megatron.data.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
+from mars_megatron.sequence.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
 
 if TYPE_CHECKING:
     from mars_megatron.data.planning import CorpusArrays, RoundSettings, Stream

@@ -12,8 +12,8 @@ import numpy as np
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 
 from mars_megatron.data import planning, reference
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import (
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import (
     KIND_IMAGE,
     KIND_INTERLEAVED,
     KIND_PAIR,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mars_megatron.config.plain_text import parse_json, read_lines
 from mars_megatron.evaluation.labels import whole_word
 from mars_megatron.evaluation.shares import Judged
+from mars_megatron.files.plain_text import parse_json, read_lines
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mars_megatron.config.plain_text import parse_json, read_json, read_lines
+from mars_megatron.files.plain_text import parse_json, read_json, read_lines
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.sources import CAPTIONS_FILE
 

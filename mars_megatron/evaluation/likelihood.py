@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from mars_megatron import platform
-from mars_megatron.data.batch import Batch
-from mars_megatron.data.samples import TASKS
 from mars_megatron.evaluation.intervals import Estimate, mean
 from mars_megatron.model import MARSModel
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.samples import TASKS
 
 MODALITIES = ("text", "visual")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from mars_megatron.generation import image_grid
-from mars_megatron.generation.output import save_image
+from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.output import save_image
 
 
 def write_grid(texts: Sequence[str], images: torch.Tensor, path: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from mars_megatron.evaluation.shares import Judged
-from mars_megatron.generation.prompts import Prompt
+from mars_megatron.gallery.prompts import Prompt
 
 
 def check_prompts(prompts: Sequence[Prompt], labels: Collection[str]) -> None:

@@ -16,14 +16,13 @@ from mars_megatron import platform
 from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.folders import step_of
 from mars_megatron.checkpoint.tokenizers import locate
-from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.config.schema import RunConfig, to_dict
 from mars_megatron.evaluation.context import RunContext, digest
 from mars_megatron.evaluation.registry import Job
 from mars_megatron.evaluation.report import ModelIdentity, Report, expected, fingerprint_of, read_report
 from mars_megatron.evaluation.table import table
-from mars_megatron.generation import Sampler, load_for_inference
 from mars_megatron.platform.parallel import only_on_rank_0
+from mars_megatron.sampling import Sampler, load_for_inference
 
 UNFINISHED = "unfinished"  # folder of what a run after an interruption goes on from
 

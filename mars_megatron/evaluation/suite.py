@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from mars_megatron.evaluation.intervals import Estimate
-from mars_megatron.generation import Sampler
+from mars_megatron.sampling import Sampler
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from mars_megatron import platform
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.generation.decoding import inference, row_multiple
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import inference, row_multiple
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def text_logits(model: MARSModel, samples: Sequence[Sequence[int]], vocabulary: Vocabulary) -> torch.Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from mars_megatron.config.plain_text import parse_json, read_lines
-from mars_megatron.generation.prompts import read_prompts
+from mars_megatron.files.plain_text import parse_json, read_lines
+from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Refused
 from mars_megatron.indexing.sources.fields import read_captions

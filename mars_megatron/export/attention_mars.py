@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from .configuration_mars import MarsConfig
-from .routing_mars import MarsRMSNorm, Routing
+from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.routing_mars import MarsRMSNorm, Routing
 
 
 def rotary_frequencies(config: MarsConfig, device: torch.device) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache_mars import TextState
-from .configuration_mars import MarsConfig
-from .routing_mars import Routing, TextBlocks
+from mars_megatron.export.cache_mars import TextState
+from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.routing_mars import Routing, TextBlocks
 
 
 class MarsMLP(nn.Module):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.huggingface.configuration_mars import MarsConfig
-from mars_megatron.huggingface.model_card import model_card
-from mars_megatron.huggingface.text_tokenizer import write_text_tokenizer
+from mars_megatron.export.code import write_code
+from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.model_card import model_card
+from mars_megatron.export.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table
@@ -54,9 +54,7 @@ def write_companions(
     if image_tokenizer:
         _check_image_tokenizer(image_tokenizer, config)
         copy_image_tokenizer(image_tokenizer, folder / IMAGE_TOKENIZER)
-    for path in sorted(Path(__file__).parent.glob("*_mars.py")):
-        if path.name != "tokenization_mars.py":  # lies beside a tokenizer that needs it
-            shutil.copyfile(path, folder / path.name)
+    write_code(folder)
     mars = build_mars_config(config, num_text_ids=num_text_ids, eos_id=eos_id)
     _write_json(folder / "config.json", _config_json(mars, step, DTYPES[dtype], bool(text_tokenizer)))
     ends = {} if eos_id is None else {"eos_token_id": eos_id, "pad_token_id": eos_id}

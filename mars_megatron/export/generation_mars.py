@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from .cache_mars import MarsCache
-from .processing_mars import MarsProcessor
-from .sampling_mars import GUIDANCE_SCHEDULES, draw, guidance_at, guide, image_key, image_numbers, uniforms
+from mars_megatron.export.cache_mars import MarsCache
+from mars_megatron.export.processing_mars import MarsProcessor
+from mars_megatron.sampling.draws import (
+    GUIDANCE_SCHEDULES,
+    draw,
+    guidance_at,
+    guide,
+    image_key,
+    image_numbers,
+    uniforms,
+)
 
 
 class TextIdsOnly(LogitsProcessor):

@@ -13,21 +13,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 # transformers copies what this file imports itself, not what those import in turn: all are named here.
-from .attention_mars import MarsAttention, attention_pattern, check_attention, rotary_frequencies
-from .batches_mars import BatchOptions  # noqa: F401
-from .cache_mars import MarsCache
-from .colours_mars import profile_space  # noqa: F401
-from .configuration_mars import MarsConfig
-from .experts_mars import MarsFeedForward, MarsRouter
-from .generation_mars import MarsGenerationMixin
-from .image_codes_mars import to_uint8  # noqa: F401
-from .picture_boxes_mars import read_avif  # noqa: F401
-from .picture_files_mars import look  # noqa: F401
-from .picture_mars import Picture  # noqa: F401
-from .picture_tiff_mars import read_tiff  # noqa: F401
-from .pixels_mars import upright_rgb  # noqa: F401
-from .processing_mars import located
-from .routing_mars import (
+from mars_megatron.export.attention_mars import MarsAttention, attention_pattern, check_attention, rotary_frequencies
+from mars_megatron.export.batches_mars import BatchOptions  # noqa: F401
+from mars_megatron.export.cache_mars import MarsCache
+from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.experts_mars import MarsFeedForward, MarsRouter
+from mars_megatron.export.generation_mars import MarsGenerationMixin
+from mars_megatron.export.processing_mars import located
+from mars_megatron.export.routing_mars import (
     MarsEmbedding,
     MarsHead,
     MarsRMSNorm,
@@ -37,8 +30,15 @@ from .routing_mars import (
     build_blocks,
     build_norm,
 )
-from .sampling_mars import draw  # noqa: F401
-from .weights_mars import open_vq_model  # noqa: F401
+from mars_megatron.files.weights import open_vq_model  # noqa: F401
+from mars_megatron.pictures.boxes import read_avif  # noqa: F401
+from mars_megatron.pictures.colours import profile_space  # noqa: F401
+from mars_megatron.pictures.formats import look  # noqa: F401
+from mars_megatron.pictures.picture import Picture  # noqa: F401
+from mars_megatron.pictures.pixels import upright_rgb  # noqa: F401
+from mars_megatron.pictures.tiff import read_tiff  # noqa: F401
+from mars_megatron.sampling.draws import draw  # noqa: F401
+from mars_megatron.tokenizers.image_codes import to_uint8  # noqa: F401
 
 
 class MarsLayer(GradientCheckpointingLayer):

@@ -12,15 +12,15 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 # transformers copies what this file imports itself, not what those import in turn: all are named here.
-from .batches_mars import BatchOptions, Sample, make_batch
-from .colours_mars import profile_space  # noqa: F401
-from .image_codes_mars import decode_codes, encode_codes, to_float, to_uint8
-from .picture_boxes_mars import read_avif  # noqa: F401
-from .picture_files_mars import look  # noqa: F401
-from .picture_mars import UnusablePicture
-from .picture_tiff_mars import read_tiff  # noqa: F401
-from .pixels_mars import upright_rgb
-from .weights_mars import open_vq_model
+from mars_megatron.export.batches_mars import BatchOptions, Sample, make_batch
+from mars_megatron.files.weights import open_vq_model
+from mars_megatron.pictures.boxes import read_avif  # noqa: F401
+from mars_megatron.pictures.colours import profile_space  # noqa: F401
+from mars_megatron.pictures.formats import look  # noqa: F401
+from mars_megatron.pictures.picture import UnusablePicture
+from mars_megatron.pictures.pixels import upright_rgb
+from mars_megatron.pictures.tiff import read_tiff  # noqa: F401
+from mars_megatron.tokenizers.image_codes import decode_codes, encode_codes, to_float, to_uint8
 
 SUBFOLDER = "image_tokenizer"
 TASKS = ("t2i", "i2t", "text")

@@ -14,7 +14,8 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 
-from mars_megatron.huggingface import tokenization_mars
+from mars_megatron.export import tokenization_mars
+from mars_megatron.export.code import TOKENIZATION, write_code
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.copying import CHAT_TEMPLATE
 from mars_megatron.tokenizers.text_files import CONFIG, TOKENIZER_JSON, added_tokens, read_table
@@ -46,7 +47,7 @@ def write_text_tokenizer(source: str | Path, folder: Path, text_size: int) -> No
     shutil.copyfile(tokenizer.file, folder / (TOKENIZER_JSON if is_json else tokenization_mars.MODEL_FILE))
     own = _of_json(tokenizer.file, config, names) if is_json else _of_sentencepiece(tokenizer.file, beside)
     if "auto_map" in own:
-        shutil.copyfile(str(tokenization_mars.__file__), folder / "tokenization_mars.py")
+        write_code(folder, [TOKENIZATION])
     kept = {name: config[name] for name in _KEPT if config.get(name) is not None}
     settings = {**own, **names, **kept, "clean_up_tokenization_spaces": False}
     text = json.dumps(settings, ensure_ascii=False, indent=2)
@@ -86,5 +87,5 @@ def _of_sentencepiece(file: Path, folder: Path | None) -> dict[str, Any]:
 
 
 def _class(name: str, *, fast: bool) -> dict[str, Any]:
-    reference = f"tokenization_mars.{name}"
+    reference = f"{TOKENIZATION}.{name}"
     return {"tokenizer_class": name, "auto_map": {"AutoTokenizer": [None, reference] if fast else [reference, None]}}

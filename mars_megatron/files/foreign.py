@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mars_megatron.huggingface.weights_mars import what_instead
+from mars_megatron.files.weights import what_instead
 
 PLAIN_WEIGHTS = (
     *("model.safetensors", "model.safetensors.index.json"),

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mars_megatron.config.plain_text import parse_json, read_json, read_lines
-from mars_megatron.generation.image_folder import differences_of
-from mars_megatron.generation.output import save_image
+from mars_megatron.files.plain_text import parse_json, read_json, read_lines
+from mars_megatron.gallery.image_folder import differences_of
+from mars_megatron.gallery.output import save_image
 
 RESULTS, PAGE, SETTINGS, IMAGES = "documents.jsonl", "index.html", "settings.json", "images"
 _STYLE = """\

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from mars_megatron.config.plain_text import parse_json, read_lines
-from mars_megatron.generation.documents import Document, Part
-from mars_megatron.generation.joint import LEAST
+from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.indexing.images import load_image
+from mars_megatron.sampling.documents import Document, Part
+from mars_megatron.sampling.joint import LEAST
 from mars_megatron.tokenizers import ImageTokenizer
 
 FORM = (

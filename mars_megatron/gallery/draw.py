@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mars_megatron.generation.cascade import Cascade, Models
-from mars_megatron.generation.image_folder import MANIFEST, ImageFolder, Line
-from mars_megatron.generation.load import config_for_inference
-from mars_megatron.generation.pictures import (
+from mars_megatron.gallery.cascade import Cascade, Models
+from mars_megatron.gallery.image_folder import MANIFEST, ImageFolder, Line
+from mars_megatron.gallery.pictures import (
     made_batches,
     make_again,
     make_pictures,
@@ -19,8 +18,9 @@ from mars_megatron.generation.pictures import (
     origin,
     progress_bar,
 )
-from mars_megatron.generation.requests import ImageRequest, plan_drawings
+from mars_megatron.gallery.requests import ImageRequest, plan_drawings
 from mars_megatron.platform.parallel import only_on_rank_0
+from mars_megatron.sampling.load import config_for_inference
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mars_megatron.generation.fonts import Font, can_draw, load_font
+from mars_megatron.gallery.fonts import Font, can_draw, load_font
 
 MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
 TEXT_WIDTH = 360  # pixels; longer prompts are broken into lines

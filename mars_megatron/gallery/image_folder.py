@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mars_megatron.generation.grid import image_grid
-from mars_megatron.generation.output import save_image
+from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.output import save_image
 
 MANIFEST, SHEET, IMAGES, LOW, CODES = "manifest.jsonl", "sheet.png", "images", "low", "codes"
 SHEET_ROWS, SHEET_COLUMNS = 64, 16  # prompts and images of each that a contact sheet shows

@@ -10,13 +10,13 @@ from typing import Literal
 
 import torch
 
-from mars_megatron.generation.cascade import model_record
-from mars_megatron.generation.document_folder import DocumentFolder
-from mars_megatron.generation.document_prompts import DocumentPrompt, load_documents
-from mars_megatron.generation.documents import Document, Part
-from mars_megatron.generation.load import agreed_checkpoint, load_for_inference
-from mars_megatron.generation.sampler import Sampler
+from mars_megatron.gallery.cascade import model_record
+from mars_megatron.gallery.document_folder import DocumentFolder
+from mars_megatron.gallery.document_prompts import DocumentPrompt, load_documents
 from mars_megatron.platform.parallel import only_on_rank_0
+from mars_megatron.sampling.documents import Document, Part
+from mars_megatron.sampling.load import agreed_checkpoint, load_for_inference
+from mars_megatron.sampling.sampler import Sampler
 
 
 def interleave(

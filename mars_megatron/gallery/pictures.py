@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mars_megatron.generation.cascade import Cascade
-from mars_megatron.generation.image_folder import ImageFolder, Line, pixel_fingerprint
-from mars_megatron.generation.requests import Drawing
+from mars_megatron.gallery.cascade import Cascade
+from mars_megatron.gallery.image_folder import ImageFolder, Line, pixel_fingerprint
+from mars_megatron.gallery.requests import Drawing
 from mars_megatron.platform.parallel import only_on_rank_0
 
 

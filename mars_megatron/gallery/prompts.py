@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.config.plain_text import parse_json, read_lines
+from mars_megatron.files.plain_text import parse_json, read_lines
 
 
 @dataclass(frozen=True)

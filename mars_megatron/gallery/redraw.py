@@ -9,9 +9,9 @@ from typing import Any
 
 from mars_megatron import platform
 from mars_megatron.checkpoint.identity import content_fingerprint
-from mars_megatron.generation.cascade import Cascade, Models
-from mars_megatron.generation.image_folder import ImageFolder, Line, differences_of, read_manifest
-from mars_megatron.generation.pictures import made_batches, make_again, origin, progress_bar
+from mars_megatron.gallery.cascade import Cascade, Models
+from mars_megatron.gallery.image_folder import ImageFolder, Line, differences_of, read_manifest
+from mars_megatron.gallery.pictures import made_batches, make_again, origin, progress_bar
 from mars_megatron.platform.parallel import only_on_rank_0
 
 

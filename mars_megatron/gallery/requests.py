@@ -12,7 +12,7 @@ from typing import Any
 from mars_megatron.config import validate
 from mars_megatron.config.parser import build
 from mars_megatron.config.schema import GenerationConfig, RunConfig
-from mars_megatron.generation.prompts import Prompt, parse_prompt, prompt_lines
+from mars_megatron.gallery.prompts import Prompt, parse_prompt, prompt_lines
 
 # Settings of generation that decide an image, beside its seed.
 DECISIVE = ("guidance", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import KINDS
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import KINDS
 
 _NUM_EXAMPLES = 5
 

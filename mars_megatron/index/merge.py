@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest
-from mars_megatron.indexing.index_reader import BLOCK_BYTES, OpenedIndex, index_path, open_index
-from mars_megatron.indexing.index_writer import Contents, IndexWriter, file_sha256
+from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest
+from mars_megatron.index.reader import BLOCK_BYTES, OpenedIndex, index_path, open_index
+from mars_megatron.index.writer import Contents, IndexWriter, file_sha256
 
 _MAKE_AGAIN = "remove it and make it again with tools/index_data.py"
 

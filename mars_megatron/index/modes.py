@@ -1,4 +1,4 @@
-"""What the sequences of an index are, and what kinds of documents they form. data/FORMAT.md is the reference."""
+"""What the sequences of an index are, and what kinds of documents they form. index/FORMAT.md is the reference."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.indexing.findings import manifest_problems
-from mars_megatron.indexing.index_writer import HEADER, INT32_CODE, MAGIC, TOKEN_DTYPE, VERSION
+from mars_megatron.index.findings import manifest_problems
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.writer import HEADER, INT32_CODE, MAGIC, TOKEN_DTYPE, VERSION
 
 ITEM_BYTES = np.dtype(TOKEN_DTYPE).itemsize
 BLOCK_BYTES = 16 << 20  # of a .bin, read at once

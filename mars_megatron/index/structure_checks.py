@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import (
+from mars_megatron.index.findings import Validation
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import (
     KIND_IMAGE,
     KIND_INTERLEAVED,
     KIND_PAIR,
@@ -18,13 +19,12 @@ from mars_megatron.data.modes import (
     MODE_TEXT,
     NUM_MODES,
 )
-from mars_megatron.indexing.findings import Validation
-from mars_megatron.indexing.index_reader import (
+from mars_megatron.index.reader import (
     BLOCK_SEQUENCES,
     ITEM_BYTES,
     IndexArrays,
 )
-from mars_megatron.indexing.index_writer import VISUAL_MODES, document_kinds
+from mars_megatron.index.writer import VISUAL_MODES, document_kinds
 
 MAX_CAPTIONS = 65535  # csrc/corpus.cpp counts them in 16 bits
 

@@ -11,12 +11,12 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import (
+from mars_megatron.index.findings import Validation, checksum_problem
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import (
     NUM_MODES,
 )
-from mars_megatron.indexing.findings import Validation, checksum_problem
-from mars_megatron.indexing.index_reader import (
+from mars_megatron.index.reader import (
     BLOCK_BYTES,
     BLOCK_SEQUENCES,
     ITEM_BYTES,
@@ -24,7 +24,7 @@ from mars_megatron.indexing.index_reader import (
     check_tokens_size,
     index_path,
 )
-from mars_megatron.indexing.index_writer import VISUAL_MODES
+from mars_megatron.index.writer import VISUAL_MODES
 
 
 def check_tokens(

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import (
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import (
     KIND_IMAGE,
     KIND_INTERLEAVED,
     KIND_PAIR,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
-from mars_megatron.indexing.index_writer import BeingWrittenError
-from mars_megatron.indexing.merge import merge_indices, shards_folder
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.merge import merge_indices, shards_folder
+from mars_megatron.index.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.index.writer import BeingWrittenError
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.output import Output, Recipe
 from mars_megatron.indexing.pool import WorkerPool

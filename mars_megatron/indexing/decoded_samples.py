@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from mars_megatron.data.modes import (
+from mars_megatron.index.modes import (
     KIND_INTERLEAVED,
     KIND_PAIR,
     KIND_TEXT,
@@ -23,8 +23,8 @@ from mars_megatron.data.modes import (
     MODE_LOW,
     MODE_PART_IMAGE,
 )
-from mars_megatron.indexing.index_reader import OpenedIndex, open_index
-from mars_megatron.indexing.index_writer import VISUAL_MODES, document_kinds
+from mars_megatron.index.reader import OpenedIndex, open_index
+from mars_megatron.index.writer import VISUAL_MODES, document_kinds
 from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 

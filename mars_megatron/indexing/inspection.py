@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import (
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import (
     KIND_IMAGE,
     KIND_INTERLEAVED,
     KIND_PAIR,
@@ -20,8 +20,8 @@ from mars_megatron.data.modes import (
     MODE_PART_TEXT,
     MODE_TEXT,
 )
-from mars_megatron.indexing.index_reader import open_index
-from mars_megatron.indexing.index_writer import ENDINGS, document_kinds
+from mars_megatron.index.reader import open_index
+from mars_megatron.index.writer import ENDINGS, document_kinds
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _FEW = 1 << 16  # values below it are counted in a table

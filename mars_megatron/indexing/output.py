@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, SourceInfo, TextTokenizerInfo
-from mars_megatron.data.modes import MODE_LOW, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest, SourceInfo, TextTokenizerInfo
+from mars_megatron.index.modes import MODE_LOW, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.index.writer import ENDINGS, NOTHING_INDEXED, Contents, IndexWriter
 from mars_megatron.indexing.account import FileAccount
-from mars_megatron.indexing.index_writer import ENDINGS, NOTHING_INDEXED, Contents, IndexWriter
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import HARMLESS, KEPT, Done, Skip
 from mars_megatron.indexing.sources.inputs import InputShard

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mars_megatron.huggingface.picture_mars import UnusablePicture
-from mars_megatron.huggingface.pixels_mars import FORMATS, UNREADABLE, upright_rgb
 from mars_megatron.indexing.records import Raw, Refused
+from mars_megatron.pictures.picture import UnusablePicture
+from mars_megatron.pictures.pixels import FORMATS, UNREADABLE, upright_rgb
 
 EXTENSIONS = frozenset(
     "jpg jpeg jpe jfif mpo png apng webp bmp dib gif tif tiff ppm pgm pbm pnm pfm jp2 j2k j2c jpx jpf avif "

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.data.manifest import Manifest, SourceInfo
-from mars_megatron.indexing.index_reader import open_index
+from mars_megatron.index.manifest import Manifest, SourceInfo
+from mars_megatron.index.reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
 from mars_megatron.indexing.records import HARMLESS
 from mars_megatron.indexing.sources.inputs import InputShard

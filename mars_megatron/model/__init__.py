@@ -1,8 +1,7 @@
 """SemVIE: the model."""
 
 from mars_megatron.model.build import build_model, freeze
-from mars_megatron.model.direct import DirectDecoding
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.mars import MARSModel
 
-__all__ = ["DirectDecoding", "KVCache", "MARSModel", "build_model", "freeze"]
+__all__ = ["KVCache", "MARSModel", "build_model", "freeze"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.packed import RoutedSeqParams
-from mars_megatron.ops import DispatchPlan, from_samples, to_samples
+from mars_megatron.sequence import DispatchPlan, from_samples, to_samples
 
 
 class CoreAttention(Protocol):

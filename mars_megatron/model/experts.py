@@ -11,7 +11,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from mars_megatron.ops import TEXT, VISUAL
+from mars_megatron.sequence import TEXT, VISUAL
 
 
 class Rows(NamedTuple):

@@ -22,7 +22,7 @@ from mars_megatron.model.experts import Rows, serve_visual_by_text
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.router import Router
 from mars_megatron.model.text_condition import TextCondition
-from mars_megatron.ops import TEXT, VISUAL, DispatchPlan
+from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan
 
 _LINEARS = ("linear_fc1", "linear_fc2")
 

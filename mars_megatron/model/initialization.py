@@ -15,7 +15,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.feed_forward import expert_parameters, split_group
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.model.vocabulary_parallel import JoinedEmbedding, JoinedHead
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
 

@@ -17,7 +17,7 @@ from mars_megatron.model.experts import Experts, split_rows
 from mars_megatron.model.feed_forward import FeedForward
 from mars_megatron.model.norm import RMSNorm
 from mars_megatron.model.packed import RoutedSeqParams, plan_of
-from mars_megatron.ops import DispatchPlan
+from mars_megatron.sequence import DispatchPlan
 
 
 def build_norm(config: TransformerConfig, groups: ProcessGroupCollection, per_expert: bool) -> Experts:

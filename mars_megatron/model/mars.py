@@ -15,7 +15,6 @@ from megatron.core.transformer.transformer_block import (
 from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.batch import Batch
 from mars_megatron.model.backends import build_backend
 from mars_megatron.model.experts import split_rows
 from mars_megatron.model.kv_cache import KVCache
@@ -24,7 +23,8 @@ from mars_megatron.model.packed import RoutedSeqParams
 from mars_megatron.model.rope import RotaryEmbedding
 from mars_megatron.model.transformer_config import build_transformer_config, head_dim
 from mars_megatron.model.vocabulary_parallel import JoinedEmbedding, JoinedHead, gather_rows
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class MARSModel(MegatronModule):

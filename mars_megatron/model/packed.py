@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megatron.core.packed_seq_params import PackedSeqParams
 
-from mars_megatron.ops import DispatchPlan
+from mars_megatron.sequence import DispatchPlan
 
 
 @dataclass

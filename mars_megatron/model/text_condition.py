@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mars_megatron.model.experts import Rows
 from mars_megatron.model.kv_cache import KVCache
-from mars_megatron.ops import DispatchPlan
+from mars_megatron.sequence import DispatchPlan
 
 
 class TextCondition:

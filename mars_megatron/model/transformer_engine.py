@@ -12,10 +12,9 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from mars_megatron.model.backends import CoreAttention
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.packed import RoutedSeqParams
-from mars_megatron.ops import DispatchPlan, combine, dispatch
+from mars_megatron.sequence import DispatchPlan, combine, dispatch
 
 
 class PackedAttention(nn.Module):
@@ -73,7 +72,7 @@ class TransformerEngineBackend:
             )
         self.linears: BackendSpecProvider = TESpecProvider()
 
-    def core_attention(self, config: TransformerConfig, layer_number: int) -> CoreAttention:
+    def core_attention(self, config: TransformerConfig, layer_number: int) -> PackedAttention:
         """See `Backend`."""
         return PackedAttention(config, layer_number)
 

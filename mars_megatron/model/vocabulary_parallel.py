@@ -18,8 +18,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from mars_megatron.model.experts import Rows
-from mars_megatron.ops import TEXT, VISUAL
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence import TEXT, VISUAL
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class JoinedEmbedding(MegatronModule):

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .colours_mars import coded_profile
-from .picture_mars import Picture, UnusablePicture, file_of, scaled
+from mars_megatron.pictures.colours import coded_profile
+from mars_megatron.pictures.picture import Picture, UnusablePicture, file_of, scaled
 
 _GREY, _SRGB, _SYCC, _CMYK, _BILEVEL = 17, 16, 18, 12, 15  # enumerated colour spaces
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .picture_mars import UnusablePicture
+from mars_megatron.pictures.picture import UnusablePicture
 
 # x and y of red, green, blue and white.
 SRGB = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)

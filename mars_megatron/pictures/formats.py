@@ -9,10 +9,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from .colours_mars import ADOBE_RGB, SRGB, SRGB_CURVE, coded_profile, matrix_profile, profile_space
-from .picture_boxes_mars import read_avif, read_jpeg2000
-from .picture_mars import Picture, UnusablePicture, file_of, join_bytes, raw_bytes, scaled
-from .picture_tiff_mars import read_tiff
+from mars_megatron.pictures.boxes import read_avif, read_jpeg2000
+from mars_megatron.pictures.colours import ADOBE_RGB, SRGB, SRGB_CURVE, coded_profile, matrix_profile, profile_space
+from mars_megatron.pictures.picture import Picture, UnusablePicture, file_of, join_bytes, raw_bytes, scaled
+from mars_megatron.pictures.tiff import read_tiff
 
 
 def look(image: Any) -> Picture:

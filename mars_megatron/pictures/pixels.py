@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .colours_mars import deep_curves, encode_srgb, lab_profile, profile_space, srgb_transform
-from .picture_files_mars import look
-from .picture_mars import Picture, UnusablePicture, strips
+from mars_megatron.pictures.colours import deep_curves, encode_srgb, lab_profile, profile_space, srgb_transform
+from mars_megatron.pictures.formats import look
+from mars_megatron.pictures.picture import Picture, UnusablePicture, strips
 
 # Pillow also opens formats that run other programs (EPS) or that nobody keeps pictures in.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")

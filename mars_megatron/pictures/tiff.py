@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from .colours_mars import SRGB, SRGB_CURVE, matrix_profile
-from .picture_mars import Picture, UnusablePicture, check_finite, file_of, join_bytes, raw_bytes, scaled
+from mars_megatron.pictures.colours import SRGB, SRGB_CURVE, matrix_profile
+from mars_megatron.pictures.picture import (
+    Picture,
+    UnusablePicture,
+    check_finite,
+    file_of,
+    join_bytes,
+    raw_bytes,
+    scaled,
+)
 
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR = 254, 258, 259, 262, 284
 _TRANSFER, _WHITE, _PRIMARIES, _INK_SET, _EXTRA, _FORMAT, _SMIN, _SMAX = 301, 318, 319, 332, 338, 339, 340, 341

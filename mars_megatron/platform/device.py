@@ -9,7 +9,8 @@ from typing import Literal
 
 import torch
 
-from mars_megatron.platform import adam, cpu, processes
+from mars_megatron.compat import cpu
+from mars_megatron.platform import adam, processes
 
 _device: torch.device | None = None
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mars_megatron.data.batch import Batch
-from mars_megatron.ops import VISUAL, DispatchPlan, build_plan, build_plan_from_segments
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence import VISUAL, DispatchPlan, build_plan, build_plan_from_segments
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 _NO_TARGETS = torch.zeros(0, dtype=torch.int64)
 

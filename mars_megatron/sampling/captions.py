@@ -6,10 +6,10 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import agree
-from mars_megatron.generation.text import generate_text
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.decoding import agree
+from mars_megatron.sampling.text import generate_text
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def generate_captions(

@@ -8,11 +8,11 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import Decoder, agree, chooser
-from mars_megatron.huggingface.sampling_mars import guidance_at, guide
 from mars_megatron.model import MARSModel
-from mars_megatron.ops import VISUAL
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.decoding import Decoder, agree, chooser
+from mars_megatron.sampling.draws import guidance_at, guide
+from mars_megatron.sequence import VISUAL
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def draw_codes(

@@ -10,11 +10,12 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.data.batch import Batch
-from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.huggingface.sampling_mars import draw
-from mars_megatron.model import DirectDecoding, KVCache, MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.model import KVCache, MARSModel
+from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
+from mars_megatron.sampling.direct import DirectDecoding
+from mars_megatron.sampling.draws import draw
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 @contextmanager

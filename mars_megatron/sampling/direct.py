@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from megatron.core.transformer.mlp import MLP
 from torch import Tensor
 
-from mars_megatron.data.batch import Batch
 from mars_megatron.model.backends import LocalBackend
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.model.norm import RMSNorm
 from mars_megatron.model.qk_norm import HeadLayout
-from mars_megatron.ops import TEXT, VISUAL, DispatchPlan, from_samples, to_samples
+from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, from_samples, to_samples
+from mars_megatron.sequence.batch import Batch
 
 Pair = tuple[Any, Any]  # the text module and the visual one; the same where one serves both
 

@@ -8,9 +8,9 @@ from itertools import groupby
 
 import torch
 
-from mars_megatron.generation.joint import Joint, Request
+from mars_megatron.sampling.joint import Joint, Request
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import TextTokenizer
-from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 Part = str | torch.Tensor  # a text, or the codes of an image, int64 [codes] on the CPU
 

@@ -8,11 +8,11 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.codes import draw_codes
-from mars_megatron.generation.decoding import inference
-from mars_megatron.huggingface.sampling_mars import Key, image_key, image_numbers, uniforms
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.codes import draw_codes
+from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.draws import Key, image_key, image_numbers, uniforms
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def generate_images(

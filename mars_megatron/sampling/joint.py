@@ -9,11 +9,11 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import agree, chooser, inference
-from mars_megatron.generation.mixed_decoding import MixedDecoder
-from mars_megatron.huggingface.sampling_mars import guidance_at, guide, uniforms
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.decoding import agree, chooser, inference
+from mars_megatron.sampling.draws import guidance_at, guide, uniforms
+from mars_megatron.sampling.mixed_decoding import MixedDecoder
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 # What the next token of a document is.
 WORD, CODE, END_OF_IMAGE, NOTHING = range(4)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from mars_megatron import platform
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.generation.decoding import agree, inference, row_multiple
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import agree, inference, row_multiple
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def caption_likelihood(

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from mars_megatron import platform
-from mars_megatron.data.batch import Batch
-from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.generation.decoding import row_multiple
-from mars_megatron.model import DirectDecoding, KVCache, MARSModel
-from mars_megatron.ops import TEXT, VISUAL
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.model import KVCache, MARSModel
+from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
+from mars_megatron.sampling.decoding import row_multiple
+from mars_megatron.sampling.direct import DirectDecoding
+from mars_megatron.sequence import TEXT, VISUAL
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class MixedDecoder:

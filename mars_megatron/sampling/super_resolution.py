@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig, ImageConfig
-from mars_megatron.data.code_order import code_order
-from mars_megatron.generation.codes import draw_codes
-from mars_megatron.generation.decoding import agree, inference
-from mars_megatron.generation.images import check_prompts, image_keys
-from mars_megatron.huggingface.sampling_mars import uniforms
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.codes import draw_codes
+from mars_megatron.sampling.decoding import agree, inference
+from mars_megatron.sampling.draws import uniforms
+from mars_megatron.sampling.images import check_prompts, image_keys
+from mars_megatron.sequence.code_order import code_order
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 STREAM = 1  # its random numbers are others than those of the low-resolution image with the same key
 

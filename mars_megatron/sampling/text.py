@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.decoding import Decoder, agree, chooser, inference
-from mars_megatron.huggingface.sampling_mars import uniforms
 from mars_megatron.model import MARSModel
-from mars_megatron.ops import TEXT
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.decoding import Decoder, agree, chooser, inference
+from mars_megatron.sampling.draws import uniforms
+from mars_megatron.sequence import TEXT
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def generate_text(

@@ -1,10 +1,10 @@
-"""Token dispatch: the plan of a micro-batch, and the row copies that follow it."""
+"""One packed sequence: vocabulary, samples, batch, the plan of who computes what, and the row copies that follow it."""
 
-from mars_megatron.ops.modality import TEXT, VISUAL
-from mars_megatron.ops.native import native_available
-from mars_megatron.ops.plan import DispatchPlan, build_plan, build_plan_from_segments
-from mars_megatron.ops.reference import padded_counts
-from mars_megatron.ops.rows import combine, dispatch, from_samples, permute_rows, to_samples
+from mars_megatron.sequence.modality import TEXT, VISUAL
+from mars_megatron.sequence.native import native_available
+from mars_megatron.sequence.plan import DispatchPlan, build_plan, build_plan_from_segments
+from mars_megatron.sequence.reference import padded_counts
+from mars_megatron.sequence.rows import combine, dispatch, from_samples, permute_rows, to_samples
 
 __all__ = [
     "TEXT",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mars_megatron.ops.plan import VISUAL, DispatchPlan, build_plan
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.plan import VISUAL, DispatchPlan, build_plan
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 # One sample: input ids int64 [n], target ids int64 [n] (both joined ids), loss mask bool [n].
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from mars_megatron.ops import native, reference
-from mars_megatron.ops.modality import TEXT, VISUAL
+from mars_megatron.sequence import native, reference
+from mars_megatron.sequence.modality import TEXT, VISUAL
 
 __all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan", "build_plan_from_segments"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mars_megatron.ops.modality import TEXT, VISUAL
+from mars_megatron.sequence.modality import TEXT, VISUAL
 
 _MAX_TOKENS = torch.iinfo(torch.int32).max  # what int32 offsets can count
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from mars_megatron.ops import native, reference
-from mars_megatron.ops.plan import DispatchPlan, Impl
+from mars_megatron.sequence import native, reference
+from mars_megatron.sequence.plan import DispatchPlan, Impl
 
 
 def permute_rows(

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.index.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR, KIND_TEXT
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from mars_megatron.data.batch import Sample
+    from mars_megatron.sequence.batch import Sample
 
 T2I, I2T, SR, TEXT_ONLY, INTERLEAVED = range(5)  # csrc/corpus.h has the same numbers
 TASKS = ("t2i", "i2t", "sr", "text", "interleaved")

@@ -1,4 +1,4 @@
-"""Text and image tokenizers, and the vocabulary that joins their ids.
+"""Text and image tokenizers.
 
 What is exported here is imported when it is first used: processes that only tokenise text need no torch.
 """
@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
     from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
-    from mars_megatron.tokenizers.vocabulary import SPECIALS, Vocabulary
 
 __all__ = [
-    "SPECIALS",
     "ImageTokenizer",
     "TextTokenizer",
-    "Vocabulary",
     "load_image_tokenizer",
     "load_text_tokenizer",
 ]
 
 _MODULES = {
-    "SPECIALS": "vocabulary",
     "ImageTokenizer": "image",
     "TextTokenizer": "text",
-    "Vocabulary": "vocabulary",
     "load_image_tokenizer": "image",
     "load_text_tokenizer": "text",
 }

@@ -14,7 +14,7 @@ import sentencepiece
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
-from mars_megatron.huggingface.foreign import refuse_foreign_tokenizer
+from mars_megatron.files.foreign import refuse_foreign_tokenizer
 from mars_megatron.tokenizers.fingerprint import text_fingerprint
 from mars_megatron.tokenizers.text_files import (
     CONFIG,

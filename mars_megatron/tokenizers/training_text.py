@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mars_megatron.config.plain_text import other_encoding
+from mars_megatron.files.plain_text import other_encoding
 
 # Bytes of the longest line that SentencePiece takes (its max_sentence_length); it passes over longer ones.
 LIMIT = 4192

@@ -16,9 +16,9 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.evaluation.registry import make_jobs
 from mars_megatron.evaluation.report import ModelIdentity
 from mars_megatron.evaluation.runner import UNFINISHED, check_tokenizers, run_jobs
-from mars_megatron.generation import LoadedModel, Sampler
 from mars_megatron.model.mars import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling import LoadedModel, Sampler
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training.metrics import MetricsWriter
 
 

@@ -13,7 +13,7 @@ from mars_megatron.data import MicroBatches, Store, flat_batches, open_micro_bat
 from mars_megatron.data.checks import open_stores
 from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.platform.parallel import host_channel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class Feed:

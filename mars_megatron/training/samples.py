@@ -7,10 +7,11 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.generation import generate_images, image_grid
+from mars_megatron.gallery.grid import image_grid
 from mars_megatron.model.mars import MARSModel
+from mars_megatron.sampling import generate_images
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.vocabulary import Vocabulary
 
 IMAGES_PER_PROMPT = 8
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.batch import MIXED, Batch
-from mars_megatron.data.samples import TASKS
 from mars_megatron.platform.parallel import is_last_stage
+from mars_megatron.sequence.batch import MIXED, Batch
+from mars_megatron.sequence.samples import TASKS
 
 _REPORT = ("text sum", "text count", "visual sum", "visual count", "tokens")
 _REPORT_SIZE = len(_REPORT) + 2 * len(TASKS)

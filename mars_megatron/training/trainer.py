@@ -17,12 +17,12 @@ from mars_megatron.checkpoint import Position, latest, load, load_model, load_op
 from mars_megatron.checkpoint.tokenizers import keep_copies, locate_for_training
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import Batch
 from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.model import build_model
 from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training.expert_report import expert_report
 from mars_megatron.training.feed import Feed
 from mars_megatron.training.metrics import MetricsWriter

@@ -20,9 +20,9 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.data import Batch, MicroBatches
-from mars_megatron.data.batch import flatten
+from mars_megatron.data import MicroBatches
 from mars_megatron.model.feed_forward import expert_parameters
+from mars_megatron.sequence.batch import Batch, flatten
 from mars_megatron.training import Trainer
 from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
 from tests.host_reads import NoHostReads

@@ -18,7 +18,7 @@ from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import EvaluationConfig
 from tests.distributed.evaluation_jobs import run_suites, score, train_with_suites
 from tests.distributed.ranks import ROOT, environment, launcher
-from tests.unit.generation.tiny_run import with_index, write_run
+from tests.unit.sampling.tiny_run import with_index, write_run
 
 pytestmark = pytest.mark.distributed
 

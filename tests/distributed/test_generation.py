@@ -11,7 +11,7 @@ import pytest
 
 from tests.distributed.corpus import write_corpus
 from tests.distributed.ranks import ROOT, environment, launcher
-from tests.unit.generation.tiny_run import write_run
+from tests.unit.sampling.tiny_run import write_run
 
 pytestmark = pytest.mark.distributed
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from mars_megatron.ops import (
+from mars_megatron.sequence import (
     DispatchPlan,
     build_plan_from_segments,
     combine,
@@ -141,7 +141,7 @@ def test_refuses_indices_on_the_host() -> None:
 
 OUT_OF_RANGE = """
 import sys, torch
-from mars_megatron.ops import permute_rows
+from mars_megatron.sequence import permute_rows
 index, inverse = torch.tensor([0, int(sys.argv[1])], device="cuda"), torch.tensor([0, -1], device="cuda")
 permute_rows(torch.zeros(2, 3, device="cuda"), index, inverse, impl="native")
 torch.cuda.synchronize()

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mars_megatron import platform
-from mars_megatron.data.batch import collate, flatten
 from mars_megatron.data.prefetch import Prefetcher
-from mars_megatron.data.samples import T2I, make_sample
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.batch import collate, flatten
+from mars_megatron.sequence.samples import T2I, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

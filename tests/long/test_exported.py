@@ -21,9 +21,10 @@ from mars_megatron.conversion.verify import compare, open_both, sequences
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
-from mars_megatron.generation import Sampler, load_for_inference, read_prompts
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.huggingface.sampling_mars import guide, image_key, uniforms
+from mars_megatron.gallery.prompts import read_prompts
+from mars_megatron.sampling import Sampler, load_for_inference
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.draws import guide, image_key, uniforms
 from tests import clean_environment
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

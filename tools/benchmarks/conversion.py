@@ -163,7 +163,7 @@ def _random(shape: tuple[int, ...]) -> Tensor:
 
 def _measure(conversion: Conversion, workspace: Path, options: ConversionOptions) -> dict[str, Any]:
     """Convert and copy in a process of its own, whose memory nobody else has used."""
-    command = [sys.executable, "-m", "mars_megatron.benchmarks.convert_once", conversion.name]
+    command = [sys.executable, "-m", "benchmarks.convert_once", conversion.name]
     command += [str(workspace / conversion.source), str(workspace / conversion.target)]
     command += [str(options.rounds), str(options.codebook_size), str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True)

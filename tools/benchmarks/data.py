@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mars_megatron.benchmarks.data_indexing import ImagesOptions, TextOptions, measure_images, measure_text
-from mars_megatron.benchmarks.data_loading import measure_loader, measure_packing, measure_startup
-from mars_megatron.benchmarks.data_options import NORM_GROUPS, DataOptions
+from benchmarks.data_indexing import ImagesOptions, TextOptions, measure_images, measure_text
+from benchmarks.data_loading import measure_loader, measure_packing, measure_startup
+from benchmarks.data_options import NORM_GROUPS, DataOptions
 
 # The images and the image tokenizer of the quickstart.
 QUICKSTART: dict[str, Any] = {

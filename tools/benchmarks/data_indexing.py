@@ -15,10 +15,10 @@ import sentencepiece
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from mars_megatron.benchmarks.synthetic import Captions, write_photographs
-from mars_megatron.benchmarks.timing import OURS, contest
-from mars_megatron.data.manifest import Manifest
+from benchmarks.synthetic import Captions, write_photographs
+from benchmarks.timing import OURS, contest
 from mars_megatron.data.store import Store
+from mars_megatron.index.manifest import Manifest
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels

@@ -15,8 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mars_megatron.benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptions
-from mars_megatron.benchmarks.synthetic import write_pairs, write_pairs_without_tokens
+from benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptions
+from benchmarks.synthetic import write_pairs, write_pairs_without_tokens
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.data import flat_batches, open_micro_batches
@@ -24,7 +24,7 @@ from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.recipes.mars_7b import mars_7b_stage1
 from mars_megatron.recipes.tiny import tiny
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training import Trainer
 
 WARM_UP_MICRO_BATCHES = 20
@@ -162,7 +162,7 @@ def measure_startup(options: DataOptions, folder: Path) -> dict[str, Any]:
 
 
 def _start_once(prefix: Path, cache_dir: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "mars_megatron.benchmarks.start_once", str(prefix), cache_dir]
+    command = [sys.executable, "-m", "benchmarks.start_once", str(prefix), cache_dir]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
         process = subprocess.Popen(command, stdout=out, stderr=error, text=True)
         anonymous = 0

@@ -12,14 +12,14 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.utils import init_method_normal
 from torch import Tensor, nn
 
-from mars_megatron.benchmarks.sequence import SequenceParams
+from benchmarks.sequence import SequenceParams
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.batch import Batch
 from mars_megatron.model.backends import SampleAttention
 from mars_megatron.model.rope import RotaryEmbedding, apply_rotary
 from mars_megatron.model.transformer_config import build_transformer_config, head_dim
-from mars_megatron.ops import combine
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence import combine
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class SampleCore(nn.Module):

@@ -17,9 +17,9 @@ import torch
 from megatron.core.transformer.moe.moe_utils import permute, unpermute
 from torch import Tensor
 
+from benchmarks.timing import OURS, as_table, contest, machine, ratios_to_ours
 from mars_megatron import platform
-from mars_megatron.benchmarks.timing import OURS, as_table, contest, machine, ratios_to_ours
-from mars_megatron.ops import VISUAL, DispatchPlan, build_plan, combine, dispatch, native
+from mars_megatron.sequence import VISUAL, DispatchPlan, build_plan, combine, dispatch, native
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 REUSED = "_reused_memory"

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mars_megatron.benchmarks.sequence import SequenceParams
-from mars_megatron.data.batch import Batch
+from benchmarks.sequence import SequenceParams
 from mars_megatron.model.experts import Experts
 from mars_megatron.model.layer import SemVIELayer
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.model.rope import apply_rotary
-from mars_megatron.ops import combine
+from mars_megatron.sequence import combine
+from mars_megatron.sequence.batch import Batch
 
 Masks = tuple[Tensor, Tensor]
 """bool [tokens] each: is text, is visual."""

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron import platform
-from mars_megatron.benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron.config import validate
 from mars_megatron.config.schema import GenerationConfig, ImageConfig, ModelConfig, RunConfig, VocabularyConfig
 from mars_megatron.conversion.table import AttentionShape, parameters, split
-from mars_megatron.generation import generate_images
-from mars_megatron.huggingface.folder import build_mars_config
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
+from mars_megatron.export.folder import build_mars_config
+from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling import generate_images
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 DOWNSAMPLE = 4  # pixels per code; nothing is decoded
 END_OF_TEXT = 0

@@ -9,7 +9,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from mars_megatron.model.rope import RotaryEmbedding
-from mars_megatron.ops import DispatchPlan, combine, permute_rows
+from mars_megatron.sequence import DispatchPlan, combine, permute_rows
 
 
 @dataclass

@@ -14,10 +14,10 @@ def main() -> None:
     warnings.simplefilter("ignore")  # of GPU libraries that are not there
     from dataclasses import replace
 
-    from mars_megatron.benchmarks.convert_once import peak_memory
+    from benchmarks.convert_once import peak_memory
     from mars_megatron.data import flat_batches, open_micro_batches
     from mars_megatron.recipes.mars_7b import mars_7b_stage1
-    from mars_megatron.tokenizers.vocabulary import Vocabulary
+    from mars_megatron.sequence.vocabulary import Vocabulary
 
     imported = time.perf_counter()
     resident_of_imports = peak_memory()

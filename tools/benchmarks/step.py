@@ -11,10 +11,10 @@ import numpy as np
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import nn
 
+from benchmarks.dense import DenseGPT
+from benchmarks.masked import MaskedMARS
+from benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron import platform
-from mars_megatron.benchmarks.dense import DenseGPT
-from mars_megatron.benchmarks.masked import MaskedMARS
-from mars_megatron.benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron.config import validate
 from mars_megatron.config.schema import (
     DataConfig,
@@ -26,13 +26,13 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.config.validate_data import RESERVED_ROWS
-from mars_megatron.data.batch import Batch, collate
-from mars_megatron.data.samples import T2I, make_sample
 from mars_megatron.model import build_model
 from mars_megatron.model.build import freeze
 from mars_megatron.model.initialization import initialize_parameters
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import Batch, collate
+from mars_megatron.sequence.samples import T2I, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from mars_megatron.training.step import Stepper, StepResult
 

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron import platform
-from mars_megatron.ops import native_available
+from mars_megatron.sequence import native_available
 
 OURS = "ours"
 WARM_UP_ROUNDS = 1

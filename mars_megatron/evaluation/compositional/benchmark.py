@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mars_megatron.config.plain_text import parse_json, read_lines
+from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.indexing.compositional.build import PROMPTS_FILE
 from mars_megatron.indexing.compositional.canvases import SIDE
 from mars_megatron.indexing.compositional.scenes import SPLITS, Scene

@@ -49,7 +49,7 @@ class Likelihood:
         from mars_megatron.data import open_micro_batches
         from mars_megatron.evaluation.likelihood import SampleLoss, estimates, sample_losses
         from mars_megatron.evaluation.suite import Result
-        from mars_megatron.generation.decoding import inference, row_multiple
+        from mars_megatron.sampling.decoding import inference, row_multiple
 
         model, config, _, vocabulary = context.sampler.loaded
         batches = open_micro_batches(

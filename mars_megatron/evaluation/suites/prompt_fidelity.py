@@ -44,7 +44,7 @@ class PromptFidelity:
         """
         from mars_megatron.evaluation.labels import list_labelled_images
         from mars_megatron.evaluation.prompt_fidelity import check_prompts
-        from mars_megatron.generation.prompts import read_prompts
+        from mars_megatron.gallery.prompts import read_prompts
 
         if self.samples_per_prompt < 1:
             raise ValueError(f"samples_per_prompt is {self.samples_per_prompt}; accepted: 1 or more")
@@ -86,7 +86,7 @@ class PromptFidelity:
     def _score(self, context: Context, classifier: ImageClassifier, control: str = "") -> dict[str, Estimate]:
         from mars_megatron.evaluation.pictures import write_grid
         from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
-        from mars_megatron.generation.prompts import read_prompts
+        from mars_megatron.gallery.prompts import read_prompts
 
         prompts = read_prompts(self.prompts)
         texts = [prompt.text for prompt in prompts]

@@ -55,7 +55,7 @@ class TextPreservation:
         from mars_megatron.evaluation.suite import Result
         from mars_megatron.evaluation.text_preservation import Comparison, changed_frozen_tensors, compare_text
         from mars_megatron.evaluation.texts import spread
-        from mars_megatron.generation import load_for_inference
+        from mars_megatron.sampling import load_for_inference
 
         model, config, groups, vocabulary = context.sampler.loaded
         check_same_model(resolve(self.base), config, image=False, visual=False)

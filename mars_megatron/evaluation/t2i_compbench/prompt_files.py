@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mars_megatron.config.plain_text import read_lines
+from mars_megatron.files.plain_text import read_lines
 
 # Ways to score. A complex prompt takes the mean of several.
 ATTRIBUTES, SPATIAL, DEPTH, COUNT, WHOLE = "attributes", "spatial", "depth", "count", "whole"

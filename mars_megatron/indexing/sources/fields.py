@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from mars_megatron.config.plain_text import other_encoding
+from mars_megatron.files.plain_text import other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, WEIGHTS, BuildOptions
 from mars_megatron.indexing.records import Raw, Refused, Sample, Where
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mars_megatron.config.plain_text import other_encoding
+from mars_megatron.files.plain_text import other_encoding
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (

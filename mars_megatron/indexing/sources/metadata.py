@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.config.plain_text import other_encoding
+from mars_megatron.files.plain_text import other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, BuildOptions
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (

@@ -18,7 +18,7 @@ from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import CheckpointConfig, ImageConfig, ModelConfig, RunConfig
 from mars_megatron.model import build_model
-from mars_megatron.tokenizers import SPECIALS
+from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from tests.unit.model.tiny import one_rank
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mars_megatron import platform
-from mars_megatron.platform import cpu, patches
+from mars_megatron.compat import cpu, patches
 
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the patches are for machines without a GPU")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.conversion import ConversionOptions, make_language_model, model
 
-from mars_megatron.benchmarks.conversion import ConversionOptions, make_language_model, model
 from mars_megatron.checkpoint import resolve
 from mars_megatron.conversion import language_model
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf

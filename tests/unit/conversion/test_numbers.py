@@ -18,7 +18,7 @@ from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
 from mars_megatron.conversion.formats import visual_header
 from mars_megatron.conversion.verify import compare, open_both
 from mars_megatron.conversion.visual import extract_visual, merge
-from mars_megatron.generation import load_for_inference
+from mars_megatron.sampling import load_for_inference
 from tests.command_lines import load_tool
 from tests.unit.conversion.conftest import SETTINGS, refused
 from tests.unit.conversion.models import OriginalQwen, language_model

@@ -20,10 +20,10 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.visual import extract_visual, merge
-from mars_megatron.generation.load import load_for_inference
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.model.initialization import start_from_language_model
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.load import load_for_inference
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from tests.unit.conversion.conftest import SETTINGS, refused
 from tests.unit.model.tiny import one_rank, randomize, tiny_config

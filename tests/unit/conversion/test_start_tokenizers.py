@@ -18,11 +18,12 @@ from mars_megatron.config.schema import TaskWeights
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.data import open_micro_batches
-from mars_megatron.generation.load import LoadedModel
-from mars_megatron.generation.sampler import Sampler
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.tokenizers import Vocabulary, load_text_tokenizer
+from mars_megatron.sampling.load import LoadedModel
+from mars_megatron.sampling.sampler import Sampler
+from mars_megatron.sequence.vocabulary import Vocabulary
+from mars_megatron.tokenizers import load_text_tokenizer
 from tests.unit.conversion.conftest import SETTINGS, refused
 from tests.unit.conversion.models import SIZES
 

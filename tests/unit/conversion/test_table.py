@@ -30,7 +30,7 @@ from mars_megatron.conversion.table import (
 )
 from mars_megatron.model import build_model
 from mars_megatron.recipes import RECIPES
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.unit.conversion.models import FAMILIES, OriginalQwen
 from tests.unit.model.tiny import one_rank, tiny_config
 

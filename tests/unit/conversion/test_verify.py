@@ -13,7 +13,7 @@ from mars_megatron.checkpoint.tensors import TensorInfo
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.formats import Format, Opened
 from mars_megatron.conversion.verify import compare, sequences
-from mars_megatron.huggingface.weights_mars import check_numbers
+from mars_megatron.files.weights import check_numbers
 
 TEXT, VISUAL = "lm_head.text.weight", "lm_head.visual.weight"
 

@@ -11,12 +11,12 @@ import pytest
 from mars_megatron.config.schema import CorpusConfig, DataConfig, ImageConfig, RunConfig, TaskWeights, VocabularyConfig
 from mars_megatron.data import open_micro_batches
 from mars_megatron.data.blend import Blend, validation_streams
-from mars_megatron.data.code_order import code_order
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED
-from mars_megatron.data.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
 from mars_megatron.data.store import Store
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.code_order import code_order
+from mars_megatron.sequence.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
+from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 ALL = TaskWeights(t2i=0.3, i2t=0.2, sr=0.1, text=0.15, interleaved=0.25)

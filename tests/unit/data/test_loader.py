@@ -18,8 +18,8 @@ from mars_megatron.data import blend, build_loader, open_micro_batches
 from mars_megatron.data.hashing import split_slots
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 BUDGET = RESERVED_ROWS + 64
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mars_megatron.data import planning
 from mars_megatron.data.blend import Part
-from mars_megatron.data.modes import KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
 from mars_megatron.data.planning import DROPPED, CorpusArrays, RoundSettings, divide_documents, plan_round, scan
-from mars_megatron.data.samples import T2I, TASKS_OF_KIND, TEXT_ONLY
+from mars_megatron.index.modes import KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.sequence.samples import T2I, TASKS_OF_KIND, TEXT_ONLY
 from tests.synthetic_index import random_document
 
 CODES, LOW = 16, 4

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mars_megatron import platform
-from mars_megatron.data.batch import collate, flatten
 from mars_megatron.data.prefetch import Prefetcher
-from mars_megatron.data.samples import T2I, make_sample
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.batch import collate, flatten
+from mars_megatron.sequence.samples import T2I, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=10, codebook_size=4)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, TaskWeights, VocabularyConfig
 from mars_megatron.data import blend, flat_batches, open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 GLOBAL_BATCH = 4

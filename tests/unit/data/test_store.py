@@ -8,9 +8,9 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import KIND_IMAGE, KIND_TEXT, KINDS
 from mars_megatron.data.store import Store
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import KIND_IMAGE, KIND_TEXT, KINDS
 from tests.synthetic_index import write_synthetic
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mars_megatron.generation import Sampler
+from mars_megatron.sampling import Sampler
 
 
 class SmallContext:

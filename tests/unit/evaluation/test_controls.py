@@ -18,16 +18,16 @@ from mars_megatron.config.schema import (
     RunConfig,
     VocabularyConfig,
 )
-from mars_megatron.data.batch import collate
-from mars_megatron.data.samples import T2I, make_sample
 from mars_megatron.evaluation.controls import expert_pairs, swap_experts, visual_from_text
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, compare_text, text_logits
-from mars_megatron.generation import generate_images
-from mars_megatron.generation.prompts import Prompt
+from mars_megatron.gallery.prompts import Prompt
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling import generate_images
+from mars_megatron.sequence.batch import collate
+from mars_megatron.sequence.samples import T2I, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 NUM_LABELS, NUM_CODES, FILLER = 10, 6, 15
 CONFIG = RunConfig(

@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from mars_megatron.config.yaml_io import to_dict
+from mars_megatron.config.schema import to_dict
 from mars_megatron.evaluation import context
 from mars_megatron.evaluation.registry import Job, make_jobs
 from mars_megatron.evaluation.report import fingerprint_of
 from mars_megatron.evaluation.runner import UNFINISHED, evaluate
 from mars_megatron.evaluation.suites.facts import Facts
 from mars_megatron.evaluation.suites.prompt_fidelity import PromptFidelity
-from mars_megatron.generation import Sampler
+from mars_megatron.sampling import Sampler
 from tests.command_lines import load_tool
-from tests.unit.generation.tiny_run import TinyRun, with_index, write_run
+from tests.unit.sampling.tiny_run import TinyRun, with_index, write_run
 
 
 @pytest.fixture(scope="module")

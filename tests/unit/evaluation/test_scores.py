@@ -12,7 +12,7 @@ from mars_megatron.evaluation.labels import LabelWords
 from mars_megatron.evaluation.prompt_fidelity import check_prompts, prompt_fidelity
 from mars_megatron.evaluation.shares import Judged
 from mars_megatron.evaluation.texts import read_sentences
-from mars_megatron.generation.prompts import Prompt
+from mars_megatron.gallery.prompts import Prompt
 
 PROMPTS = [Prompt("three", "3", "en"), Prompt("三", "3", "zh"), Prompt("four", "4", "en"), Prompt("四", "4", "zh")]
 WORDS = LabelWords({"3": ["three", "三"], "4": ["four", "四"]})

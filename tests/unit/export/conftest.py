@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mars_megatron.generation import LoadedModel, Sampler, generate_captions, load_for_inference
-from mars_megatron.huggingface.folder import write_companions
-from tests.unit.generation.tiny_run import TinyRun, write_run
-from tests.unit.huggingface.exported import exported_state
+from mars_megatron.export.folder import write_companions
+from mars_megatron.sampling import LoadedModel, Sampler, generate_captions, load_for_inference
+from tests.unit.export.exported import exported_state
+from tests.unit.sampling.tiny_run import TinyRun, write_run
 
 STEP = 7
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.generation.decoding import inference
-from mars_megatron.huggingface.folder import build_mars_config
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
+from mars_megatron.export.folder import build_mars_config
+from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import inference
+from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.unit.model.tiny import EOS, VOCABULARY, randomize, tiny_config, tiny_model
 
 CONDITIONED = {"experts.visual": 4, "router.condition": "text"}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from mars_megatron.huggingface import attention_mars
-from mars_megatron.huggingface.configuration_mars import MarsConfig
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
-from tests.unit.huggingface.conftest import Exported
-from tests.unit.huggingface.exported import INTERLEAVED, KINDS, model_of, padded
+from mars_megatron.export import attention_mars
+from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.modeling_mars import MarsForCausalLM
+from tests.unit.export.conftest import Exported
+from tests.unit.export.exported import INTERLEAVED, KINDS, model_of, padded
 
 NAMES = ("eager", "sdpa")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TensorType
 
-from mars_megatron.huggingface.batches_mars import BatchOptions, Sample, make_batch
+from mars_megatron.export.batches_mars import BatchOptions, Sample, make_batch
 
 PAD = 9
 PROMPTS: list[Sample] = [([1, 2, 3], None), ([4], None)]

@@ -10,8 +10,8 @@ import torch
 from packaging.version import Version
 
 from tests import clean_environment
-from tests.unit.huggingface.conftest import Exported, greedy_captions
-from tests.unit.huggingface.exported import reference_logits
+from tests.unit.export.conftest import Exported, greedy_captions
+from tests.unit.export.exported import reference_logits
 
 ABSENT = ("mars_megatron", "megatron", "diffusers", "PIL", "accelerate", "jsonargparse")
 PROMPTS = ["a red square", "绿色方块", ""]

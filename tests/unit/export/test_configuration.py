@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.huggingface.configuration_mars import MarsConfig
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
+from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.modeling_mars import MarsForCausalLM
 
 
 def test_initial_values() -> None:

@@ -14,9 +14,9 @@ from transformers import AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHead
 from transformers.modeling_utils import PreTrainedModel
 from transformers.trainer_pt_utils import LabelSmoother
 
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
-from tests.unit.huggingface.conftest import Exported
-from tests.unit.huggingface.exported import CODE, INTERLEAVED, KINDS, model_of, padded
+from mars_megatron.export.modeling_mars import MarsForCausalLM
+from tests.unit.export.conftest import Exported
+from tests.unit.export.exported import CODE, INTERLEAVED, KINDS, model_of, padded
 
 IDS, MASK = padded(INTERLEAVED, "left")
 

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from mars_megatron.config import from_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.huggingface.folder import build_mars_config, write_companions
+from mars_megatron.export.folder import build_mars_config, write_companions
 from mars_megatron.tokenizers import load_text_tokenizer
-from tests.unit.huggingface.conftest import STEP, Exported
+from tests.unit.export.conftest import STEP, Exported
 
 
 def write(folder: Path, config: RunConfig, **settings: str) -> Path:

@@ -15,17 +15,17 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from transformers import GenerationConfig as TextConfig
 
 from mars_megatron.config.schema import ExpertsConfig, GenerationConfig, ImageConfig, RouterConfig, RunConfig
-from mars_megatron.generation import generate_captions, generate_images
-from mars_megatron.huggingface.generation_mars import TextIdsOnly
-from mars_megatron.huggingface.modeling_mars import MarsForCausalLM
-from mars_megatron.huggingface.processing_mars import MarsProcessor, located
+from mars_megatron.export.generation_mars import TextIdsOnly
+from mars_megatron.export.modeling_mars import MarsForCausalLM
+from mars_megatron.export.processing_mars import MarsProcessor, located
 from mars_megatron.model import MARSModel, build_model
-from mars_megatron.tokenizers.vocabulary import Vocabulary
-from tests.unit.generation.conftest import CONFIG, NUM_CODES, PROMPTS
-from tests.unit.huggingface.conftest import Exported, greedy_captions
-from tests.unit.huggingface.exported import CONDITIONED as ROUTER
-from tests.unit.huggingface.exported import KINDS, export, model_of, padded
+from mars_megatron.sampling import generate_captions, generate_images
+from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.unit.export.conftest import Exported, greedy_captions
+from tests.unit.export.exported import CONDITIONED as ROUTER
+from tests.unit.export.exported import KINDS, export, model_of, padded
 from tests.unit.model.tiny import one_rank
+from tests.unit.sampling.conftest import CONFIG, NUM_CODES, PROMPTS
 
 SQUARE = replace(CONFIG, image=ImageConfig(resolution=12, downsample=4))  # 3 x 3 codes
 CONDITIONED = replace(SQUARE, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
-from tests.unit.huggingface.exported import padded, reference_logits, tiny_pair
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
+from tests.unit.export.exported import padded, reference_logits, tiny_pair
 from tests.unit.model.tiny import make_samples
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoProcessor, DataCollatorForLanguageModeling
 
-from mars_megatron.huggingface.model_card import ADAPTED, model_card
-from tests.unit.huggingface.conftest import Exported
-from tests.unit.huggingface.exported import CONDITIONED, KINDS, ROUTED, model_of
+from mars_megatron.export.model_card import ADAPTED, model_card
+from tests.unit.export.conftest import Exported
+from tests.unit.export.exported import CONDITIONED, KINDS, ROUTED, model_of
 from tests.unit.model.tiny import tiny_config
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import StaticCache
 
-from mars_megatron.huggingface.cache_mars import MarsCache
-from mars_megatron.huggingface.routing_mars import Routing, build_blocks
-from tests.unit.huggingface.exported import BOI, CODE, CONDITIONED, INTERLEAVED, ROUTED, model_of, padded, whole
+from mars_megatron.export.cache_mars import MarsCache
+from mars_megatron.export.routing_mars import Routing, build_blocks
+from tests.unit.export.exported import BOI, CODE, CONDITIONED, INTERLEAVED, ROUTED, model_of, padded, whole
 
 IDS = torch.tensor([[3, 4]])
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
-from mars_megatron.huggingface.processing_mars import MarsProcessor
+from mars_megatron.export.processing_mars import MarsProcessor
 from mars_megatron.indexing.images import load_image
-from tests.unit.generation.tiny_run import RESOLUTION
-from tests.unit.huggingface.conftest import Exported
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY, make_sample
+from tests.unit.export.conftest import Exported
+from tests.unit.sampling.tiny_run import RESOLUTION
 
 TEXTS = ["a red square", "绿色"]
 

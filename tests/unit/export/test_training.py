@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.huggingface.exported import BOI, CODE, INTERLEAVED, ROUTED, exported_state, model_of, padded
+from tests.unit.export.exported import BOI, CODE, INTERLEAVED, ROUTED, exported_state, model_of, padded
 from tests.unit.model.tiny import MIXED, make_batch, make_samples, randomize, tiny_config, tiny_model
 
 

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mars_megatron.huggingface import weights_mars
-from mars_megatron.huggingface.processing_mars import SUBFOLDER, MarsProcessor
-from mars_megatron.huggingface.weights_mars import NoNumbersError, are_numbers, check_numbers
+from mars_megatron.export.processing_mars import SUBFOLDER, MarsProcessor
+from mars_megatron.files.weights import NoNumbersError, are_numbers, check_numbers
 from mars_megatron.tokenizers import load_image_tokenizer
 from mars_megatron.tokenizers.copying import copy_image_tokenizer
 
@@ -49,7 +48,7 @@ def test_every_value_that_is_no_number_is_found(
     if transposed and tensor.ndim > 1:
         tensor = tensor.transpose(0, -1)
     found = np.argwhere(~np.isfinite(tensor.double().numpy()))
-    with mock.patch.object(weights_mars, "_AT_ONCE", 7), pytest.raises(NoNumbersError) as caught:
+    with mock.patch("mars_megatron.files.weights._AT_ONCE", 7), pytest.raises(NoNumbersError) as caught:
         check_numbers(tensor, "a.weight", Path("file"))
     assert str(caught.value).startswith(
         f"file: a.weight has {len(found)} of {tensor.numel()} values that are no numbers, the first is {value} at "

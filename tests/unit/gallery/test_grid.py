@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from mars_megatron.generation import grid
-from mars_megatron.generation.fonts import can_draw, load_font
-from mars_megatron.generation.grid import image_grid
+from mars_megatron.gallery import grid
+from mars_megatron.gallery.fonts import can_draw, load_font
+from mars_megatron.gallery.grid import image_grid
 
 COLORS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
 

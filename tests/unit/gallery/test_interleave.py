@@ -25,11 +25,11 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.generation import Document, Sampler, load_for_inference
-from mars_megatron.generation.document_prompts import DocumentPrompt, read_document_prompts
+from mars_megatron.gallery.document_prompts import DocumentPrompt, read_document_prompts
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.images import load_image
 from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.sampling import Document, Sampler, load_for_inference
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
 from mars_megatron.training import Trainer

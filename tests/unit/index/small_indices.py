@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from mars_megatron.data.manifest import ImageTokenizerInfo, Manifest, SourceInfo, TextTokenizerInfo
-from mars_megatron.indexing.index_writer import IndexWriter
+from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest, SourceInfo, TextTokenizerInfo
+from mars_megatron.index.writer import IndexWriter
 
 TEXT = TextTokenizerInfo(path="text.model", fingerprint="t" * 64, size=50, eos_id=2, bos_id=1)
 IMAGE = ImageTokenizerInfo("vq", "i" * 64, codebook_size=16, grid=(2, 2), resolution=8)

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from mars_megatron.data.manifest import Manifest, SourceInfo
 from mars_megatron.data.store import Store
-from mars_megatron.indexing.merge import already_merged, merge_indices, remove_shards, shard_prefixes
+from mars_megatron.index.manifest import Manifest, SourceInfo
+from mars_megatron.index.merge import already_merged, merge_indices, remove_shards, shard_prefixes
 from mars_megatron.indexing.validation import validate_index
-from tests.unit.indexing.small_indices import IMAGE, MIXED, PAIRS, TEXT, documents, write_index
+from tests.unit.index.small_indices import IMAGE, MIXED, PAIRS, TEXT, documents, write_index
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_nothing(parts, tmp_path):
     """A limit on the size of files stands in for it."""
     script = """
         import resource, sys
-        from mars_megatron.indexing.merge import merge_indices
+        from mars_megatron.index.merge import merge_indices
         resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
         try:
             merge_indices(sys.argv[1:-1], sys.argv[-1], progress=False)
@@ -213,7 +213,7 @@ def test_a_full_disk_leaves_nothing(parts, tmp_path):
 
 def test_killed_merge_leaves_no_index_and_can_be_repeated(tmp_path):
     size = 40_000_000  # tokens: long enough to be killed in between
-    from mars_megatron.indexing.index_writer import IndexWriter
+    from mars_megatron.index.writer import IndexWriter
 
     writer = IndexWriter(tmp_path / "big")
     tokens = np.arange(size, dtype=np.int32) % TEXT.size
@@ -221,7 +221,7 @@ def test_killed_merge_leaves_no_index_and_can_be_repeated(tmp_path):
     writer.commit(lambda c: Manifest(c.documents(), c.tokens(), TEXT, None, sha256=c.sha256))
     writer.discard()
     script = (
-        "import sys; from mars_megatron.indexing.merge import merge_indices; merge_indices(sys.argv[1:2], sys.argv[2])"
+        "import sys; from mars_megatron.index.merge import merge_indices; merge_indices(sys.argv[1:2], sys.argv[2])"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "big"), str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -258,7 +258,7 @@ def test_shards_of_a_build(tmp_path):
 @pytest.mark.parametrize("block", [1, 3])
 def test_offsets_are_written_in_blocks(tmp_path, monkeypatch, block):
     write_index(tmp_path / "a", MIXED)
-    monkeypatch.setattr("mars_megatron.indexing.index_writer._BLOCK", block)
+    monkeypatch.setattr("mars_megatron.index.writer._BLOCK", block)
     assert write_index(tmp_path / "b", MIXED).tokens == {"text": 11, "visual": 17}
     assert read(tmp_path / "a", "idx") == read(tmp_path / "b", "idx")
 
@@ -270,7 +270,7 @@ def test_more_parts_than_open_files(tmp_path):
         write_index(tmp_path / f"{number}", [[(0, [number % TEXT.size])]], weights=weights)
     script = """
         import resource, sys
-        from mars_megatron.indexing.merge import already_merged, merge_indices
+        from mars_megatron.index.merge import already_merged, merge_indices
         parts = [f"{sys.argv[1]}/{number}" for number in range(int(sys.argv[2]))]
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         merge_indices(parts, f"{sys.argv[1]}/out", progress=False)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.data.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR
 from mars_megatron.data.store import Store
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.modes import KIND_IMAGE, KIND_INTERLEAVED, KIND_PAIR
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mars_megatron.data.manifest import Manifest
-from mars_megatron.indexing import index_reader
+from mars_megatron.index import reader as index_reader
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.reader import open_index
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.decoded_samples import choose_documents, decode_documents, write_folder
-from mars_megatron.indexing.index_reader import open_index
 from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.validation import validate_index
 from tests.command_lines import load_tool
-from tests.unit.indexing.small_indices import IMAGE, MIXED, documents, write_index
+from tests.unit.index.small_indices import IMAGE, MIXED, documents, write_index
 
 FORMAT = Path(__file__).parents[3] / "mars_megatron" / "data" / "FORMAT.md"
 WEIGHTS = [0.5, 2, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1]

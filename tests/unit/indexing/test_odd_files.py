@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars_megatron.data.manifest import Manifest
+from mars_megatron.index.manifest import Manifest
 from tests.command_lines import load_tool
 from tests.unit.indexing.raw import image_bytes, log, picture, write_tar
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars_megatron.data.store import Store
-from mars_megatron.huggingface.picture_mars import REASONS
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import KEPT, Refused
 from mars_megatron.indexing.validation import validate_index
+from mars_megatron.pictures.picture import REASONS
 from tests.unit.indexing.raw import build, image_bytes, log, picture, write_lines, write_tar
 from tests.unit.odd_pictures import odd_pictures
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mars_megatron.data.manifest import Manifest
 from mars_megatron.data.store import Store
-from mars_megatron.indexing.index_writer import IndexWriter
-from mars_megatron.indexing.merge import merge_indices, remove_shards, shard_prefixes
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.merge import merge_indices, remove_shards, shard_prefixes
+from mars_megatron.index.writer import IndexWriter
 from tests.unit.indexing.raw import build, contents, documents, index_bytes, many_lines, picture, write_lines, write_tar
 from tests.waiting import scaled, wait_until
 

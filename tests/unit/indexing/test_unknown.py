@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mars_megatron.data.manifest import Manifest
 from mars_megatron.data.store import Store
+from mars_megatron.index.manifest import Manifest
 from mars_megatron.indexing.inspection import inspect_index
 from mars_megatron.indexing.unknown import count_unknown
 from mars_megatron.indexing.validation import validate_index

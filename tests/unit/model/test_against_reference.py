@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.batch import Sample, collate
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import Sample, collate
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
+from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.unit.model.tiny import MIXED, make_samples, randomize, tiny_config, tiny_model
 
 ALL_TRAINED = {"freeze.text": False, "freeze.norms": False}

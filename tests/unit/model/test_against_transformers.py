@@ -18,8 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mars_megatron.data.samples import TEXT_ONLY
 from mars_megatron.model import MARSModel
+from mars_megatron.sequence.samples import TEXT_ONLY
 from tests.unit.model.tiny import BASE, VOCABULARY, make_batch, make_samples, randomize, tiny_model
 
 SHAPE = BASE.model

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mars_megatron.data.batch import Batch, collate
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.model import MARSModel
 from mars_megatron.model.experts import Rows, split_rows
 from mars_megatron.model.feed_forward import expert_parameters
 from mars_megatron.model.initialization import start_from_language_model
+from mars_megatron.sequence.batch import Batch, collate
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.training.expert_report import expert_report
 from tests.unit.model.tiny import (
     BASE,

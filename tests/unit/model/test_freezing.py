@@ -11,9 +11,9 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
-from mars_megatron.data.batch import Batch
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.model import MARSModel
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from mars_megatron.training.step import Stepper
 from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.masked import MaskedMARS
 from torch import Tensor
 
-from mars_megatron.benchmarks.masked import MaskedMARS
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.model import MARSModel, freeze
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.training.step import _loss
 from tests.host_reads import HostRead, NoHostReads
 from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mars_megatron.data.batch import Batch
-from mars_megatron.data.samples import I2T, T2I
-from mars_megatron.generation.batches import pack_samples, sample_lengths
-from mars_megatron.generation.decoding import inference
 from mars_megatron.model import KVCache, MARSModel
 from mars_megatron.model.qk_norm import HeadLayout, QKNorm
 from mars_megatron.model.transformer_config import build_transformer_config
+from mars_megatron.sampling.batches import pack_samples, sample_lengths
+from mars_megatron.sampling.decoding import inference
+from mars_megatron.sequence.batch import Batch
+from mars_megatron.sequence.samples import I2T, T2I
 from tests.unit.model.tiny import VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 QK_NORM = {"model.qk_norm": True}

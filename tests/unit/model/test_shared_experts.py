@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mars_megatron.data.samples import TEXT_ONLY
 from mars_megatron.model import MARSModel
 from mars_megatron.model.initialization import start_from_language_model
+from mars_megatron.sequence.samples import TEXT_ONLY
 from tests.unit.model.test_freezing import gradients, training
 from tests.unit.model.tiny import MIXED, VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
 

@@ -12,11 +12,11 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from mars_megatron import platform
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import ModelConfig, ParallelConfig, RunConfig, VocabularyConfig
-from mars_megatron.data.batch import Batch, Sample, collate
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import Batch, Sample, collate
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 EOS = 1
 BASE = RunConfig(

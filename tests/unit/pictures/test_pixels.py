@@ -12,12 +12,12 @@ import torch
 from PIL import Image, features
 from transformers import AutoProcessor
 
-from mars_megatron.huggingface.colours_mars import srgb_transform
-from mars_megatron.huggingface.picture_mars import REASONS, UnusablePicture
-from mars_megatron.huggingface.pixels_mars import upright_rgb
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import Refused
-from tests.unit.huggingface.conftest import Exported
+from mars_megatron.pictures.colours import srgb_transform
+from mars_megatron.pictures.picture import REASONS, UnusablePicture
+from mars_megatron.pictures.pixels import upright_rgb
+from tests.unit.export.conftest import Exported
 from tests.unit.odd_pictures import odd_pictures
 from tests.unit.odd_samples import ALPHA, GREY, RGB, bits8, full, seen, with_alpha
 

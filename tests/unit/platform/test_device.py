@@ -7,7 +7,8 @@ import importlib
 import pytest
 import torch
 
-from mars_megatron.platform import adam, cpu
+from mars_megatron.compat import cpu
+from mars_megatron.platform import adam
 
 # The package re-exports a function of the same name.
 device = importlib.import_module("mars_megatron.platform.device")

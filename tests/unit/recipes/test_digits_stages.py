@@ -12,7 +12,7 @@ from mars_megatron.config import ParallelConfig, TaskWeights, validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.recipes import get_recipe
-from mars_megatron.tokenizers.vocabulary import SPECIALS
+from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training import Trainer
 from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 

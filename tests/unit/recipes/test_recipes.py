@@ -8,7 +8,7 @@ from mars_megatron.config import FreezeConfig, ParallelConfig, RunConfig, TaskWe
 from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.recipes import RECIPES, get_recipe
 from mars_megatron.recipes.mars_7b import STAGE1, STAGE2, STAGE3
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "mars_7b_stage3"])

@@ -8,7 +8,7 @@ from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig, ModelConfig, RunConfig, VocabularyConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 CONFIG = RunConfig(
     # Large weights: with small ones every distribution would be flat, and all answers alike.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.ops import TEXT, VISUAL
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
+from mars_megatron.sequence import TEXT, VISUAL
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 def test_beginnings_ask_for_the_last_token_of_each_sample(vocabulary: Vocabulary) -> None:

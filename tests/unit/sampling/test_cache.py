@@ -9,13 +9,14 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron.config.schema import ExpertsConfig, RouterConfig
-from mars_megatron.generation.batches import pack_samples, sample_lengths
-from mars_megatron.generation.decoding import Decoder, inference
-from mars_megatron.model import DirectDecoding, MARSModel, build_model
+from mars_megatron.model import MARSModel, build_model
 from mars_megatron.model.kv_cache import KVCache
-from mars_megatron.ops import TEXT, VISUAL
-from mars_megatron.tokenizers.vocabulary import Vocabulary
-from tests.unit.generation.conftest import CONFIG
+from mars_megatron.sampling.batches import pack_samples, sample_lengths
+from mars_megatron.sampling.decoding import Decoder, inference
+from mars_megatron.sampling.direct import DirectDecoding
+from mars_megatron.sequence import TEXT, VISUAL
+from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.unit.sampling.conftest import CONFIG
 
 
 def draw_routers(model: MARSModel) -> None:

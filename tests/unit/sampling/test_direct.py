@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.generation.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.generation.decoding import inference
-from mars_megatron.model import DirectDecoding, KVCache, MARSModel
-from mars_megatron.ops import TEXT, VISUAL
+from mars_megatron.model import KVCache, MARSModel
+from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
+from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.direct import DirectDecoding
+from mars_megatron.sequence import TEXT, VISUAL
 from tests.unit.model.tiny import VOCABULARY, randomize, tiny_model
 
 BOI, CODE, EOI = VOCABULARY.boi, VOCABULARY.text_size, VOCABULARY.eoi

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.huggingface.sampling_mars import (
+from mars_megatron.sampling.draws import (
     GUIDANCE_SCHEDULES,
     draw,
     guidance_at,

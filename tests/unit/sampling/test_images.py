@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation import generate_images
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.generation.decoding import inference
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
-from tests.unit.generation.conftest import NUM_CODES, PROMPTS
+from mars_megatron.sampling import generate_images
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import inference
+from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.unit.sampling.conftest import NUM_CODES, PROMPTS
 
 SAMPLED = GenerationConfig(seed=3, temperature=3.0)
 

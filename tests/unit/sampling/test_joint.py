@@ -10,13 +10,13 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.generation.joint import Joint, Request, write_and_draw
-from mars_megatron.generation.mixed_decoding import MixedDecoder
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
-from tests.unit.generation.conftest import CONFIG, NUM_CODES
-from tests.unit.generation.test_cache import whole_forward
+from mars_megatron.sampling.joint import Joint, Request, write_and_draw
+from mars_megatron.sampling.mixed_decoding import MixedDecoder
+from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.unit.sampling.conftest import CONFIG, NUM_CODES
+from tests.unit.sampling.test_cache import whole_forward
 
 EOS, NUM_TEXT = 1, 27
 GREEDY = GenerationConfig(temperature=0, text_temperature=0, guidance=2.0)

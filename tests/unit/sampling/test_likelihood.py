@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.generation.decoding import inference
-from mars_megatron.generation.likelihood import caption_likelihood
 from mars_megatron.model import MARSModel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
-from tests.unit.generation.conftest import NUM_CODES, PROMPTS
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.likelihood import caption_likelihood
+from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.unit.sampling.conftest import NUM_CODES, PROMPTS
 
 CODES = torch.randint(0, 16, (4, NUM_CODES), generator=torch.Generator().manual_seed(0))
 CAPTIONS = [PROMPTS[0], PROMPTS[3], PROMPTS[0][::-1], PROMPTS[1]]

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from mars_megatron.checkpoint import read_config, resolve
-from mars_megatron.generation import Prompt, Sampler, load_for_inference, read_prompts
-from mars_megatron.generation.cascade import model_record
-from tests.unit.generation.tiny_run import TinyRun, write_run
+from mars_megatron.gallery.cascade import model_record
+from mars_megatron.gallery.prompts import Prompt, read_prompts
+from mars_megatron.sampling import Sampler, load_for_inference
+from tests.unit.sampling.tiny_run import TinyRun, write_run
 
 
 @pytest.fixture(scope="module")

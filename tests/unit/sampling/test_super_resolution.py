@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from mars_megatron.config.schema import GenerationConfig, ImageConfig
-from mars_megatron.data.code_order import code_order
-from mars_megatron.data.samples import SR, make_sample
-from mars_megatron.generation import upscale
-from mars_megatron.generation.batches import pack_samples
-from mars_megatron.generation.decoding import Decoder, inference
-from mars_megatron.huggingface.sampling_mars import guide
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.tokenizers.vocabulary import Vocabulary
-from tests.unit.generation.conftest import CONFIG, PROMPTS
+from mars_megatron.sampling import upscale
+from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import Decoder, inference
+from mars_megatron.sampling.draws import guide
+from mars_megatron.sequence.code_order import code_order
+from mars_megatron.sequence.samples import SR, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.unit.model.tiny import one_rank
+from tests.unit.sampling.conftest import CONFIG, PROMPTS
 
 IMAGES = {
     "plain": ImageConfig(resolution=16, low_resolution=8, next_k=1),

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mars_megatron.data import collate
-from mars_megatron.data.batch import flatten, unflatten
-from mars_megatron.data.samples import I2T, T2I, TEXT_ONLY, make_sample
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.batch import collate, flatten, unflatten
+from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=10, codebook_size=4)
 EOS = 2

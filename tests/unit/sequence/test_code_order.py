@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mars_megatron.config.schema import ImageConfig
-from mars_megatron.data.code_order import code_order, region_tiling
+from mars_megatron.sequence.code_order import code_order, region_tiling
 
 
 def test_four_regions_of_a_small_image() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
-from mars_megatron.ops import native, permute_rows
+from mars_megatron.sequence import native, permute_rows
 
 MIB = 1 << 20
 KEPT = 512 * MIB  # what csrc/huge_pages.cpp keeps at most

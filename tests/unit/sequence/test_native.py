@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mars_megatron.ops import build_plan, combine, dispatch, native, native_available
+from mars_megatron.sequence import build_plan, combine, dispatch, native, native_available
 
 MODALITY = torch.tensor([0, 1, 1, 0], dtype=torch.uint8)
 CU_SEQLENS = torch.tensor([0, 3, 4], dtype=torch.int32)

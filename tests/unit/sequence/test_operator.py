@@ -11,7 +11,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from mars_megatron.ops import native, permute_rows
+from mars_megatron.sequence import native, permute_rows
 
 ROOT = Path(__file__).parents[3]
 OP = native.extension() and torch.ops.mars_megatron.permute_rows.default
@@ -49,7 +49,7 @@ def test_fake_and_meta_tensors_have_the_shapes():
 
 COMPILED = """
 import torch
-from mars_megatron.ops import build_plan, combine, dispatch, from_samples, permute_rows, to_samples
+from mars_megatron.sequence import build_plan, combine, dispatch, from_samples, permute_rows, to_samples
 
 def layer(x, plan, weight):
     rows = dispatch(x, plan)
@@ -91,7 +91,7 @@ print("compiled")
 """
 FORWARD_MODE = """
 import torch
-from mars_megatron.ops import permute_rows
+from mars_megatron.sequence import permute_rows
 
 index, inverse = torch.tensor([2, -1, 0]), torch.tensor([2, -1, 0])
 with torch.autograd.forward_ad.dual_level():

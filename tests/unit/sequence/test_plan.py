@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mars_megatron.ops import TEXT, VISUAL, DispatchPlan, build_plan, build_plan_from_segments, padded_counts
+from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, build_plan, build_plan_from_segments, padded_counts
 
 IMPLS = ["native", "reference"]
 settings.register_profile("ops", deadline=None, max_examples=150)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.ops import (
+from mars_megatron.sequence import (
     TEXT,
     VISUAL,
     build_plan,

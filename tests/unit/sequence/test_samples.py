@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mars_megatron.data.samples import I2T, SR, T2I, TEXT_ONLY, make_interleaved, make_sample
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.samples import I2T, SR, T2I, TEXT_ONLY, make_interleaved, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(text_size=10, codebook_size=4)  # codes 10..13, BOI 14, EOI 15
 EOS = 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mars_megatron.config.schema import ImageConfig, RunConfig, VocabularyConfig
-from mars_megatron.tokenizers import SPECIALS, Vocabulary
+from mars_megatron.sequence.vocabulary import SPECIALS, Vocabulary
 
 
 def test_paper_sizes():
@@ -38,7 +38,7 @@ def test_everything_that_is_not_text_is_visual():
 
 
 def test_modality_values_are_those_of_the_plan():
-    from mars_megatron.ops.plan import TEXT, VISUAL
+    from mars_megatron.sequence.plan import TEXT, VISUAL
 
     assert Vocabulary(2, 2).modality(torch.tensor([0, 2])).tolist() == [TEXT, VISUAL]
 

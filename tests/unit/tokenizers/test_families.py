@@ -12,12 +12,13 @@ import pytest
 from mars_megatron.config.schema import DataConfig, RunConfig, TaskWeights, TrainingConfig, VocabularyConfig
 from mars_megatron.data import open_micro_batches
 from mars_megatron.data.store import Store
-from mars_megatron.generation.load import LoadedModel
-from mars_megatron.generation.sampler import Sampler
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.decoded_samples import decode_documents
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.tokenizers import TextTokenizer, Vocabulary, load_text_tokenizer
+from mars_megatron.sampling.load import LoadedModel
+from mars_megatron.sampling.sampler import Sampler
+from mars_megatron.sequence.vocabulary import Vocabulary
+from mars_megatron.tokenizers import TextTokenizer, load_text_tokenizer
 from tests.command_lines import load_tool
 from tests.unit.tokenizers import look_alikes
 

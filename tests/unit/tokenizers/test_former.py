@@ -10,11 +10,11 @@ import pytest
 
 from mars_megatron.config.schema import DataConfig, RunConfig, TaskWeights, TrainingConfig, VocabularyConfig
 from mars_megatron.data import open_micro_batches
-from mars_megatron.data.manifest import Manifest
+from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.merge import merge_indices
 from mars_megatron.indexing.build import build_index
-from mars_megatron.indexing.merge import merge_indices
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.tokenizers import Vocabulary
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers.former import first_difference, warn_of_former_checkpoint
 from tests.unit.tokenizers import look_alikes
 

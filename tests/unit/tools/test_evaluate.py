@@ -14,7 +14,7 @@ import pytest
 
 from mars_megatron.evaluation.runner import UNFINISHED
 from tests.command_lines import TOOLS, load_tool
-from tests.unit.generation.tiny_run import write_run
+from tests.unit.sampling.tiny_run import write_run
 from tests.waiting import wait_until
 
 NUM_IMAGES = 600

@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 
 from mars_megatron.config.schema import ImageConfig
-from mars_megatron.generation import LoadedModel, Sampler, cascade, load_for_inference
-from mars_megatron.generation.image_folder import ImageFolder, read_manifest
+from mars_megatron.gallery import cascade
+from mars_megatron.gallery.image_folder import ImageFolder, read_manifest
+from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
 from tests.command_lines import load_tool
-from tests.unit.generation.tiny_run import TinyRun, save_run, write_run
+from tests.unit.sampling.tiny_run import TinyRun, save_run, write_run
 
 PROMPTS = (
     '{"prompt": "a red square", "num_images": 3}',

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from mars_megatron import train
-from mars_megatron.config.plain_text import check_unicode, parse_json, read_json, read_lines, read_text
 from mars_megatron.config.yaml_io import read_yaml
 from mars_megatron.evaluation.completion import read_facts
 from mars_megatron.evaluation.compositional.benchmark import read_scene_prompts
@@ -19,10 +18,11 @@ from mars_megatron.evaluation.labels import LabelWords, list_labelled_images
 from mars_megatron.evaluation.report import read_report
 from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file
 from mars_megatron.evaluation.texts import read_sentences, read_texts
-from mars_megatron.generation.document_prompts import DocumentPrompt, read_document_prompts
-from mars_megatron.generation.prompts import read_prompts
+from mars_megatron.files.plain_text import check_unicode, parse_json, read_json, read_lines, read_text
+from mars_megatron.gallery.document_prompts import DocumentPrompt, read_document_prompts
+from mars_megatron.gallery.prompts import read_prompts
 from tests.command_lines import load_tool
-from tests.unit.generation.tiny_run import TinyRun, write_run
+from tests.unit.sampling.tiny_run import TinyRun, write_run
 
 # What a file may be, its words among the good lines.
 BAD: dict[str, tuple[Callable[[str], bytes], str]] = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mars_megatron.data.batch import MIXED, Batch, collate
-from mars_megatron.data.samples import I2T, T2I, TASKS, TEXT_ONLY, make_sample
-from mars_megatron.tokenizers.vocabulary import Vocabulary
+from mars_megatron.sequence.batch import MIXED, Batch, collate
+from mars_megatron.sequence.samples import I2T, T2I, TASKS, TEXT_ONLY, make_sample
+from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training.step import StepResult, _loss
 from mars_megatron.training.trainer import Interval
 

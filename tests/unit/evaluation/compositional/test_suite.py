@@ -10,12 +10,12 @@ from PIL import Image
 from mars_megatron.evaluation.compositional.benchmark import read_canvases, read_scene_prompts
 from mars_megatron.evaluation.compositional.scorer import MEASURES
 from mars_megatron.evaluation.compositional.suite import Compositional
-from mars_megatron.generation import Sampler, load_for_inference
 from mars_megatron.indexing.compositional import BuildSettings, build
 from mars_megatron.indexing.compositional.canvases import Painter
 from mars_megatron.indexing.compositional.scenes import SPLITS
+from mars_megatron.sampling import Sampler, load_for_inference
 from tests.unit.evaluation.small_context import SmallContext
-from tests.unit.generation.tiny_run import write_run
+from tests.unit.sampling.tiny_run import write_run
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.dense import DenseGPT
+from benchmarks.masked import MaskedMARS
+from benchmarks.step import StepOptions, build, make_batch
 
 from mars_megatron import platform
-from mars_megatron.benchmarks.dense import DenseGPT
-from mars_megatron.benchmarks.masked import MaskedMARS
-from mars_megatron.benchmarks.step import StepOptions, build, make_batch
-from mars_megatron.data.batch import collate
-from mars_megatron.data.samples import I2T, T2I
 from mars_megatron.model import MARSModel, freeze
+from mars_megatron.sequence.batch import collate
+from mars_megatron.sequence.samples import I2T, T2I
 from tests.unit.model import tiny
 from tests.unit.model.tiny import MIXED, make_samples, one_rank, randomize, tiny_config, tiny_model
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import conversion
+from benchmarks.conversion import ConversionOptions, make_language_model, model, num_bytes, run
+from benchmarks.convert_once import copy, peak_memory
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mars_megatron.benchmarks import conversion
-from mars_megatron.benchmarks.conversion import ConversionOptions, make_language_model, model, num_bytes, run
-from mars_megatron.benchmarks.convert_once import copy, peak_memory
 from tests.command_lines import load_tool
 
 TINY = ConversionOptions(
@@ -91,6 +91,6 @@ def test_peak_memory_is_that_of_the_process_alone() -> None:
     assert peak_memory() > big.nbytes
     # As a module of its own: torch would take most of what is looked for.
     code = "import sys, types; sys.modules['torch'] = types.ModuleType('torch'); "
-    code += "from mars_megatron.benchmarks.convert_once import peak_memory; print(peak_memory())"
+    code += "from benchmarks.convert_once import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1e6 < int(done.stdout) < 2e8

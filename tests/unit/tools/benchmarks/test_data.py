@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks import data, data_indexing
+from benchmarks.data import Figure, as_table
+from benchmarks.data_indexing import TextOptions, measure_text
+from benchmarks.data_options import PARTS, DataOptions
+from benchmarks.synthetic import Captions, photograph, write_pairs, write_photographs
 from PIL import Image
 
-from mars_megatron.benchmarks import data, data_indexing
-from mars_megatron.benchmarks.data import Figure, as_table
-from mars_megatron.benchmarks.data_indexing import TextOptions, measure_text
-from mars_megatron.benchmarks.data_options import PARTS, DataOptions
-from mars_megatron.benchmarks.synthetic import Captions, photograph, write_pairs, write_photographs
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig
 from tests.command_lines import load_tool

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
+from benchmarks import dispatch
+from benchmarks.dispatch import DispatchOptions, check, contestants, packed, run
 
-from mars_megatron.benchmarks import dispatch
-from mars_megatron.benchmarks.dispatch import DispatchOptions, check, contestants, packed, run
-from mars_megatron.ops import build_plan
+from mars_megatron.sequence import build_plan
 
 NAMES = {"copy", "index_select", "masks", "mcore_permute"}
 
@@ -74,7 +74,7 @@ def test_one_contest_will_do() -> None:
 
 KEEP = """
 import psutil, torch
-from mars_megatron.benchmarks.dispatch import keep_freed_memory
+from benchmarks.dispatch import keep_freed_memory
 
 def lost():
     x = torch.ones(64 << 20, dtype=torch.uint8)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from mars_megatron.benchmarks.sampling import Contest, SamplingOptions
+from benchmarks.sampling import Contest, SamplingOptions
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from benchmarks import timing
 
 from mars_megatron import platform
-from mars_megatron.benchmarks import timing
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.data.manifest import SourceInfo
-from mars_megatron.indexing import index_reader, structure_checks, token_checks
+from mars_megatron.index import reader as index_reader
+from mars_megatron.index import structure_checks, token_checks
+from mars_megatron.index.manifest import SourceInfo
+from mars_megatron.index.merge import merge_indices
 from mars_megatron.indexing.inspection import describe, inspect_index
-from mars_megatron.indexing.merge import merge_indices
 from mars_megatron.indexing.sources.folder import folder_sha256
 from mars_megatron.indexing.validation import validate_index
-from tests.unit.indexing.small_indices import MIXED, PAIRS, documents, write_index
+from tests.unit.index.small_indices import MIXED, PAIRS, documents, write_index
 
 WEIGHTS = [0.5, 2, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, to_yaml
-from mars_megatron.config.cli import load_config, parse
 from mars_megatron.config.problems import leaves
 from mars_megatron.recipes import get_recipe
+from mars_megatron.recipes.command_line import load_config, parse
 
 DATA = ["--data.path", "corpus"]
 
@@ -177,7 +177,7 @@ def test_load_config_applies_overrides(tmp_path):
 
 def test_the_command_line_does_not_import_torch():
     code = (
-        "import sys\nfrom mars_megatron.config.cli import parse\nparse(['--data.path', 'x'])\n"
+        "import sys\nfrom mars_megatron.recipes.command_line import parse\nparse(['--data.path', 'x'])\n"
         "sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).parents[3]

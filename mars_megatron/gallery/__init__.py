@@ -1,0 +1,1 @@
+"""Folders of results: what is asked for, drawn, written, and made again."""

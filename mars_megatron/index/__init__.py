@@ -1,0 +1,1 @@
+"""The index format: PREFIX.bin, .idx, .json and .weights.npy; written, read, merged. FORMAT.md describes it. No torch."""
