@@ -1,1 +1,1 @@
-"""The index format: PREFIX.bin, .idx, .json and .weights.npy; written, read, merged. FORMAT.md describes it. No torch."""
+"""The index format (FORMAT.md): PREFIX.bin, .idx, .json and .weights.npy; written, read, merged. No torch."""
