@@ -35,8 +35,8 @@ from mars_megatron.sampling.joint import Joint, Request, write_and_draw
 from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training import Trainer
+from tests.support.decoding import draw_routers
 from tests.support.distributed.jobs import tiny_config
-from tests.unit.sampling.test_cache import draw_routers
 
 CONFIG = RunConfig(
     model=ModelConfig(

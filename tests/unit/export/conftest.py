@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
-
 import pytest
-import torch
 from safetensors.torch import save_file
 
 from mars_megatron.export.folder import write_companions
-from mars_megatron.sampling import LoadedModel, Sampler, generate_captions, load_for_inference
+from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.exported import exported_state
-from tests.support.tiny_run import TinyRun, write_run
-
-STEP = 7
-
-
-class Exported(NamedTuple):
-    """A run and its exported folder.
-
-    Attributes:
-        run: Its files.
-        loaded: Its model.
-        sampler: Draws and describes with it.
-        folder: What transformers loads.
-    """
-
-    run: TinyRun
-    loaded: LoadedModel
-    sampler: Sampler
-    folder: Path
-
-
-def greedy_captions(exported: Exported, images: torch.Tensor) -> list[str]:
-    """What the trained model says of uint8 images [N, height, width, 3]."""
-    loaded, sampler = exported.loaded, exported.sampler
-    ids = generate_captions(
-        loaded.model,
-        sampler.image_tokenizer.encode(images),
-        loaded.vocabulary,
-        sampler.text_tokenizer.eos_id,
-        replace(loaded.config.generation, temperature=0),
-        num_text_ids=sampler.text_tokenizer.size,
-    )
-    return [sampler.text_tokenizer.decode(caption) for caption in ids]
+from tests.support.exported_run import STEP, Exported
+from tests.support.tiny_run import write_run
 
 
 @pytest.fixture(scope="session")
