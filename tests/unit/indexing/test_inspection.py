@@ -21,7 +21,7 @@ from mars_megatron.indexing.validation import validate_index
 from tests.support.command_lines import load_tool
 from tests.support.small_indices import IMAGE, MIXED, documents, write_index
 
-FORMAT = Path(__file__).parents[3] / "mars_megatron" / "data" / "FORMAT.md"
+FORMAT = Path(__file__).parents[3] / "mars_megatron" / "index" / "FORMAT.md"
 WEIGHTS = [0.5, 2, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1]
 
 
