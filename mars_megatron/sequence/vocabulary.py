@@ -106,5 +106,5 @@ class Vocabulary:
         return ids
 
     def modality(self, ids: torch.Tensor) -> torch.Tensor:
-        """Joined ids, int64 [T] -> uint8 [T]: 0 (ops.TEXT) below text_size, 1 (ops.VISUAL) from there on."""
+        """Joined ids, int64 [T] -> uint8 [T]: 0 (TEXT) below text_size, 1 (VISUAL) from there on."""
         return (ids >= self.text_size).to(torch.uint8)
