@@ -124,11 +124,8 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:
-    freeze = config.freeze
-    # With expert norms the norms are frozen with their expert, whatever freeze.norms says.
-    norms = freeze.norms or config.model.expert_norms
     problems.check(
-        not (freeze.text and freeze.visual and norms),
+        not (config.text_is_frozen and config.freeze.visual),
         "freeze.visual",
         "false here or in freeze.text: with both experts and the norms frozen there is nothing to train",
     )
