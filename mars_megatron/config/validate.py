@@ -118,16 +118,14 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
         "image.next_k",
         "1, because image.low_resolution is 0: it concerns the high-resolution part of super-resolution alone",
     )
-    codes = (image.resolution // image.downsample) ** 2
-    problems.check(codes % image.next_k == 0, "image.next_k", f"a divisor of the {codes} codes of an image")
+    problems.check(
+        image.num_codes % image.next_k == 0, "image.next_k", f"a divisor of the {image.num_codes} codes of an image"
+    )
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:
-    freeze = config.freeze
-    # With expert norms the norms are frozen with their expert, whatever freeze.norms says.
-    norms = freeze.norms or config.model.expert_norms
     problems.check(
-        not (freeze.text and freeze.visual and norms),
+        not (config.text_is_frozen and config.freeze.visual),
         "freeze.visual",
         "false here or in freeze.text: with both experts and the norms frozen there is nothing to train",
     )

@@ -9,6 +9,7 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.model import MARSModel
+from mars_megatron.model.experts import expert_of
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference, row_multiple
 from mars_megatron.sequence.vocabulary import Vocabulary
@@ -88,12 +89,12 @@ def changed_frozen_tensors(model: MARSModel, base: MARSModel) -> list[str]:
     Visual parameters that the base does not have (it may have other visual experts) are not compared. Every
     tensor-parallel rank must call it.
     """
-    theirs = dict(base.named_parameters())
+    theirs, experts = dict(base.named_parameters()), expert_of(model)
     changed = [
         name
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad
-        and not (name not in theirs and ".visual." in name)
+        and not (name not in theirs and experts[parameter] == "visual")
         and not _same_bits(parameter, theirs[name])
     ]
     of_ranks: list[list[str]] = [changed] * model.tp_group.size()

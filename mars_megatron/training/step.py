@@ -67,7 +67,7 @@ def _loss(batch: Batch, text_weight: float, losses: Tensor) -> tuple[Tensor, Ten
 
 
 def _forward(text_weight: float, batches: Iterator[Batch], model: torch.nn.Module) -> tuple[Tensor, Any]:
-    batch = next(batches).to(platform.device(), non_blocking=True)
+    batch = next(batches)
     return model(batch), partial(_loss, batch, text_weight)
 
 
