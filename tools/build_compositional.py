@@ -8,11 +8,13 @@ import re
 import sys
 from dataclasses import fields
 
+from mars_megatron.program import Parser, run_program
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     from mars_megatron.indexing.compositional import BuildSettings
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where everything is written")
     told = dict(re.findall(r"^\s+(\w+): (.+?)\.$", BuildSettings.__doc__ or "", re.MULTILINE))
     for field in fields(BuildSettings):
@@ -24,19 +26,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def run(given: argparse.Namespace) -> None:
     from mars_megatron.indexing.compositional import BuildSettings, build
 
-    options = vars(parse_arguments(arguments))
+    options = vars(given)
     output = options.pop("output")
-    try:
-        division = build(output, BuildSettings(**options))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    division = build(output, BuildSettings(**options))
     counts = ", ".join(f"{name} {len(scenes)}" for name, scenes in division.scenes.items())
     print(f"{output}: possible scenes: {counts}; pairs never seen: {len(division.unseen)}")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_program(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

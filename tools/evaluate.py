@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from command_line import add_layout_options, add_settings, overrides, run_tool
+from command_line import add_layout_options, add_settings, overrides, run_on_ranks
+
+from mars_megatron.program import Parser
 
 EPILOG = """\
   python tools/evaluate.py facts runs/base --facts facts.jsonl
@@ -39,9 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     from mars_megatron.evaluation.options import add_arguments, description_of
     from mars_megatron.evaluation.registry import SUITES, suite_class
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     for name in SUITES:
         suite = suite_class(name)
@@ -57,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mars_megatron.config.yaml_io import read_yaml
+    from mars_megatron.config.parser import read_yaml
     from mars_megatron.evaluation.options import from_arguments
     from mars_megatron.evaluation.registry import Job, make_jobs, suite_class
 
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_tool(run, parse_arguments(arguments))
+    return run_on_ranks(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

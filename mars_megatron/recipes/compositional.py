@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -20,7 +21,6 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.recipes.digits import digits_base
 
 TOKENS_PER_SAMPLE = 78

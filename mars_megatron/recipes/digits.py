@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import (
     DataConfig,
     FreezeConfig,
@@ -22,7 +23,6 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate_data import RESERVED_ROWS
 
 TOKENS_PER_SAMPLE = 22
 TEXT_TOKENS_PER_MICRO_BATCH = 512

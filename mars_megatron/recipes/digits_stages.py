@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import CheckpointConfig, ImageConfig, RunConfig, TaskWeights
-from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.recipes.digits import digits
 
 LOW_RESOLUTION, HIGH_RESOLUTION = 16, 32

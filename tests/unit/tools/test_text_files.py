@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mars_megatron import train
-from mars_megatron.config.yaml_io import read_yaml
+from mars_megatron.config.parser import read_yaml
 from mars_megatron.evaluation.completion import read_facts
 from mars_megatron.evaluation.compositional.benchmark import read_scene_prompts
 from mars_megatron.evaluation.labels import LabelWords, list_labelled_images
