@@ -1,4 +1,4 @@
-"""Reading a folder that tools/build_compositional.py has written."""
+"""Reading a folder that python -m examples.compositional.build has written."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from mars_megatron.files.plain_text import parse_json, read_lines
-from mars_megatron.indexing.compositional.build import PROMPTS_FILE
-from mars_megatron.indexing.compositional.canvases import SIDE
-from mars_megatron.indexing.compositional.scenes import SPLITS, Scene
+from examples.compositional.build import PROMPTS_FILE
+from examples.compositional.canvases import SIDE
+from examples.compositional.scenes import SPLITS, Scene
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.sources import CAPTIONS_FILE
 
@@ -97,10 +97,10 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ValueError: It is missing, empty, or has a line that is no JSON object.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; give a folder that tools/build_compositional.py has written")
+        raise ValueError(f"{path} is not a file; give a folder that python -m examples.compositional.build has written")
     lines = list(read_lines(path))
     if not lines:
-        raise ValueError(f"{path} is empty; give a folder that tools/build_compositional.py has written")
+        raise ValueError(f"{path} is empty; give a folder that python -m examples.compositional.build has written")
     for where, line in lines:
         values = parse_json(line, where)
         if not isinstance(values, dict):

@@ -1,10 +1,16 @@
-"""Writing the benchmark: pictures with captions, text for the language model, prompts."""
+"""Build the compositional benchmark: canvases of two coloured handwritten digits in a spatial relation, with captions
+in English and Chinese, text for a base language model, and prompts of combinations seen and never seen in training.
+
+    python -m examples.compositional.build --output FOLDER
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +19,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from mars_megatron.indexing.compositional import language
-from mars_megatron.indexing.compositional.canvases import Painter
-from mars_megatron.indexing.compositional.scenes import NUM_PAIRS, SPLITS, Division, Scene, divide
+from examples.compositional import language
+from examples.compositional.canvases import Painter
+from examples.compositional.scenes import NUM_PAIRS, SPLITS, Division, Scene, divide
+from mars_megatron.evaluation.dataclass_options import add_arguments, build, values_of
 from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
 
 PROMPTS_FILE = "prompts.jsonl"
@@ -58,7 +65,7 @@ class BuildSettings:
             raise ValueError(f"caption_forms is {self.caption_forms}; accepted: 1 to {language.NUM_FORMS}")
 
 
-def build(folder: str | Path, settings: BuildSettings, *, progress: bool = True) -> Division:
+def write_benchmark(folder: str | Path, settings: BuildSettings, *, progress: bool = True) -> Division:
     """Write the benchmark; PROMPTS_FILE comes last, so a folder without it is not complete.
 
     Writes:
@@ -148,3 +155,27 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where everything is written")
+    add_arguments(parser, BuildSettings, "what is written")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        settings = build(BuildSettings, values_of(BuildSettings, options), "benchmark")
+        division = write_benchmark(options.output, settings)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    counts = ", ".join(f"{name} {len(scenes)}" for name, scenes in division.scenes.items())
+    print(f"{options.output}: possible scenes: {counts}; pairs never seen: {len(division.unseen)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

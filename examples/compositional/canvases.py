@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from mars_megatron.indexing.compositional.scenes import COLOURS, HORIZONTAL, Scene, Thing
-from mars_megatron.indexing.digits import load_digit_images, vary
+from examples.compositional.scenes import COLOURS, HORIZONTAL, Scene, Thing
+from examples.digits.images import load_digit_images, vary
 
 SIDE = 32  # pixels of a canvas
 DIGIT = 14  # pixels of a digit's picture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mars_megatron.indexing.compositional.scenes import COLOURS
+from examples.compositional.scenes import COLOURS
 from mars_megatron.tokenizers.image import channels_first
 
 CROP = 16  # pixels of a thing's picture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from mars_megatron.indexing.compositional.scenes import COLOURS, RELATIONS, Scene, Thing
+from examples.compositional.scenes import COLOURS, RELATIONS, Scene, Thing
 
 LANGUAGES = ("en", "zh")
 NUMBERS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from examples.digits import recipes as digits
 from mars_megatron.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -21,37 +22,35 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.config.validate_data import RESERVED_ROWS
-from mars_megatron.recipes.digits import digits_base
 
 TOKENS_PER_SAMPLE = 78
 TEXT_TOKENS_PER_MICRO_BATCH = 1024
 SAMPLES_PER_MICRO_BATCH = 24
 
 
-def compositional_base() -> RunConfig:
+def base() -> RunConfig:
     """The text-only base language model, which learns what colours, numbers and sides are, and what goes with what."""
-    base = digits_base()
+    of_digits = digits.base()
     return replace(
-        base,
+        of_digits,
         # The usual 10,000 is for long texts. A canvas has rows of 8 codes, and words matter to those beside them.
-        model=replace(base.model, rope_base=100.0),
+        model=replace(of_digits.model, rope_base=100.0),
         vocabulary=VocabularyConfig(text_size=128, codebook_size=256, pad_multiple=8),
         image=ImageConfig(resolution=32, downsample=4),
-        data=replace(base.data, micro_batch_tokens=TEXT_TOKENS_PER_MICRO_BATCH + RESERVED_ROWS),
-        optimizer=replace(base.optimizer, lr=4e-3, min_lr=4e-4),
+        data=replace(of_digits.data, micro_batch_tokens=TEXT_TOKENS_PER_MICRO_BATCH + RESERVED_ROWS),
+        optimizer=replace(of_digits.optimizer, lr=4e-3, min_lr=4e-4),
         training=TrainingConfig(steps=500, global_batch_size=2),
     )
 
 
-def compositional() -> RunConfig:
-    """Text-to-image with the text expert trained too; start from compositional_base by checkpoint.init_from.
+def mars() -> RunConfig:
+    """Text-to-image with the text expert trained too; start from `base` by checkpoint.init_from.
 
     A language model of minutes does not know what stands where, and what it does not know, a frozen one cannot tell.
     Its weights are a bad beginning for visual experts too.
     """
-    base = compositional_base()
     return replace(
-        base,
+        base(),
         freeze=FreezeConfig(text=False, visual=False, norms=False),
         data=DataConfig(
             tasks=TaskWeights(t2i=1.0, i2t=0.0),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from mars_megatron.evaluation.classifier import ImageClassifier
-from mars_megatron.evaluation.compositional.finding import Found, find
+from examples.compositional.benchmark import check_canvases, read_canvases, read_scene_prompts
+from examples.compositional.finding import Found, find
 from mars_megatron.evaluation.labels import LabelledImages
-from mars_megatron.indexing.compositional.scenes import HORIZONTAL, Scene
+from examples.compositional.scenes import HORIZONTAL, Scene
 
+SCORER_CANVASES = 1000  # real ones that digits are learned from, unless told otherwise
 MEASURES = ("colour", "relation", "digit", "binding", "joint")
 
 
@@ -91,3 +94,36 @@ def _judge(found: Found, number: int, digits: tuple[str, str], scene: Scene) -> 
         digits=right,
         exchanged=colour and digits == asked_digits[::-1] and asked_digits[0] != asked_digits[1],
     )
+
+
+class PromptScorer:
+    """Scorer of the suite t2i_compbench, by which prompts of this benchmark are scored: 1 where all is right, else 0.
+
+    It is `examples.compositional.scorer:PromptScorer:FOLDER` there.
+
+    Args:
+        folder: That `python -m examples.compositional.build` has written; its prompts are the ones that can be scored.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._scenes = {prompt.text: prompt.scene for prompt in read_scene_prompts(folder)}
+        check_canvases(folder, "train")
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(*read_canvases(self.folder, "train", SCORER_CANVASES))
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Whether these prompts can be scored.
+
+        Raises:
+            ValueError: One is none of the benchmark.
+        """
+        for prompt in prompts:
+            if prompt not in self._scenes:
+                raise ValueError(f"prompt {prompt!r} is none of those in {self.folder}; PromptScorer knows no other")
+
+    def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
+        """uint8 [N, side, side, 3] and the prompt of each -> N scores."""
+        return [float(one.joint) for one in self._scorer.judge(images, [self._scenes[prompt] for prompt in prompts])]

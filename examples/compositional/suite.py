@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from mars_megatron.evaluation.compositional.benchmark import ScenePrompt
-    from mars_megatron.evaluation.compositional.scorer import Judgement, Scorer
+    from examples.compositional.benchmark import ScenePrompt
+    from examples.compositional.scorer import Judgement, Scorer
     from mars_megatron.evaluation.intervals import Estimate
     from mars_megatron.evaluation.suite import Context, Result
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Compositional:
     """Two coloured digits in a spatial relation: are the colours, the relation, the digits and their colours right?
 
-    The benchmark is made by tools/build_compositional.py. Scores are by split: `seen`, `unseen_combinations` (both
+    The benchmark is made by python -m examples.compositional.build. Scores are by split: `seen`, `unseen_combinations` (both
     pairs of digit and colour were seen, but never together in this relation) and `unseen_pairs` (no training canvas
     shows them), and by language. `colour`: both colours are there; `relation`: the things of these colours lie as asked
     for; `digit`: share of the digits that are right; `binding`: both digits are there in their colours; `joint`:
@@ -27,7 +27,7 @@ class Compositional:
     the image tokenizer, stands beside them. Intervals are over prompts.
 
     Args:
-        benchmark: Folder that tools/build_compositional.py has written.
+        benchmark: Folder that python -m examples.compositional.build has written.
         samples_per_prompt: Images drawn for each prompt.
         scorer_canvases: Real training canvases that the scorer learns digits from.
         real_canvases: Real held-out canvases that the scorer itself is judged by.
@@ -49,7 +49,7 @@ class Compositional:
         Raises:
             ValueError: What is wrong, and what would be accepted.
         """
-        from mars_megatron.evaluation.compositional.benchmark import check_canvases, read_scene_prompts
+        from examples.compositional.benchmark import check_canvases, read_scene_prompts
 
         for option in ("samples_per_prompt", "scorer_canvases", "real_canvases", "grid_prompts"):
             if getattr(self, option) < 1:
@@ -64,10 +64,10 @@ class Compositional:
         Raises:
             ValueError: The model draws images of another size.
         """
-        from mars_megatron.evaluation.compositional.benchmark import read_canvases, read_scene_prompts
-        from mars_megatron.evaluation.compositional.scorer import Scorer
+        from examples.compositional.benchmark import read_canvases, read_scene_prompts
+        from examples.compositional.scorer import Scorer
         from mars_megatron.evaluation.suite import Result
-        from mars_megatron.indexing.compositional.canvases import SIDE
+        from examples.compositional.canvases import SIDE
 
         resolution = context.sampler.loaded.config.image.resolution
         if resolution != SIDE:
@@ -96,7 +96,7 @@ class Compositional:
 
     def _scorer_accuracy(self, context: Context, scorer: Scorer) -> dict[str, Estimate]:
         """What it makes of canvases that are what they should be."""
-        from mars_megatron.evaluation.compositional.benchmark import read_canvases
+        from examples.compositional.benchmark import read_canvases
 
         images, scenes = read_canvases(self.benchmark, "held_out", self.real_canvases)
         rebuilt = context.sampler.decode(context.sampler.image_tokenizer.encode(images))
@@ -136,7 +136,7 @@ class Compositional:
 
 def _estimates(judgements: Sequence[Judgement], size: int) -> dict[str, Estimate]:
     """Of every measure; `size` judgements in a row are of one prompt."""
-    from mars_megatron.evaluation.compositional.scorer import MEASURES
+    from examples.compositional.scorer import MEASURES
     from mars_megatron.evaluation.intervals import share_of_groups
 
     return {

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import corpus  # noqa: E402
-
-from mars_megatron.indexing.digits import write_digits  # noqa: E402
+from examples.digits import corpus
+from examples.digits.images import write_digits
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
-from runs import KEPT_INTERVAL, Run, all_runs
+from examples.reproduce.runs import KEPT_INTERVAL, Run, all_runs
 
 GUIDANCE = 3.0
 TEMPERATURE = 0.2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mars_megatron.files.plain_text import parse_json, read_lines
-from runs import all_runs
+from examples.reproduce.runs import all_runs
 
 TARGETS = 17  # of a picture: 16 codes and the end of the image
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from mars_megatron.evaluation.pretrained import load_pretrained, load_processor, model_type
-from mars_megatron.evaluation.user_code import is_attribute, load_attribute, source_file
+from mars_megatron.config.user_code import is_attribute, load_attribute, source_file
 from mars_megatron.index.writer import file_sha256
 from mars_megatron.tokenizers.image import channels_first
 

@@ -14,7 +14,7 @@ from mars_megatron.evaluation.t2i_compbench.detector import Detector
 from mars_megatron.evaluation.t2i_compbench.prompt_files import ATTRIBUTES, COUNT, DEPTH, SPATIAL, WHOLE
 from mars_megatron.evaluation.t2i_compbench.scenes import PREFIX, SceneScorer, check_scenes
 from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
-from mars_megatron.evaluation.user_code import is_attribute, load_attribute
+from mars_megatron.config.user_code import is_attribute, load_attribute
 
 ACCEPTED = f"auto, none, {PREFIX}FOLDER, module:attribute, file.py:attribute"
 

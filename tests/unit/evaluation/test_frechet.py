@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from mars_megatron.evaluation.features import pixels
 from mars_megatron.evaluation.frechet import FeatureSums, Moments, frechet_distance
-from mars_megatron.indexing.digits import load_digit_images
+from examples.digits.images import load_digit_images
 
 
 class Given(torch.nn.Module):

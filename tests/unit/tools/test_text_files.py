@@ -13,7 +13,7 @@ import pytest
 from mars_megatron import train
 from mars_megatron.config.yaml_io import read_yaml
 from mars_megatron.evaluation.completion import read_facts
-from mars_megatron.evaluation.compositional.benchmark import read_scene_prompts
+from examples.compositional.benchmark import read_scene_prompts
 from mars_megatron.evaluation.labels import LabelWords, list_labelled_images
 from mars_megatron.evaluation.report import read_report
 from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file

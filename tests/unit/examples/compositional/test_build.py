@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mars_megatron.indexing.compositional import BuildSettings, Scene, Thing, build
-from mars_megatron.indexing.compositional.canvases import SIDE, TILE, Painter
-from mars_megatron.indexing.compositional.language import caption
-from mars_megatron.indexing.compositional.scenes import SPLITS
+from examples.compositional.canvases import SIDE, TILE, Painter
+from examples.compositional.language import caption
+from examples.compositional.scenes import SPLITS
 
 SETTINGS = BuildSettings(canvases=60, held_out=30, documents=20, prompts=5)
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mars_megatron.indexing.compositional.language import (
+from examples.compositional.language import (
     COLOUR_WORDS,
     FORMS,
     FROM_SECOND,
@@ -16,7 +16,7 @@ from mars_megatron.indexing.compositional.language import (
     documents,
     question,
 )
-from mars_megatron.indexing.compositional.scenes import Scene, Thing, divide
+from examples.compositional.scenes import Scene, Thing, divide
 
 BESIDE = Scene(Thing(3, "red"), "left of", Thing(7, "blue"))
 STACKED = Scene(Thing(3, "red"), "above", Thing(7, "blue"))

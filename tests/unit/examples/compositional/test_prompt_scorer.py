@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mars_megatron import platform
-from mars_megatron.evaluation.compositional.benchmark import read_scene_prompts
+from examples.compositional.benchmark import read_scene_prompts
 from mars_megatron.evaluation.t2i_compbench import T2ICompBench
 from mars_megatron.indexing.compositional import BuildSettings, build
-from mars_megatron.indexing.compositional.canvases import Painter
+from examples.compositional.canvases import Painter
 from tests.unit.evaluation.small_context import SmallContext
 
 

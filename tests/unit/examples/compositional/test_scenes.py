@@ -2,7 +2,7 @@
 
 import pytest
 
-from mars_megatron.indexing.compositional.scenes import COLOURS, SPLITS, Scene, Thing, divide
+from examples.compositional.scenes import COLOURS, SPLITS, Scene, Thing, divide
 
 
 def test_splits_share_no_scene_and_no_unseen_pair():

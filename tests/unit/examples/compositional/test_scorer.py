@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mars_megatron.evaluation.compositional.finding import CROP, find
-from mars_megatron.evaluation.compositional.scorer import MEASURES, Scorer
+from examples.compositional.finding import CROP, find
+from examples.compositional.scorer import MEASURES, Scorer
 from mars_megatron.indexing.compositional import Scene, Thing
-from mars_megatron.indexing.compositional.canvases import Painter
-from mars_megatron.indexing.compositional.scenes import HORIZONTAL, divide
+from examples.compositional.canvases import Painter
+from examples.compositional.scenes import HORIZONTAL, divide
 
 SCENES = [scene for scenes in divide(8, 0.2, seed=0).scenes.values() for scene in scenes[::5]]
 

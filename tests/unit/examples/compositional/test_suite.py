@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mars_megatron.evaluation.compositional.benchmark import read_canvases, read_scene_prompts
-from mars_megatron.evaluation.compositional.scorer import MEASURES
-from mars_megatron.evaluation.compositional.suite import Compositional
+from examples.compositional.benchmark import read_canvases, read_scene_prompts
+from examples.compositional.scorer import MEASURES
+from examples.compositional.suite import Compositional
 from mars_megatron.indexing.compositional import BuildSettings, build
-from mars_megatron.indexing.compositional.canvases import Painter
-from mars_megatron.indexing.compositional.scenes import SPLITS
+from examples.compositional.canvases import Painter
+from examples.compositional.scenes import SPLITS
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.unit.evaluation.small_context import SmallContext
 from tests.unit.sampling.tiny_run import write_run
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_named(benchmark, run, tmp_path):
     with pytest.raises(ValueError, match="samples_per_prompt is 0; accepted: 1 or more"):
         Compositional(str(benchmark), samples_per_prompt=0).check()
     with pytest.raises(
-        ValueError, match="prompts.jsonl is not a file; give a folder that tools/build_compositional.py"
+        ValueError, match="prompts.jsonl is not a file; give a folder that python -m examples.compositional.build"
     ):
         Compositional(str(tmp_path)).check()
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a red three", "group": "en", "split": "other"}\n')

@@ -3,7 +3,7 @@ from collections import Counter
 
 import torch
 
-from mars_megatron.indexing.digits import load_digit_images, vary, write_digits
+from examples.digits.images import load_digit_images, vary, write_digits
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.sources import folder_images

@@ -1,14 +1,45 @@
-"""Whether a model completes sentences as it should: what a base language model knows."""
+"""Completion accuracy: what a language model knows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
+from mars_megatron.evaluation.intervals import Judged
 from mars_megatron.evaluation.labels import whole_word
-from mars_megatron.evaluation.shares import Judged
+from mars_megatron.evaluation.suite import Context, Result
 from mars_megatron.files.plain_text import parse_json, read_lines
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Share of sentences that the model completes rightly, written greedily: of all and by group.
+
+    Args:
+        facts: JSONL of sentences, such as {"prompt": "three plus four is", "answer": "seven", "group": "sums"}.
+    """
+
+    name: ClassVar[str] = "facts"
+    needs_image_tokenizer: ClassVar[bool] = False
+    facts: str
+
+    def check(self) -> None:
+        """See `Suite`."""
+        read_facts(self.facts)
+
+    def run(self, context: Context) -> Result:
+        """Complete and judge."""
+        facts = read_facts(self.facts)
+        prompts = [fact.prompt.rstrip() for fact in facts]
+        greedy = replace(context.sampler.loaded.config.generation, temperature=0.0)
+        written = context.compute(
+            "facts",
+            len(facts),
+            lambda numbers: context.sampler.complete([prompts[number] for number in numbers], greedy),
+        )
+        return Result(completion_accuracy(written, facts).scores("completion_accuracy"), {"num_facts": len(facts)})
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from mars_megatron.evaluation.suite import Context, Result
+from mars_megatron.evaluation.intervals import Judged
+from mars_megatron.evaluation.labels import LabelWords, list_labelled_images, read_labelled_images
+from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.texts import spread
 
 
 @dataclass(frozen=True)
@@ -25,28 +28,13 @@ class Captions:
     max_captions: int = 0
 
     def check(self) -> None:
-        """Look at the options and the files that they name.
-
-        Raises:
-            ValueError: What is wrong, and what would be accepted.
-        """
-        from mars_megatron.evaluation.captions import check_words
-        from mars_megatron.evaluation.labels import LabelWords, list_labelled_images
-
-        if self.max_captions < 0:
-            raise ValueError(f"max_captions is {self.max_captions}; accepted: 0 or more")
+        """See `Suite`."""
+        check_least(self, max_captions=0)
         _, labels = list_labelled_images(self.images)
         check_words(set(labels), LabelWords.read(self.label_words))
 
     def run(self, context: Context) -> Result:
         """Caption and judge."""
-        from dataclasses import replace
-
-        from mars_megatron.evaluation.captions import caption_accuracy
-        from mars_megatron.evaluation.labels import LabelWords, read_labelled_images
-        from mars_megatron.evaluation.suite import Result
-        from mars_megatron.evaluation.texts import spread
-
         config = context.sampler.loaded.config
         real = read_labelled_images(self.images, config.image.resolution)
         chosen = real.take(spread(range(len(real.labels)), self.max_captions))
@@ -56,3 +44,31 @@ class Captions:
         )
         judged = caption_accuracy(captions, chosen.labels, LabelWords.read(self.label_words))
         return Result(judged.scores("caption_accuracy"), {"num_captions": len(captions)})
+
+
+def check_words(labels: Collection[str], words: LabelWords) -> None:
+    """Whether every label has a word.
+
+    Raises:
+        ValueError: One has none.
+    """
+    without = sorted(set(labels) - set(words.labels.values()))
+    if without:
+        raise ValueError(f"there is no label word for {', '.join(map(repr, without))}")
+
+
+def caption_accuracy(captions: Sequence[str], labels: Sequence[str], words: LabelWords) -> Judged:
+    """A caption is right if its last label word is of the image's label.
+
+    Args:
+        captions: Caption of each image.
+        labels: Label of each image.
+        words: The words of each label.
+
+    Raises:
+        ValueError: A label has no word.
+    """
+    assert len(captions) == len(labels) > 0, (len(captions), len(labels))
+    check_words(labels, words)
+    pairs = zip(captions, labels, strict=True)
+    return Judged([words.last_named(caption) == label for caption, label in pairs], {"label": labels})
