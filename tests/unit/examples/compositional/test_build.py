@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mars_megatron.indexing.compositional import BuildSettings, Scene, Thing, build
+from examples.compositional.build import BuildSettings, write_benchmark
 from examples.compositional.canvases import SIDE, TILE, Painter
 from examples.compositional.language import caption
 from examples.compositional.scenes import SPLITS
@@ -16,7 +16,7 @@ SETTINGS = BuildSettings(canvases=60, held_out=30, documents=20, prompts=5)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmark")
-    build(path, SETTINGS, progress=False)
+    write_benchmark(path, SETTINGS, progress=False)
     return path
 
 
@@ -58,10 +58,10 @@ def test_training_has_nothing_of_the_unseen_splits(folder):
 
 
 def test_the_same_settings_write_the_same(folder, tmp_path):
-    build(tmp_path, SETTINGS, progress=False)
+    write_benchmark(tmp_path, SETTINGS, progress=False)
     for path in folder.rglob("*"):
         assert path.is_dir() or path.read_bytes() == (tmp_path / path.relative_to(folder)).read_bytes(), path
-    build(tmp_path, BuildSettings(canvases=60, held_out=30, documents=20, prompts=5, seed=1), progress=False)
+    write_benchmark(tmp_path, BuildSettings(canvases=60, held_out=30, documents=20, prompts=5, seed=1), progress=False)
     assert (tmp_path / "train" / "000000.png").read_bytes() != (folder / "train" / "000000.png").read_bytes()
 
 

@@ -1,7 +1,7 @@
 """The command that builds the compositional benchmark."""
 
-from mars_megatron.indexing.compositional import BuildSettings
-from tools.build_compositional import main, parse_arguments
+from examples.compositional.build import BuildSettings, main, parse_arguments
+from mars_megatron.evaluation.dataclass_options import build, values_of
 
 
 def test_the_command_writes_a_benchmark(tmp_path, capsys):
@@ -13,10 +13,12 @@ def test_the_command_writes_a_benchmark(tmp_path, capsys):
 
 def test_bad_settings_are_one_line(tmp_path, capsys):
     assert main(["--output", str(tmp_path), "--caption-forms", "9"]) == 2
-    assert capsys.readouterr().err == "error: caption_forms is 9; accepted: 1 to 4\n"
+    assert capsys.readouterr().err == "error: benchmark: caption_forms is 9; accepted: 1 to 4\n"
 
 
 def test_every_setting_is_an_option_with_its_default():
-    options = vars(parse_arguments(["--output", "folder"]))
-    del options["output"]
-    assert BuildSettings(**options) == BuildSettings()
+    options = parse_arguments(["--output", "folder"])
+    assert build(BuildSettings, values_of(BuildSettings, options), "test") == BuildSettings()
+    options = parse_arguments(["--output", "folder", "--unseen-share", "0.5", "--held-out", "7"])
+    settings = build(BuildSettings, values_of(BuildSettings, options), "test")
+    assert settings == BuildSettings(unseen_share=0.5, held_out=7)

@@ -7,7 +7,7 @@ import torch
 
 from examples.compositional.finding import CROP, find
 from examples.compositional.scorer import MEASURES, Scorer
-from mars_megatron.indexing.compositional import Scene, Thing
+from examples.compositional.scenes import Scene, Thing
 from examples.compositional.canvases import Painter
 from examples.compositional.scenes import HORIZONTAL, divide
 

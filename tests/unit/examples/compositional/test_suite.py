@@ -10,18 +10,18 @@ from PIL import Image
 from examples.compositional.benchmark import read_canvases, read_scene_prompts
 from examples.compositional.scorer import MEASURES
 from examples.compositional.suite import Compositional
-from mars_megatron.indexing.compositional import BuildSettings, build
+from examples.compositional.build import BuildSettings, write_benchmark
 from examples.compositional.canvases import Painter
 from examples.compositional.scenes import SPLITS
 from mars_megatron.sampling import Sampler, load_for_inference
-from tests.unit.evaluation.small_context import SmallContext
-from tests.unit.sampling.tiny_run import write_run
+from tests.support.small_context import SmallContext
+from tests.support.tiny_run import write_run
 
 
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
-    build(folder, BuildSettings(canvases=300, held_out=30, documents=1, prompts=2), progress=False)
+    write_benchmark(folder, BuildSettings(canvases=300, held_out=30, documents=1, prompts=2), progress=False)
     return folder
 
 
