@@ -14,12 +14,12 @@ from typing import Any
 from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.folders import complete_steps
-from mars_megatron.checkpoint.identity import content_fingerprint
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.blend import corpora_of
 from mars_megatron.evaluation.context import digest
 from mars_megatron.evaluation.intervals import Estimate
 from mars_megatron.evaluation.registry import Job
+from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.files.plain_text import read_json
 
 _INDEX = (".json", ".bin", ".idx")  # what a prefix of an index stands for

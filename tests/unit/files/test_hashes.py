@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.checkpoint.identity import content_fingerprint
+from mars_megatron.files.hashes import content_fingerprint
 
 
 def test_copies_are_the_same_and_changes_are_seen(tmp_path: Path) -> None:

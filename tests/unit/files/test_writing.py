@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mars_megatron.checkpoint import written_files
-from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
+from mars_megatron.files import writing
+from mars_megatron.files.writing import BackgroundSync, naming, sync
 
 
 @pytest.mark.parametrize("number", [1 << 20, (1 << 18) - 200])
@@ -48,7 +48,7 @@ def test_background_sync_waits_for_every_file(tmp_path: Path, monkeypatch: pytes
         fsync(descriptor)
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
 
-    monkeypatch.setattr(written_files.os, "fsync", slow)
+    monkeypatch.setattr(writing.os, "fsync", slow)
     paths = [tmp_path / name for name in "abc"]
     with BackgroundSync() as background:
         for path in paths:
@@ -67,7 +67,7 @@ def test_background_sync_tells_its_errors(tmp_path: Path, monkeypatch: pytest.Mo
 
     path = tmp_path / "file"
     path.write_text("something")
-    monkeypatch.setattr(written_files.os, "fsync", broken)
+    monkeypatch.setattr(writing.os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error.*file") as caught, BackgroundSync() as background:
         background.start(path)
     assert caught.value.errno == errno.EIO
@@ -82,7 +82,7 @@ def test_sync_takes_everything_below_a_folder(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).write_text("something")
     synced: list[str] = []
     monkeypatch.setattr(
-        written_files.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        writing.os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
     )
     sync(tmp_path)
     assert sorted(synced) == sorted(str(path) for path in (tmp_path, *tmp_path.rglob("*"))) and len(synced) == 4
