@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from mars_megatron.files.plain_text import parse_json, read_lines
 from examples.compositional.build import PROMPTS_FILE
 from examples.compositional.canvases import SIDE
 from examples.compositional.scenes import SPLITS, Scene
+from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.sources import CAPTIONS_FILE
 

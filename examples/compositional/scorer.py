@@ -8,11 +8,11 @@ from functools import cached_property
 
 import torch
 
-from mars_megatron.evaluation.classifier import ImageClassifier
 from examples.compositional.benchmark import check_canvases, read_canvases, read_scene_prompts
 from examples.compositional.finding import Found, find
-from mars_megatron.evaluation.labels import LabelledImages
 from examples.compositional.scenes import HORIZONTAL, Scene
+from mars_megatron.evaluation.classifier import ImageClassifier
+from mars_megatron.evaluation.labels import LabelledImages
 
 SCORER_CANVASES = 1000  # real ones that digits are learned from, unless told otherwise
 MEASURES = ("colour", "relation", "digit", "binding", "joint")

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from examples.compositional.benchmark import ScenePrompt
-    from examples.compositional.scorer import Judgement, Scorer
-    from mars_megatron.evaluation.intervals import Estimate
-    from mars_megatron.evaluation.suite import Context, Result
+from examples.compositional.benchmark import ScenePrompt, check_canvases, read_canvases, read_scene_prompts
+from examples.compositional.canvases import SIDE
+from examples.compositional.scorer import MEASURES, SCORER_CANVASES, Judgement, Scorer
+from mars_megatron.evaluation.intervals import Estimate, share_of_groups
+from mars_megatron.evaluation.suite import Context, Result, check_least, write_grid
+from mars_megatron.evaluation.texts import spread
 
 
 @dataclass(frozen=True)
 class Compositional:
     """Two coloured digits in a spatial relation: are the colours, the relation, the digits and their colours right?
 
-    The benchmark is made by python -m examples.compositional.build. Scores are by split: `seen`, `unseen_combinations` (both
-    pairs of digit and colour were seen, but never together in this relation) and `unseen_pairs` (no training canvas
-    shows them), and by language. `colour`: both colours are there; `relation`: the things of these colours lie as asked
-    for; `digit`: share of the digits that are right; `binding`: both digits are there in their colours; `joint`:
-    binding and relation. What the scorer makes of real canvases that nobody was trained on, and of the same through
-    the image tokenizer, stands beside them. Intervals are over prompts.
+    The benchmark is made by python -m examples.compositional.build. Scores are by split: `seen`, `unseen_combinations`
+    (both pairs of digit and colour were seen, but never together in this relation) and `unseen_pairs` (no training
+    canvas shows them), and by language. `colour`: both colours are there; `relation`: the things of these colours lie
+    as asked for; `digit`: share of the digits that are right; `binding`: both digits are there in their colours;
+    `joint`: binding and relation. What the scorer makes of real canvases that nobody was trained on, and of the same
+    through the image tokenizer, stands beside them. Intervals are over prompts.
 
     Args:
         benchmark: Folder that python -m examples.compositional.build has written.
@@ -38,22 +39,14 @@ class Compositional:
     name: ClassVar[str] = "compositional"
     benchmark: str
     samples_per_prompt: int = 1
-    scorer_canvases: int = 1000
+    scorer_canvases: int = SCORER_CANVASES
     real_canvases: int = 600
     grid: str = field(default="", metadata={"written": True})
     grid_prompts: int = 24
 
     def check(self) -> None:
-        """Look at the options and the files that they name.
-
-        Raises:
-            ValueError: What is wrong, and what would be accepted.
-        """
-        from examples.compositional.benchmark import check_canvases, read_scene_prompts
-
-        for option in ("samples_per_prompt", "scorer_canvases", "real_canvases", "grid_prompts"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"compositional: {option} is {getattr(self, option)}; accepted: 1 or more")
+        """See `Suite`."""
+        check_least(self, samples_per_prompt=1, scorer_canvases=1, real_canvases=1, grid_prompts=1)
         read_scene_prompts(self.benchmark)
         for split in ("train", "held_out"):
             check_canvases(self.benchmark, split)
@@ -64,11 +57,6 @@ class Compositional:
         Raises:
             ValueError: The model draws images of another size.
         """
-        from examples.compositional.benchmark import read_canvases, read_scene_prompts
-        from examples.compositional.scorer import Scorer
-        from mars_megatron.evaluation.suite import Result
-        from examples.compositional.canvases import SIDE
-
         resolution = context.sampler.loaded.config.image.resolution
         if resolution != SIDE:
             raise ValueError(f"compositional: the model's image.resolution is {resolution}; the benchmark has {SIDE}")
@@ -96,8 +84,6 @@ class Compositional:
 
     def _scorer_accuracy(self, context: Context, scorer: Scorer) -> dict[str, Estimate]:
         """What it makes of canvases that are what they should be."""
-        from examples.compositional.benchmark import read_canvases
-
         images, scenes = read_canvases(self.benchmark, "held_out", self.real_canvases)
         rebuilt = context.sampler.decode(context.sampler.image_tokenizer.encode(images))
         return {
@@ -125,8 +111,6 @@ class Compositional:
         }
 
     def _write_grid(self, prompts: Sequence[ScenePrompt], images: torch.Tensor) -> None:
-        from mars_megatron.evaluation.pictures import write_grid
-        from mars_megatron.evaluation.texts import spread
 
         if self.grid:
             chosen = spread(range(len(prompts)), self.grid_prompts)
@@ -136,8 +120,6 @@ class Compositional:
 
 def _estimates(judgements: Sequence[Judgement], size: int) -> dict[str, Estimate]:
     """Of every measure; `size` judgements in a row are of one prompt."""
-    from examples.compositional.scorer import MEASURES
-    from mars_megatron.evaluation.intervals import share_of_groups
 
     return {
         measure: share_of_groups([float(getattr(judgement, measure)) for judgement in judgements], size)

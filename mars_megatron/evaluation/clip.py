@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from mars_megatron.evaluation.suite import Context, Result
+from mars_megatron import platform
+from mars_megatron.evaluation.context import score_shared
+from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
+from mars_megatron.evaluation.pretrained import ClipSimilarity, model_type
+from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.texts import read_texts, spread
 
 
 @dataclass(frozen=True)
@@ -29,29 +33,13 @@ class ClipScore:
     clip_batch_size: int = 64
 
     def check(self) -> None:
-        """Look at the options and the files that they name.
-
-        Raises:
-            ValueError: What is wrong, and what would be accepted.
-        """
-        from mars_megatron.evaluation.pretrained import model_type
-        from mars_megatron.evaluation.texts import read_texts
-
-        for option, minimum in {"samples_per_prompt": 1, "max_prompts": 0, "clip_batch_size": 1}.items():
-            if getattr(self, option) < minimum:
-                raise ValueError(f"clip: {option} is {getattr(self, option)}; accepted: {minimum} or more")
+        """See `Suite`."""
+        check_least(self, samples_per_prompt=1, max_prompts=0, clip_batch_size=1)
         read_texts(self.prompts)
         model_type("clip: model", self.model)
 
     def run(self, context: Context) -> Result:
         """Draw and score."""
-        from mars_megatron import platform
-        from mars_megatron.evaluation.clip_similarity import ClipSimilarity
-        from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
-        from mars_megatron.evaluation.ranks import score_shared
-        from mars_megatron.evaluation.suite import Result
-        from mars_megatron.evaluation.texts import read_texts, spread
-
         clip = ClipSimilarity("clip: model", self.model, platform.device(), self.clip_batch_size)
         texts = spread(read_texts(self.prompts), self.max_prompts)
         images = context.draw(texts, self.samples_per_prompt)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 SUITES = {
     "prompt_fidelity": ("prompt_fidelity:PromptFidelity", "whether drawn images show what was asked for"),
     "captions": ("caption_accuracy:Captions", "whether captions of real images name their label"),
-    "text": ("text_preservation:TextPreservation", "how far a model has moved from the language model that it was made from"),
+    "text": (
+        "text_preservation:TextPreservation",
+        "how far a model has moved from its language model",
+    ),
     "facts": ("facts:Facts", "whether sentences are completed rightly"),
     "likelihood": ("likelihood:Likelihood", "nats per token of held-out samples"),
     "fid": ("fid:Fid", "Frechet distance between drawn and real images"),
@@ -61,7 +64,7 @@ def suite_class(name: str, setting: str = "suite") -> type[Suite]:
         return load_attribute(setting, f"{__package__}.{SUITES[name][0]}")
     if not is_attribute(name):
         raise ValueError(f"{setting} is {name!r}{_hint(name)}; accepted: {ACCEPTED}")
-    found = load_attribute(setting, name)
+    found: Any = load_attribute(setting, name)
     missing = [part for part in ("name", "check", "run") if not hasattr(found, part)]
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)) or missing:
         lacks = f" without {', '.join(missing)}" if missing else ""
@@ -69,7 +72,8 @@ def suite_class(name: str, setting: str = "suite") -> type[Suite]:
             f"{setting} is {name!r}, a {type(found).__name__}{lacks}; accepted: a dataclass as "
             "mars_megatron.evaluation.suite.Suite describes it"
         )
-    return found
+    kind: type[Suite] = load_attribute(setting, name)
+    return kind
 
 
 def make_jobs(suites: Mapping[str, Any], source: str) -> list[Job]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +13,13 @@ from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.folders import complete_steps
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.user_code import source_file
 from mars_megatron.data.blend import corpora_of
-from mars_megatron.evaluation.context import digest
-from mars_megatron.evaluation.intervals import Estimate
-from mars_megatron.evaluation.registry import Job
-from mars_megatron.files.hashes import content_fingerprint
+from mars_megatron.evaluation.intervals import LEVEL, Estimate
+from mars_megatron.evaluation.jobs import Job
+from mars_megatron.files.hashes import content_fingerprint, value_fingerprint
 from mars_megatron.files.plain_text import read_json
+from mars_megatron.files.writing import write_text
 
 _INDEX = (".json", ".bin", ".idx")  # what a prefix of an index stands for
 # Among the settings they say where they were; what they are is among the inputs.
@@ -72,7 +71,7 @@ class Report:
     def key(self) -> str:
         """A short name of what it is computed from, as `differences` compares it."""
         settings = {name: value for name, value in self.settings.items() if name not in TOKENIZERS}
-        return digest([self.suite, self.options, self.inputs, settings, self.model.fingerprint])
+        return value_fingerprint([self.suite, self.options, self.inputs, settings, self.model.fingerprint])
 
     def differences(self, other: Report) -> list[str]:
         """In what two results were computed from other things."""
@@ -87,10 +86,7 @@ class Report:
 
     def write(self, file: Path) -> None:
         """Write it; the file has its name only when it is complete."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        write_text(file, json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n")
 
 
 def expected(job: Job, model: ModelIdentity, config: RunConfig) -> Report:
@@ -105,6 +101,8 @@ def expected(job: Job, model: ModelIdentity, config: RunConfig) -> Report:
     for field in dataclasses.fields(job.suite):  # type: ignore[arg-type]
         if field.metadata.get("or_data_of_run") and not options[field.name]:
             read["data"] = (config.data.validation_path, *(corpus.path for corpus in corpora_of(config.data)))
+    if job.source:
+        read["suite"] = job.source
     read["text_tokenizer"] = config.data.text_tokenizer
     if job.needs_image_tokenizer:
         read["image_tokenizer"] = config.data.image_tokenizer
@@ -133,15 +131,15 @@ def _fingerprints(value: Any) -> str:
     """Of all that an option's value names; empty where that is nothing."""
     if isinstance(value, tuple):
         found = [_fingerprints(item) for item in value]
-        return digest(found) if any(found) else ""
+        return value_fingerprint(found) if any(found) else ""
     return fingerprint_of(value) if isinstance(value, str) and value else ""
 
 
 def fingerprint_of(name: str | Path) -> str:
     """Of what an option names, by content; empty where it is nothing that is here.
 
-    That is a file, a folder (of a run: its latest checkpoint), an index by its prefix, or one of these behind or in
-    front of a colon: "inception:FILE", "file.py:function", "module:function".
+    That is a file, a folder (of a run: its latest checkpoint), an index by its prefix, the module of a user's function,
+    or one of these behind or in front of a colon: "inception:FILE", "module:class:FOLDER".
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -152,10 +150,29 @@ def fingerprint_of(name: str | Path) -> str:
         return content_fingerprint(path, sampled=False)
     parts = [path.with_name(path.name + ending) for ending in _INDEX] if path.name else []
     if found := [content_fingerprint(part) for part in parts if part.is_file()]:
-        return digest(found)
+        return value_fingerprint(found)
     front, _, behind = str(name).rpartition(":")
-    if not front:
-        return ""
-    module = getattr(sys.modules.get(front), "__file__", None)  # `check` has imported it
-    found = [fingerprint_of(part) for part in (module or front, behind) if part]
-    return digest(found) if any(found) else ""
+    source = source_file(str(name))  # `check` has imported it
+    found = [fingerprint_of(source), ""] if source else [fingerprint_of(part) for part in (front, behind) if front]
+    return value_fingerprint(found) if any(found) else ""
+
+
+def table(scores: Mapping[str, Estimate]) -> str:
+    """One line for each score: its name, value, confidence interval and number of observations."""
+    rows = [("score", "value", f"{LEVEL:.0%} interval", "n")]
+    for name, score in scores.items():
+        known = score.low is not None and score.high is not None
+        interval = f"{_number(score.low)} .. {_number(score.high)}" if known else ""
+        rows.append((name, _number(score.value), interval, str(score.count) if score.count else ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:>{widths[2]}}  {count:>{widths[3]}}".rstrip()
+        for name, value, interval, count in rows
+    )
+
+
+def _number(value: float | None) -> str:
+    assert value is not None
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.4f}"
+    return f"{value:.3e}"

@@ -5,14 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from PIL import Image
+from tqdm import tqdm
 
-    from mars_megatron.evaluation.suite import Context, Result
-    from mars_megatron.evaluation.t2i_compbench.prompt_files import PromptFile
-    from mars_megatron.evaluation.t2i_compbench.scorers import Judges, Scorer
+from mars_megatron import platform
+from mars_megatron.evaluation.context import score_shared
+from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
+from mars_megatron.evaluation.pretrained import ClipSimilarity, model_type
+from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.t2i_compbench.detection import CountScorer, DepthScorer, Detector, SpatialScorer
+from mars_megatron.evaluation.t2i_compbench.prompt_files import (
+    ATTRIBUTES,
+    COUNT,
+    DEPTH,
+    OWN,
+    SPATIAL,
+    WHOLE,
+    PromptFile,
+    read_prompt_file,
+)
+from mars_megatron.evaluation.t2i_compbench.scorers import Scorer, UserScorer, WholeScorer
+from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
+from mars_megatron.gallery.output import save_image
+
+# Options of the models of each way to score.
+MODELS = {
+    ATTRIBUTES: ("vqa",),
+    SPATIAL: ("detector",),
+    COUNT: ("detector",),
+    DEPTH: ("detector", "depth"),
+    WHOLE: ("clip",),
+}
+_MAX_BYTES = 230  # of a prompt in a file name: with number, ending and .tmp at most 255
 
 
 @dataclass(frozen=True)
@@ -26,9 +53,9 @@ class T2ICompBench:
     Args:
         prompts: Prompt files: color_val.txt, ...
         category: Of all the files, where their names do not begin with it.
-        scorer: auto (by category), none (only write the images), compositional:FOLDER (prompts of this project's own
-            benchmark), or module:attribute or file.py:attribute of a function of images (uint8 [N, height, width, 3])
-            and prompts that gives a score for each.
+        scorer: auto (by category), none (only write the images), or package.module:name or folder/file.py:name of a
+            function of images (uint8 [N, height, width, 3]) and prompts that gives a score for each, or of a class of
+            such objects, whose argument may follow behind another colon.
         vqa: Model for visual questions: BLIP or ViLT.
         detector: Object detector: one with classes, or OWL-ViT or OWLv2.
         clip: CLIP model.
@@ -55,38 +82,23 @@ class T2ICompBench:
     images_folder: str = field(default="", metadata={"written": True})
 
     def check(self) -> None:
-        """Look at the options and the files that they name.
-
-        Raises:
-            ValueError: What is wrong, and what would be accepted.
-        """
-        from mars_megatron.evaluation.t2i_compbench.picture_files import check_folder, picture_names
-        from mars_megatron.evaluation.t2i_compbench.scorers import check_own_scorer
-
-        for option, minimum in {"samples_per_prompt": 1, "max_prompts": 0, "judge_batch_size": 1}.items():
-            if getattr(self, option) < minimum:
-                raise ValueError(f"t2i_compbench: {option} is {getattr(self, option)}; accepted: {minimum} or more")
+        """See `Suite`."""
+        check_least(self, samples_per_prompt=1, max_prompts=0, judge_batch_size=1)
         if not 0 <= self.detector_threshold < 1:
             raise ValueError(f"t2i_compbench: detector_threshold is {self.detector_threshold}; accepted: 0 to below 1")
         files = self._files()
         if self.scorer == "auto":
-            self._check_judges(files)
+            self._check_models(files)
         elif self.scorer != "none":
-            check_own_scorer(self.scorer, [prompt for file in files for prompt in file.prompts])
+            UserScorer(self.scorer).check([prompt for file in files for prompt in file.prompts])
         elif not self.images_folder:
             raise ValueError("t2i_compbench: scorer none without images_folder would leave nothing; give images_folder")
         if self.images_folder:
             for file in files:
-                check_folder(self._pictures(file), picture_names(file.prompts, self.samples_per_prompt))
+                _check_folder(self._pictures(file), picture_names(file.prompts, self.samples_per_prompt))
 
     def run(self, context: Context) -> Result:
         """Draw, write and score, file by file."""
-        import torch
-
-        from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
-        from mars_megatron.evaluation.suite import Result
-        from mars_megatron.evaluation.t2i_compbench.picture_files import picture_names, write_pictures
-
         scorers: dict[str, Scorer] = {}
         scores: dict[str, Estimate] = {}
         details: dict[str, Any] = {}
@@ -94,8 +106,7 @@ class T2ICompBench:
             context.say(f"{file.path}: {len(file.prompts)} prompts, category {file.category}")
             images = context.draw(file.prompts, self.samples_per_prompt)
             if self.images_folder and torch.distributed.get_rank() == 0:
-                names = picture_names(file.prompts, self.samples_per_prompt)
-                write_pictures(self._pictures(file), names, images)
+                write_pictures(self._pictures(file), picture_names(file.prompts, self.samples_per_prompt), images)
             details[file.stem] = {
                 "category": file.category,
                 "num_prompts": len(file.prompts),
@@ -103,35 +114,29 @@ class T2ICompBench:
             }
             if self.scorer == "none":
                 continue
-            parts = [part for of_prompt in file.parts for part in of_prompt]
-            for part in dict.fromkeys(parts):
-                if part not in scorers:
-                    scorers[part] = self._scorer(part)
-            name, found, notes = self._score(file, images, scorers, context)
+            for way in file.ways:
+                if way not in scorers:
+                    scorers[way] = self._scorer(way)
+            found, notes = self._score(file, images, scorers, context)
+            name = scorers[file.ways[0]].name if len(file.ways) == 1 else f"{len(file.ways)}_in_1"
             scores[f"{file.stem}_{name}"] = mean_of_groups(found, self.samples_per_prompt)
             details[file.stem] |= notes
         return Result(scores, details)
 
     def _score(
         self, file: PromptFile, images: torch.Tensor, scorers: dict[str, Scorer], context: Context
-    ) -> tuple[str, list[float], dict[str, Any]]:
-        """Name of the score, score of each image, and what limits them."""
-        import torch
-        from tqdm import tqdm
-
-        from mars_megatron.evaluation.ranks import score_shared
-
+    ) -> tuple[list[float], dict[str, Any]]:
+        """Score of each image, and what limits them."""
         hidden = not context.progress or torch.distributed.get_rank() != 0
         asked = [number for number in range(len(file.prompts)) for _ in range(self.samples_per_prompt)]
         sums, notes = [0.0] * len(asked), {}
-        ways = list(dict.fromkeys(part for of_prompt in file.parts for part in of_prompt))
-        for way in ways:
+        for way in file.ways:
             scorer = scorers[way]
-            images_of_way = [image for image, number in enumerate(asked) if way in file.parts[number]]
-            prompts_of_way = [prompt for prompt, parts in zip(file.prompts, file.parts, strict=True) if way in parts]
-            notes[scorer.name] = scorer.notes(prompts_of_way)
+            chosen = [image for image, number in enumerate(asked) if way in file.parts[number]]
+            prompts = [prompt for prompt, parts in zip(file.prompts, file.parts, strict=True) if way in parts]
+            notes[scorer.name] = scorer.notes(prompts)
 
-            def score(positions: Sequence[int], scorer=scorer, chosen=images_of_way) -> list[float]:
+            def score(positions: Sequence[int], scorer=scorer, chosen=chosen) -> list[float]:
                 found: list[float] = []
                 bar = tqdm(total=len(positions), desc=scorer.name, unit="image", disable=hidden, mininterval=0.5)
                 for start in range(0, len(positions), self.judge_batch_size):
@@ -140,39 +145,39 @@ class T2ICompBench:
                     bar.update(len(part))
                 return found
 
-            for image, value in zip(images_of_way, score_shared(len(images_of_way), score), strict=True):
+            for image, value in zip(chosen, score_shared(len(chosen), score), strict=True):
                 sums[image] += value / len(file.parts[asked[image]])
-        name = scorers[ways[0]].name if len(ways) == 1 else f"{len(ways)}_in_1"
-        return name, sums, notes
+        return sums, notes
 
-    def _scorer(self, part: str) -> Scorer:
-        from mars_megatron import platform
-        from mars_megatron.evaluation.t2i_compbench.scorers import own_scorer
+    def _scorer(self, way: str) -> Scorer:
+        """The scorer of a way to score.
 
-        return self._judges().scorer(part, platform.device()) if self.scorer == "auto" else own_scorer(self.scorer)
+        Raises:
+            ValueError: A model cannot be opened.
+        """
+        device, batch_size = platform.device(), self.judge_batch_size
+        if way == OWN:
+            return UserScorer(self.scorer)
+        if way == ATTRIBUTES:
+            return AttributeScorer(self.vqa, device, batch_size)
+        if way == WHOLE:
+            return WholeScorer(ClipSimilarity("clip", self.clip, device, batch_size))
+        detector = Detector(self.detector, device, self.detector_threshold, batch_size)
+        if way == DEPTH:
+            return DepthScorer(detector, self.depth, device)
+        return SpatialScorer(detector) if way == SPATIAL else CountScorer(detector)
 
-    def _judges(self) -> Judges:
-        from mars_megatron.evaluation.t2i_compbench.scorers import Judges
-
-        return Judges(self.vqa, self.detector, self.clip, self.depth, self.detector_threshold, self.judge_batch_size)
-
-    def _check_judges(self, files: Sequence[PromptFile]) -> None:
-        from mars_megatron.evaluation.pretrained import model_type
-
-        judges = self._judges()
+    def _check_models(self, files: Sequence[PromptFile]) -> None:
         for file in files:
-            for part in {part for of_prompt in file.parts for part in of_prompt}:
-                for option, model in judges.needed(part).items():
-                    if not model:
-                        raise ValueError(
-                            f"t2i_compbench: {file.path} is of category {file.category}, for which {option} is needed; "
-                            f"give {option}, or a scorer of your own"
-                        )
-                    model_type(f"t2i_compbench: {option}", model)
+            for option in {option for way in file.ways for option in MODELS[way]}:
+                if not getattr(self, option):
+                    raise ValueError(
+                        f"t2i_compbench: {file.path} is of category {file.category}, for which {option} is needed; "
+                        f"give {option}, or a scorer of your own"
+                    )
+                model_type(f"t2i_compbench: {option}", getattr(self, option))
 
     def _files(self) -> list[PromptFile]:
-        from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file
-
         if not self.prompts:
             raise ValueError("t2i_compbench: prompts is empty; give prompt files")
         own = self.scorer != "auto"
@@ -184,3 +189,40 @@ class T2ICompBench:
 
     def _pictures(self, file: PromptFile) -> Path:
         return Path(self.images_folder) / file.stem / "samples"
+
+
+def picture_names(prompts: Sequence[str], per_prompt: int) -> list[str]:
+    """PROMPT_000000.png, ...: the scripts take the prompt from before the first _, the number from behind the last.
+
+    What a file name cannot hold, or would be read wrongly, is replaced: slash and underscore by a space; a long prompt
+    is cut.
+    """
+    names: list[str] = []
+    for prompt in prompts:
+        text = prompt.replace("/", " ").replace("_", " ").encode()[:_MAX_BYTES].decode(errors="ignore")
+        names += [f"{text}_{len(names) + number:06d}.png" for number in range(per_prompt)]
+    return names
+
+
+def _check_folder(folder: Path, names: Sequence[str]) -> None:
+    """Whether only these images are in the folder: the scripts score all that they find.
+
+    Raises:
+        ValueError: There is another.
+    """
+    others = {path.name for path in folder.glob("*.png")} - set(names) if folder.is_dir() else set()
+    if others:
+        raise ValueError(f"images_folder: {folder} holds {len(others)} other images, such as {min(others)}; empty it")
+
+
+def write_pictures(folder: Path, names: Sequence[str], images: torch.Tensor) -> None:
+    """Write PNG files.
+
+    Args:
+        folder: Made if it does not exist.
+        names: Of the files.
+        images: uint8 [N, height, width, 3].
+    """
+    _check_folder(folder, names)
+    for name, image in zip(names, images.numpy(), strict=True):
+        save_image(Image.fromarray(image), folder / name)

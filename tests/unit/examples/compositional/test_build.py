@@ -8,7 +8,7 @@ import torch
 from examples.compositional.build import BuildSettings, write_benchmark
 from examples.compositional.canvases import SIDE, TILE, Painter
 from examples.compositional.language import caption
-from examples.compositional.scenes import SPLITS
+from examples.compositional.scenes import SPLITS, Scene, Thing
 
 SETTINGS = BuildSettings(canvases=60, held_out=30, documents=20, prompts=5)
 

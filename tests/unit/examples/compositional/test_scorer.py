@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from examples.compositional.finding import CROP, find
-from examples.compositional.scorer import MEASURES, Scorer
-from examples.compositional.scenes import Scene, Thing
 from examples.compositional.canvases import Painter
-from examples.compositional.scenes import HORIZONTAL, divide
+from examples.compositional.finding import CROP, find
+from examples.compositional.scenes import HORIZONTAL, Scene, Thing, divide
+from examples.compositional.scorer import MEASURES, Scorer
 
 SCENES = [scene for scenes in divide(8, 0.2, seed=0).scenes.values() for scene in scenes[::5]]
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from examples.compositional.benchmark import read_canvases, read_scene_prompts
-from examples.compositional.scorer import MEASURES
-from examples.compositional.suite import Compositional
 from examples.compositional.build import BuildSettings, write_benchmark
 from examples.compositional.canvases import Painter
 from examples.compositional.scenes import SPLITS
+from examples.compositional.scorer import MEASURES
+from examples.compositional.suite import Compositional
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.small_context import SmallContext
 from tests.support.tiny_run import write_run

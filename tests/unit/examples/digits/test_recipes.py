@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from mars_megatron.config import ParallelConfig, TaskWeights, validate
+from examples.compositional import recipes as compositional
+from examples.digits import recipes
+from mars_megatron.config import FreezeConfig, ParallelConfig, TaskWeights, validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.recipes import get_recipe
 from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training import Trainer
 from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 TABLES = ("embedding.visual.weight", "head.visual.weight")
-STAGES = ("digits_stage1", "digits_stage2", "digits_stage3")
+STAGES = ("stage1", "stage2", "stage3")
 
 
 def settings_of(config: RunConfig) -> dict[str, object]:
@@ -26,12 +27,12 @@ def settings_of(config: RunConfig) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_are_valid_in_the_layout_of_the_example(name: str) -> None:
-    validate(replace(get_recipe(name), parallel=ParallelConfig(tensor=2)), 2)
+    validate(replace(getattr(recipes, name)(), parallel=ParallelConfig(tensor=2)), 2)
 
 
 def test_what_each_stage_changes() -> None:
-    base, first, second, third = (get_recipe(name) for name in ("digits_base", *STAGES))
-    assert first == get_recipe("digits")
+    base, first, second, third = (getattr(recipes, name)() for name in ("base", *STAGES))
+    assert first == recipes.mars()
     assert (base.model, base.vocabulary) == (first.model, first.vocabulary)
     for before, after, changed in (
         (first, second, {"image", "data", "optimizer", "training", "checkpoint"}),
@@ -46,6 +47,21 @@ def test_what_each_stage_changes() -> None:
     assert third.data.tasks == TaskWeights(t2i=0.0, i2t=0.0, sr=1.0)
 
 
+def test_mars_starts_from_its_base() -> None:
+    """The checkpoint of `base` must fit `mars`: same shape, ids and images; what is trained is exchanged."""
+    base, run = recipes.base(), recipes.mars()
+    assert (base.model, base.vocabulary, base.image) == (run.model, run.vocabulary, run.image)
+    assert base.freeze == FreezeConfig(text=False, visual=True, norms=False)
+    assert run.freeze == FreezeConfig(text=True, visual=False, norms=True)
+    for config in (base, run):  # the quickstart's layout
+        validate(replace(config, parallel=ParallelConfig(tensor=2, sequence=True)), 2)
+
+
+@pytest.mark.parametrize("recipe", [compositional.base, compositional.mars, recipes.base], ids=str)
+def test_data_parallel_recipes_are_valid_on_two_ranks(recipe) -> None:
+    validate(recipe(), 2)
+
+
 def tiny(name: str, data: str, folder: Path, init_from: Path | None = None) -> RunConfig:
     """A stage of the recipe with a tiny model, one step on a synthetic index."""
     settings: dict[str, object] = {
@@ -58,7 +74,7 @@ def tiny(name: str, data: str, folder: Path, init_from: Path | None = None) -> R
     }
     if init_from:
         settings["checkpoint.init_from"] = init_from
-    return override(get_recipe(name), [f"--{setting}={value}" for setting, value in settings.items()])
+    return override(getattr(recipes, name)(), [f"--{setting}={value}" for setting, value in settings.items()])
 
 
 def test_each_stage_starts_from_the_one_before(tmp_path: Path) -> None:
@@ -67,7 +83,7 @@ def test_each_stage_starts_from_the_one_before(tmp_path: Path) -> None:
     pairs = write_synthetic(tmp_path / "pairs", ["pair"] * 60, side=8)
     source: Path | None = None
     after: dict[str, torch.Tensor] = {}
-    for name, data in (("digits_base", low), (STAGES[0], low), (STAGES[1], pairs), (STAGES[2], pairs)):
+    for name, data in (("base", low), (STAGES[0], low), (STAGES[1], pairs), (STAGES[2], pairs)):
         trainer = Trainer(tiny(name, data, tmp_path / name, source))
         before = parameters(trainer)
         if name in STAGES[1:]:  # the first stage has its visual experts of the language model

@@ -1,8 +1,7 @@
-"""examples/stages/score.py: what is scored is not scored again, and what is missing is added."""
+"""examples/digits/score_stages.py: what is scored is not scored again, and what is missing is added."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,31 +9,27 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "stages" / "score.py"
+from examples.digits import score_stages
 
 
 @pytest.fixture
 def score(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, whose models are stand-ins."""
-    spec = importlib.util.spec_from_file_location("stages_score", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
     class Score:
         def __init__(self, run_dir: Path, per_prompt: int) -> None:
             self.count = 2 * per_prompt  # of two prompts
 
         def reference(self) -> dict[str, Any]:
-            return {module.DIRECT: {"count": self.count}}
+            return {score_stages.DIRECT: {"count": self.count}}
 
         def super_resolution(self, name: str) -> dict[str, Any]:
             if name == "cut":
                 raise KeyboardInterrupt
             return {"count": self.count}
 
-    monkeypatch.setattr(module, "Score", Score)
-    return module
+    monkeypatch.setattr(score_stages, "Score", Score)
+    return score_stages
 
 
 def test_only_what_is_missing_is_scored(score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
