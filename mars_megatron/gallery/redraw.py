@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_megatron import platform
-from mars_megatron.checkpoint.identity import content_fingerprint
+from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.gallery.cascade import Cascade, Models
 from mars_megatron.gallery.image_folder import ImageFolder, Line, differences_of, read_manifest
 from mars_megatron.gallery.pictures import made_batches, make_again, origin, progress_bar

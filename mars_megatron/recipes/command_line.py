@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mars_megatron.config.parser import build, build_parser, dotted, instantiate, read_yaml, to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import validate
-from mars_megatron.recipes import RECIPES, get_recipe
+from mars_megatron.recipes.registry import ACCEPTED, get_recipe
 
 DESCRIPTION = """Settings come from the recipe, then from the YAML file, then from the options below: the later wins.
 The defaults shown are those of the chosen recipe and file."""
@@ -71,7 +71,7 @@ def _init_from(chosen: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 def _first_parser() -> argparse.ArgumentParser:
     """The options that decide the defaults of all the others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", default="tiny", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument("--recipe", default="tiny", metavar="NAME", help=ACCEPTED)
     parser.add_argument("--config", default="", metavar="FILE", help="YAML file of settings, complete or partial")
     parser.add_argument(
         "--init-from", default="", metavar="CHECKPOINT", help=f"short for {INIT_FROM}: start from another run's end"

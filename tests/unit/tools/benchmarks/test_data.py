@@ -116,9 +116,9 @@ def test_bars() -> None:
 
 
 def test_the_small_tokenizer_is_the_quickstarts() -> None:
-    from mars_megatron.recipes.digits import digits
+    from examples.digits.recipes import mars
 
-    config = digits()
+    config = mars()
     found, shape = data.QUICKSTART, ImageTrainingConfig()
     assert found["resolution"] == config.image.resolution == found["size"][0] == found["size"][1]
     assert 2 ** (len(found["widths"]) - 1) == config.image.downsample
