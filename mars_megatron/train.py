@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
@@ -16,7 +15,6 @@ def main() -> int:
     config = parse()
     # megatron-core warns of every GPU library that is missing; `python -m mars_megatron.platform` says it once.
     warnings.filterwarnings("ignore", module=r"megatron\.core.*")
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     from mars_megatron.platform.processes import end_with_launcher
     from mars_megatron.training import Trainer, shut_down
 

@@ -203,7 +203,6 @@ def add(parser: argparse.ArgumentParser, name: str, default: int, text: str, **h
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     # after the arguments: --help and a wrong option should not wait for torch
-    import logging
     import warnings
 
     import torch
@@ -213,7 +212,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Of GPU libraries that are not there, and of names that torch renames.
     warnings.filterwarnings("ignore", module=r"(megatron\.core|torch\.distributed).*")
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     try:
         if options.json and not Path(options.json).absolute().parent.is_dir():
             raise ValueError(f"--json {options.json}: its folder is not there; make it first")

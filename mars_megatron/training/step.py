@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ class StepResult:
         num_tokens: Tokens processed, padding not counted.
         task_losses: Mean loss per target of each task that had micro-batches of its own, as loss_<task>.
         grad_norm: Global gradient norm before clipping; None for evaluations.
+        skipped: Whether nothing was updated, see optimizer.grad_norm_skip_threshold; None if it was.
     """
 
     loss: float
@@ -45,6 +46,7 @@ class StepResult:
     num_targets: int
     num_tokens: int
     grad_norm: float | None = None
+    skipped: bool | None = None
     task_losses: dict[str, float] = field(default_factory=dict)
 
 
@@ -82,6 +84,7 @@ class Stepper:
 
     def __init__(self, model: list[DistributedDataParallel], config: RunConfig, groups: ProcessGroupCollection) -> None:
         self.model, self.groups = model, groups
+        self.skip_threshold = config.optimizer.grad_norm_skip_threshold
         self.micro_batch_tokens = config.data.micro_batch_tokens
         self.num_micro_batches = config.training.global_batch_size // groups.dp.size()
         self.core = model[0].module.config
@@ -105,9 +108,11 @@ class Stepper:
         optimizer.zero_grad()
         reports = self._run(batches, self.num_micro_batches, forward_only=False)
         succeeded, grad_norm, _ = optimizer.step()
-        if not succeeded:
+        skipped = not succeeded and grad_norm is not None and 0 < self.skip_threshold < grad_norm
+        if not succeeded and not skipped:
             raise RuntimeError("the optimiser refused this step: a gradient is infinite or not a number")
-        return self._result(reports, None if grad_norm is None else float(grad_norm))
+        result = self._result(reports, None if grad_norm is None else float(grad_norm))
+        return replace(result, skipped=True) if skipped else result
 
     @torch.no_grad()
     def evaluate(self, batches: list[Iterator[Batch]], num_micro_batches: int) -> StepResult:
