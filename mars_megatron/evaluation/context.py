@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from mars_megatron.evaluation.kept import Chunks, kept_codes, kept_values
 from mars_megatron.evaluation.ranks import over_replicas
+from mars_megatron.files.hashes import value_fingerprint
 from mars_megatron.sampling import Sampler
 from mars_megatron.sampling.draws import image_numbers
 
@@ -82,7 +81,7 @@ class RunContext:
             return over_replicas(len(here), groups.dp, lambda numbers: work([here[number] for number in numbers]))
 
         size = (at_once or config.generation.batch_size) * groups.dp.size()
-        return self._go_on(kept_values(self._kept / self._job / digest(what)), what, count, size, shared)
+        return self._go_on(kept_values(self._kept / self._job / value_fingerprint(what)), what, count, size, shared)
 
     def forget(self) -> None:
         """Remove what `compute` has kept: the result is there. Called on one rank."""
@@ -109,9 +108,4 @@ class RunContext:
         """What decides the codes, as a name."""
         config = self.sampler.loaded.config
         generation = {name: value for name, value in asdict(config.generation).items() if name not in _UNIMPORTANT}
-        return digest([self._model, generation, list(wanted), variant])
-
-
-def digest(value: Any) -> str:
-    """A short name of plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        return value_fingerprint([self._model, generation, list(wanted), variant])

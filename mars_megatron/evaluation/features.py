@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from mars_megatron.evaluation.pretrained import load_pretrained, load_processor, model_type
 from mars_megatron.evaluation.user_code import is_attribute, load_attribute, source_file
-from mars_megatron.index.writer import file_sha256
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.tokenizers.image import channels_first
 
 PIXELS_SIDE = 8  # `pixels` averages images to this height and width

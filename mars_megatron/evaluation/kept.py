@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import numpy as np
 import torch
 
+from mars_megatron.files.writing import complete
 from mars_megatron.platform.parallel import only_on_rank_0
 
 Item = TypeVar("Item")
@@ -50,11 +50,8 @@ class Chunks(Generic[Item]):
         """Keep the results from number `start` on; a file has its name only when it is complete."""
         if torch.distributed.get_rank() != 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._path(start).with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with complete(self._path(start), durable=False) as temporary, temporary.open("wb") as file:
             self._save(file, results)
-        os.replace(temporary, self._path(start))
 
     def _path(self, start: int) -> Path:
         return self.folder / f"{start:08d}{self._suffix}"

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mars_megatron.evaluation.features import FeatureExtractor
 from mars_megatron.evaluation.frechet import FeatureSums, Moments, frechet_distance
 from mars_megatron.evaluation.ranks import my_share
+from mars_megatron.files.writing import complete
 from mars_megatron.indexing.images import load_images
 from mars_megatron.indexing.sources import folder_images
 from mars_megatron.platform.parallel import only_on_rank_0
@@ -147,9 +148,7 @@ def read_statistics(path: str | Path, extractor: str = "") -> Reference:
 
 
 def _write(file: Path, reference: Reference, extractor: FeatureExtractor) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # two runs may be at it
-    with temporary.open("wb") as target:
+    with complete(file, unique=True) as temporary, temporary.open("wb") as target:  # two runs may be at it
         np.savez(
             target,
             mu=reference.moments.mean.numpy(),
@@ -158,4 +157,3 @@ def _write(file: Path, reference: Reference, extractor: FeatureExtractor) -> Non
             between_halves=float("nan") if reference.between_halves is None else reference.between_halves,
             extractor=extractor.name,
         )
-    os.replace(temporary, file)

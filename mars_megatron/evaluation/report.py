@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,11 +15,11 @@ from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.folders import complete_steps
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.blend import corpora_of
-from mars_megatron.evaluation.context import digest
 from mars_megatron.evaluation.intervals import Estimate
 from mars_megatron.evaluation.registry import Job
-from mars_megatron.files.hashes import content_fingerprint
+from mars_megatron.files.hashes import content_fingerprint, value_fingerprint
 from mars_megatron.files.plain_text import read_json
+from mars_megatron.files.writing import write_text
 
 _INDEX = (".json", ".bin", ".idx")  # what a prefix of an index stands for
 # Among the settings they say where they were; what they are is among the inputs.
@@ -72,7 +71,7 @@ class Report:
     def key(self) -> str:
         """A short name of what it is computed from, as `differences` compares it."""
         settings = {name: value for name, value in self.settings.items() if name not in TOKENIZERS}
-        return digest([self.suite, self.options, self.inputs, settings, self.model.fingerprint])
+        return value_fingerprint([self.suite, self.options, self.inputs, settings, self.model.fingerprint])
 
     def differences(self, other: Report) -> list[str]:
         """In what two results were computed from other things."""
@@ -87,10 +86,7 @@ class Report:
 
     def write(self, file: Path) -> None:
         """Write it; the file has its name only when it is complete."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(file.name + ".tmp")
-        temporary.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        write_text(file, json.dumps(asdict(self), ensure_ascii=False, indent=2) + "\n")
 
 
 def expected(job: Job, model: ModelIdentity, config: RunConfig) -> Report:
@@ -133,7 +129,7 @@ def _fingerprints(value: Any) -> str:
     """Of all that an option's value names; empty where that is nothing."""
     if isinstance(value, tuple):
         found = [_fingerprints(item) for item in value]
-        return digest(found) if any(found) else ""
+        return value_fingerprint(found) if any(found) else ""
     return fingerprint_of(value) if isinstance(value, str) and value else ""
 
 
@@ -152,10 +148,10 @@ def fingerprint_of(name: str | Path) -> str:
         return content_fingerprint(path, sampled=False)
     parts = [path.with_name(path.name + ending) for ending in _INDEX] if path.name else []
     if found := [content_fingerprint(part) for part in parts if part.is_file()]:
-        return digest(found)
+        return value_fingerprint(found)
     front, _, behind = str(name).rpartition(":")
     if not front:
         return ""
     module = getattr(sys.modules.get(front), "__file__", None)  # `check` has imported it
     found = [fingerprint_of(part) for part in (module or front, behind) if part]
-    return digest(found) if any(found) else ""
+    return value_fingerprint(found) if any(found) else ""

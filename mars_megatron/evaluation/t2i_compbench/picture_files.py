@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+
+from mars_megatron.gallery.output import save_image
 
 _MAX_BYTES = 230  # of a prompt in a file name: with number, ending and .tmp at most 255
 
@@ -47,6 +48,4 @@ def write_pictures(folder: Path, names: Sequence[str], images: torch.Tensor) -> 
     check_folder(folder, names)
     folder.mkdir(parents=True, exist_ok=True)
     for name, image in zip(names, images.numpy(), strict=True):
-        temporary = folder / f"{name}.tmp"
-        Image.fromarray(image).save(temporary, format="PNG")
-        os.replace(temporary, folder / name)
+        save_image(Image.fromarray(image), folder / name)
