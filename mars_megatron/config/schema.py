@@ -141,6 +141,26 @@ class ImageConfig:
     next_k: int = 1
     order: Literal["raster", "regions"] = "raster"
 
+    @property
+    def side(self) -> int:
+        """Tokens along each side of an image."""
+        return self.resolution // self.downsample
+
+    @property
+    def num_codes(self) -> int:
+        """Tokens of an image."""
+        return self.side**2
+
+    @property
+    def low_side(self) -> int:
+        """Tokens along each side of a low-resolution image; 0 without one."""
+        return self.low_resolution // self.downsample
+
+    @property
+    def num_low_codes(self) -> int:
+        """Tokens of a low-resolution image; 0 without one."""
+        return self.low_side**2
+
 
 @dataclass(frozen=True)
 class FreezeConfig:

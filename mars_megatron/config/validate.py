@@ -118,8 +118,9 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
         "image.next_k",
         "1, because image.low_resolution is 0: it concerns the high-resolution part of super-resolution alone",
     )
-    codes = (image.resolution // image.downsample) ** 2
-    problems.check(codes % image.next_k == 0, "image.next_k", f"a divisor of the {codes} codes of an image")
+    problems.check(
+        image.num_codes % image.next_k == 0, "image.next_k", f"a divisor of the {image.num_codes} codes of an image"
+    )
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:

@@ -34,9 +34,9 @@ def check_data(config: RunConfig, problems: Problems) -> None:
         )
     if image.downsample >= 1 and image.resolution >= 1:
         # BOI, the codes, EOI, and the shortest caption and its end of sequence.
-        shortest = (image.resolution // image.downsample) ** 2 + 4
+        shortest = image.num_codes + 4
         if super_resolution:
-            shortest += (image.low_resolution // image.downsample) ** 2 + 2
+            shortest += image.num_low_codes + 2
         least = shortest + RESERVED_ROWS
         problems.check(
             data.micro_batch_tokens >= least,

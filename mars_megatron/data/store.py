@@ -97,13 +97,13 @@ class Store:
     def num_codes(self) -> int:
         """Tokens of one image; 0 for an index of text alone."""
         image = self.manifest.image_tokenizer
-        return image.grid[0] * image.grid[1] if image else 0
+        return image.num_codes if image else 0
 
     @property
     def num_low_codes(self) -> int:
         """Tokens of the low-resolution image of a pair; 0 for an index without pairs."""
         image = self.manifest.image_tokenizer
-        return image.low_grid[0] * image.low_grid[1] if image and image.low_grid else 0
+        return image.num_low_codes if image else 0
 
     def tokens(self, sequence: int) -> np.ndarray:
         """One sequence as int64: text ids, or raw codes."""

@@ -109,9 +109,9 @@ def _image_lengths(manifest: Manifest | None) -> np.ndarray:
     lengths = np.full(NUM_MODES, -1, dtype=np.int64)
     image = manifest.image_tokenizer if manifest is not None else None
     if image is not None:
-        lengths[[MODE_IMAGE, MODE_PART_IMAGE]] = image.grid[0] * image.grid[1]
+        lengths[[MODE_IMAGE, MODE_PART_IMAGE]] = image.num_codes
         if image.low_grid is not None:
-            lengths[MODE_LOW] = image.low_grid[0] * image.low_grid[1]
+            lengths[MODE_LOW] = image.num_low_codes
     return lengths
 
 

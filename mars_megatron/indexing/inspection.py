@@ -145,8 +145,8 @@ class _Counted:
 def _rows(counted: _Counted, manifest: Manifest) -> dict[str, dict[str, float] | None]:
     """Input rows of the samples of each task, one sample for each caption; the layouts are those of data.samples."""
     image = manifest.image_tokenizer
-    codes = image.grid[0] * image.grid[1] if image else 0
-    low = image.low_grid[0] * image.low_grid[1] if image and image.low_grid else 0
+    codes = image.num_codes if image else 0
+    low = image.num_low_codes if image else 0
     return {
         "t2i": counted.captions.summary(codes + 1),
         "i2t": counted.captions.summary(codes + 2),

@@ -53,6 +53,6 @@ def digits_stage3() -> RunConfig:
 
 def _micro_batch_tokens(*resolutions: int) -> int:
     """Rows of a micro-batch of samples with a caption and one image of each resolution."""
-    image: ImageConfig = digits().image
-    tokens = sum((resolution // image.downsample) ** 2 + IMAGE_MARKS for resolution in resolutions)
+    images: list[ImageConfig] = [replace(digits().image, resolution=resolution) for resolution in resolutions]
+    tokens = sum(image.num_codes + IMAGE_MARKS for image in images)
     return (CAPTION_TOKENS + tokens) * SAMPLES_PER_MICRO_BATCH + RESERVED_ROWS

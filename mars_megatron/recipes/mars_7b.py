@@ -79,7 +79,7 @@ class Stage:
 
 def image_tokens(resolution: int) -> int:
     """Codes of one square image."""
-    return (resolution // DOWNSAMPLE) ** 2
+    return ImageConfig(resolution=resolution, downsample=DOWNSAMPLE).num_codes
 
 
 STAGE1 = Stage(

@@ -54,13 +54,12 @@ def upscale(
         ValueError: The model is split over pipeline stages, was trained without a low resolution or for another one, or
             a prompt holds an id that is not text.
     """
-    num_low = (image.low_resolution // image.downsample) ** 2
-    if num_low == 0:
+    if image.num_low_codes == 0:
         raise ValueError("image.low_resolution is 0: this model has not learned super-resolution (stage III)")
-    if low_codes.shape != (len(prompts), num_low):
+    if low_codes.shape != (len(prompts), image.num_low_codes):
         raise ValueError(
             f"low-resolution codes of shape {list(low_codes.shape)} for {len(prompts)} prompts; this model was trained "
-            f"on {num_low} codes per image (image.low_resolution {image.low_resolution})"
+            f"on {image.num_low_codes} codes per image (image.low_resolution {image.low_resolution})"
         )
     check_prompts(prompts, vocabulary)
     keys = [(*key, STREAM) for key in image_keys(prompts, config.seed, seeds, numbers)]

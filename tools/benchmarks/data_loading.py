@@ -43,7 +43,6 @@ def write_for(
     config: RunConfig, prefix: Path, num_documents: int, captions: tuple[int, int], *, tokens: bool = True
 ) -> None:
     """An index that fits a recipe; `tokens` False: as for the start on very many documents."""
-    side = config.image.resolution // config.image.downsample
     write = write_pairs if tokens else write_pairs_without_tokens
     write(
         prefix,
@@ -51,7 +50,7 @@ def write_for(
         captions,
         text_size=config.vocabulary.text_size,
         codebook_size=config.vocabulary.codebook_size,
-        grid=(side, side),
+        grid=(config.image.side, config.image.side),
         downsample=config.image.downsample,
     )
 
