@@ -12,7 +12,7 @@ import pytest
 
 from mars_megatron.conversion.convert import export_hf, init_from_hf
 from mars_megatron.conversion.visual import extract_visual
-from tests.unit.conversion.models import language_model
+from tests.support.language_models import language_model
 
 SETTINGS = ("--vocabulary.codebook_size=13", "--image.resolution=16", "--image.downsample=4")
 

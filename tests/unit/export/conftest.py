@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from mars_megatron.export.folder import write_companions
 from mars_megatron.sampling import LoadedModel, Sampler, generate_captions, load_for_inference
-from tests.unit.export.exported import exported_state
-from tests.unit.sampling.tiny_run import TinyRun, write_run
+from tests.support.exported import exported_state
+from tests.support.tiny_run import TinyRun, write_run
 
 STEP = 7
 

@@ -16,7 +16,7 @@ from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from mars_megatron.training.step import Stepper
-from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
+from tests.support.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 EXPERT_NORMS = {"model.expert_norms": True, "freeze.norms": False}
 

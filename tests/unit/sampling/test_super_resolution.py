@@ -17,7 +17,7 @@ from mars_megatron.sampling.draws import guide
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.samples import SR, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.model.tiny import one_rank
+from tests.support.tiny import one_rank
 from tests.unit.sampling.conftest import CONFIG, PROMPTS
 
 IMAGES = {

@@ -20,7 +20,7 @@ from mars_megatron.conversion.parts import as_parameters
 from mars_megatron.training import Trainer
 from mars_megatron.training.optimizer import apply_settings
 from mars_megatron.training.signals import StopRequest
-from tests.distributed.corpus import write_corpus
+from tests.support.corpus import write_corpus
 
 
 def configured(base: RunConfig, **overrides: Any) -> RunConfig:
