@@ -117,9 +117,8 @@ def run(options: argparse.Namespace) -> None:
 
 def draw(options: argparse.Namespace, models: object) -> None:
     from mars_megatron.files.plain_text import check_unicode
-    from mars_megatron.gallery.draw import generate
-    from mars_megatron.gallery.prompts import Prompt
-    from mars_megatron.gallery.requests import ImageRequest, read_requests
+    from mars_megatron.gallery.image_gallery import generate
+    from mars_megatron.gallery.prompts import ImageRequest, Prompt, read_requests
 
     if options.prompts:
         requests = read_requests(options.prompts)
@@ -141,7 +140,7 @@ def draw(options: argparse.Namespace, models: object) -> None:
 
 
 def draw_again(options: argparse.Namespace, models: object) -> None:
-    from mars_megatron.gallery.redraw import redraw
+    from mars_megatron.gallery.image_gallery import redraw
 
     written = redraw(options.again, models, only=options.only or (), output=options.output)
     if os.environ.get("RANK", "0") == "0":

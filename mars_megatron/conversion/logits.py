@@ -30,7 +30,7 @@ def logits_of(opened: Opened, samples: Mapping[str, Sequence[int]]) -> dict[str,
 
 def _of_checkpoint(opened: Opened, samples: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     from mars_megatron.sampling import load_for_inference
-    from mars_megatron.sampling.batches import pack_samples
+    from mars_megatron.sampling.decoding import pack_samples
 
     loaded = load_for_inference(opened.path, overrides=["--training.precision=fp32"])
     result = {}

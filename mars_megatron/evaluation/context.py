@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mars_megatron.evaluation.kept import Chunks, kept_codes, kept_values
 from mars_megatron.evaluation.ranks import over_replicas
 from mars_megatron.sampling import Sampler
-from mars_megatron.sampling.draws import image_numbers
+from mars_megatron.sampling.logits_to_ids import image_numbers
 
 # Of generation: what does not decide which images are drawn.
 _UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from mars_megatron.gallery.grid import image_grid
-from mars_megatron.gallery.output import save_image
+from mars_megatron.gallery.image_folder import save_image
+from mars_megatron.gallery.sheet import image_grid
 
 
 def write_grid(texts: Sequence[str], images: torch.Tensor, path: str | Path) -> None:

@@ -9,8 +9,7 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import inference, row_multiple
+from mars_megatron.sampling.decoding import inference, pack_samples, row_multiple
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 

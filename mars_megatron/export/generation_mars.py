@@ -12,7 +12,7 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from mars_megatron.export.cache_mars import MarsCache
 from mars_megatron.export.processing_mars import MarsProcessor
-from mars_megatron.sampling.draws import (
+from mars_megatron.sampling.logits_to_ids import (
     GUIDANCE_SCHEDULES,
     draw,
     guidance_at,

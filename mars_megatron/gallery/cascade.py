@@ -16,7 +16,7 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.hashes import content_fingerprint
-from mars_megatron.gallery.requests import Drawing, decisive
+from mars_megatron.gallery.prompts import Drawing, decisive
 from mars_megatron.sampling.load import agreed_checkpoint, load_for_inference
 from mars_megatron.sampling.sampler import Sampler
 from mars_megatron.tokenizers.fingerprint import image_fingerprint

@@ -1,12 +1,10 @@
 """Sampling: images from prompts, captions from images."""
 
-from mars_megatron.sampling.captions import generate_captions
-from mars_megatron.sampling.documents import Document
-from mars_megatron.sampling.images import generate_images
 from mars_megatron.sampling.load import LoadedModel, load_for_inference
 from mars_megatron.sampling.sampler import Sampler
-from mars_megatron.sampling.super_resolution import upscale
-from mars_megatron.sampling.text import generate_text
+from mars_megatron.sampling.to_documents import Document
+from mars_megatron.sampling.to_images import generate_images, upscale
+from mars_megatron.sampling.to_text import generate_captions, generate_text
 
 __all__ = [
     "Document",

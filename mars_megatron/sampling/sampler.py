@@ -9,15 +9,19 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.sampling.captions import generate_captions
-from mars_megatron.sampling.documents import Document, Part, to_parts, to_request
-from mars_megatron.sampling.draws import image_numbers
-from mars_megatron.sampling.images import generate_images
-from mars_megatron.sampling.joint import Joint, check_request, write_and_draw
-from mars_megatron.sampling.likelihood import caption_likelihood
 from mars_megatron.sampling.load import LoadedModel
-from mars_megatron.sampling.super_resolution import upscale
-from mars_megatron.sampling.text import generate_text
+from mars_megatron.sampling.logits_to_ids import image_numbers
+from mars_megatron.sampling.to_documents import (
+    Document,
+    Joint,
+    Part,
+    check_request,
+    to_parts,
+    to_request,
+    write_and_draw,
+)
+from mars_megatron.sampling.to_images import generate_images, upscale
+from mars_megatron.sampling.to_text import caption_likelihood, generate_captions, generate_text
 from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table
 

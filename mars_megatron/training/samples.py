@@ -7,7 +7,7 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.sheet import image_grid
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.sampling import generate_images
 from mars_megatron.sequence.vocabulary import Vocabulary

@@ -23,8 +23,8 @@ from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import Sampler, load_for_inference
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.draws import guide, image_key, uniforms
+from mars_megatron.sampling.decoding import pack_samples
+from mars_megatron.sampling.logits_to_ids import guide, image_key, uniforms
 from tests.support import clean_environment
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

@@ -22,16 +22,14 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.gallery.cascade import Models
-from mars_megatron.gallery.draw import generate
 from mars_megatron.gallery.image_folder import read_manifest
-from mars_megatron.gallery.prompts import Prompt
-from mars_megatron.gallery.requests import ImageRequest
+from mars_megatron.gallery.image_gallery import generate
+from mars_megatron.gallery.prompts import ImageRequest, Prompt
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel, shut_down
 from mars_megatron.sampling import Sampler, generate_captions, generate_images, load_for_inference, upscale
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import Decoder, inference, row_multiple
-from mars_megatron.sampling.joint import Joint, Request, write_and_draw
+from mars_megatron.sampling.decoding import Decoder, inference, pack_samples, row_multiple
+from mars_megatron.sampling.to_documents import Joint, Request, write_and_draw
 from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training import Trainer

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from mars_megatron.gallery import grid
-from mars_megatron.gallery.fonts import can_draw, load_font
-from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.sheet import can_draw, image_grid, load_font
 
 COLORS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
 

@@ -25,7 +25,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.gallery.document_prompts import DocumentPrompt, read_document_prompts
+from mars_megatron.gallery.document_gallery import DocumentPrompt, read_document_prompts
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.images import load_image
 from mars_megatron.indexing.options import BuildOptions

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mars_megatron.config.schema import GenerationConfig, RunConfig
-from mars_megatron.gallery.prompts import Prompt
-from mars_megatron.gallery.requests import Drawing, ImageRequest, plan_drawings, read_requests
+from mars_megatron.gallery.prompts import Drawing, ImageRequest, Prompt, plan_drawings, read_requests
 
 CONFIG = RunConfig(generation=GenerationConfig(seed=5, guidance=2.0))
 

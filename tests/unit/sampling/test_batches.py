@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
+from mars_megatron.sampling.decoding import DecodeStep, pack_samples, sample_lengths
 from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 

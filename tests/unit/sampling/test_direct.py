@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from mars_megatron.model import KVCache, MARSModel
-from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.decoding import DecodeStep, inference, pack_samples, sample_lengths
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sequence import TEXT, VISUAL
 from tests.support.tiny import VOCABULARY, randomize, tiny_model

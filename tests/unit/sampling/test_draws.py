@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.sampling.draws import (
+from mars_megatron.sampling.logits_to_ids import (
     GUIDANCE_SCHEDULES,
     draw,
     guidance_at,

@@ -12,8 +12,8 @@ from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.sampling.joint import Joint, Request, write_and_draw
-from mars_megatron.sampling.mixed_decoding import MixedDecoder
+from mars_megatron.sampling.decoding import MixedDecoder
+from mars_megatron.sampling.to_documents import Joint, Request, write_and_draw
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.unit.sampling.conftest import CONFIG, NUM_CODES
 from tests.unit.sampling.test_cache import whole_forward

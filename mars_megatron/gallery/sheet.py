@@ -1,15 +1,61 @@
-"""A picture of sampled images, one row per prompt, with the prompt beside it."""
+"""A contact sheet: one row of images per prompt, with the prompt beside it in whatever language."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from mars_megatron.gallery.fonts import Font, can_draw, load_font
+# Where Linux distributions put fonts with Chinese, Japanese and Korean glyphs.
+_SYSTEM_FONTS = Path("/usr/share/fonts")
+_SYSTEM_PATTERNS = (
+    "NotoSansCJK*.ttc",
+    "NotoSansSC*",
+    "NotoSansCJK*.otf",
+    "SourceHan*",
+    "wqy-*.ttc",
+    "DroidSansFallback*",
+)
+_UNASSIGNED = "\U0010ffff"  # no font has it, so it shows what a font draws for a missing character
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def load_font(size: int) -> Font:
+    """The first of: the font of the zhplot package, a system font with Chinese glyphs, Pillow's own (Latin only)."""
+    for path in _candidates():
+        return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size)
+
+
+def can_draw(font: Font, text: str) -> bool:
+    """Whether the font has every character of the text."""
+    missing = _glyph(font, _UNASSIGNED)
+    return all(character.isspace() or _glyph(font, character) != missing for character in set(text))
+
+
+def _candidates() -> Iterator[Path]:
+    # The package is only looked up: importing it would import matplotlib.
+    package = importlib.util.find_spec("zhplot")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        yield from sorted(Path(folder, "fonts").glob("*.ttf"))
+    for pattern in _SYSTEM_PATTERNS:
+        yield from sorted(_SYSTEM_FONTS.rglob(pattern))
+
+
+def _glyph(font: Font, character: str) -> bytes | None:
+    try:
+        return bytes(font.getmask(character))
+    except UnicodeEncodeError:  # a bitmap font, of Latin-1 alone
+        return None
+
 
 MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
 TEXT_WIDTH = 360  # pixels; longer prompts are broken into lines

@@ -1,4 +1,4 @@
-"""From logits to ids: random numbers, guidance, temperature, top-k, top-p, min-p, and the draw."""
+"""From logits to ids: random numbers, guidance, temperature, top-k, top-p, min-p, and the choice."""
 
 from __future__ import annotations
 
