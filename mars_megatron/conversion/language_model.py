@@ -11,9 +11,8 @@ from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import TensorInfo
 from mars_megatron.config.schema import ModelConfig, RopeScalingConfig, RunConfig
-from mars_megatron.conversion.files import HuggingFaceFiles
-from mars_megatron.conversion.other_models import what_model, what_tensors
-from mars_megatron.conversion.table import parameters
+from mars_megatron.conversion.hugging_face import HuggingFaceFiles, what_model, what_tensors
+from mars_megatron.conversion.mapping import parameters
 from mars_megatron.files.foreign import refuse_foreign
 from mars_megatron.files.weights import what_instead
 

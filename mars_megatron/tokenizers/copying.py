@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mars_megatron.tokenizers.fingerprint import IMAGE_PATTERNS, TEXT_PATTERNS, tokenizer_files
 from mars_megatron.tokenizers.image import load_image_tokenizer
+from mars_megatron.tokenizers.text_files import IMAGE_PATTERNS, TEXT_PATTERNS, tokenizer_files
 
 # Where the tensors of several files lie; says nothing about codes, so it is no part of a fingerprint either.
 _INDEX = "diffusion_pytorch_model.*.index.json"

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 
 from mars_megatron.files.foreign import refuse_foreign
 from mars_megatron.files.weights import open_vq_model
-from mars_megatron.tokenizers.fingerprint import image_fingerprint
 from mars_megatron.tokenizers.image_codes import decode_codes, encode_codes, to_float, to_uint8
+from mars_megatron.tokenizers.text_files import image_fingerprint
 
 if TYPE_CHECKING:  # slow to import
     from diffusers import VQModel

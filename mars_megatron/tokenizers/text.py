@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from mars_megatron.files.foreign import refuse_foreign_tokenizer
-from mars_megatron.tokenizers.fingerprint import text_fingerprint
 from mars_megatron.tokenizers.text_files import (
     CONFIG,
     TOKENIZER_JSON,
@@ -24,6 +23,7 @@ from mars_megatron.tokenizers.text_files import (
     read_table,
     says_bos,
     special_names,
+    text_fingerprint,
 )
 
 

@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf
-from mars_megatron.conversion.formats import open_checkpoint
-from mars_megatron.conversion.logits import logits_of
-from mars_megatron.conversion.verify import compare, open_both, sequences
+from mars_megatron.conversion.verify import compare, logits_of, open_both, sequences
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo
 from mars_megatron.config import validate
 from mars_megatron.config.schema import ModelConfig, RunConfig, VocabularyConfig
+from mars_megatron.conversion.mapping import parameters
 from mars_megatron.conversion.safetensors_writer import write_folder
-from mars_megatron.conversion.table import parameters
 
 SHARD_SIZE = 10**9
 ELEMENT_SIZE = torch.bfloat16.itemsize

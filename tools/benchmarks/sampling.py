@@ -14,7 +14,7 @@ from benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron import platform
 from mars_megatron.config import validate
 from mars_megatron.config.schema import GenerationConfig, ImageConfig, ModelConfig, RunConfig, VocabularyConfig
-from mars_megatron.conversion.table import AttentionShape, parameters, split
+from mars_megatron.conversion.mapping import AttentionShape, parameters, split
 from mars_megatron.export.folder import build_mars_config
 from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel, build_model

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
-from mars_megatron.tokenizers.train_text import train_text_tokenizer
-from mars_megatron.tokenizers.training_text import LIMIT, TrainingText
+from mars_megatron.tokenizers.train_text import LIMIT, TrainingText, train_text_tokenizer
 from tests.support.command_lines import load_tool
 
 ROOT = Path(__file__).parents[3]
@@ -160,7 +159,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
             file.write(b"word " * (1 << 18))
     code = (
         "import resource, sys\n"
-        "from mars_megatron.tokenizers.training_text import TrainingText\n"
+        "from mars_megatron.tokenizers.train_text import TrainingText\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "found = TrainingText.read(sys.argv[1])\n"
         "assert sum(len(part) for part in found.sentences()) > 60 << 20\n"

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from mars_megatron.checkpoint.store import _metadata, _sharded_model
 from mars_megatron.config import validate
 from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
-from mars_megatron.conversion.table import (
+from mars_megatron.conversion.mapping import (
     TABLE,
     AttentionShape,
     Parameter,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from mars_megatron.gallery import grid
+from mars_megatron.gallery import sheet
 from mars_megatron.gallery.sheet import can_draw, image_grid, load_font
 
 COLORS = [(255, 0, 0), (0, 160, 0), (0, 0, 255)]
@@ -44,7 +44,7 @@ def test_large_images_keep_their_size() -> None:
 def test_long_prompts_are_broken_into_lines() -> None:
     short = image_grid(rows(1), ["word"])
     long = image_grid(rows(1), ["several words " * 20])
-    assert long.height > 2 * short.height and long.width < 2 * grid.TEXT_WIDTH
+    assert long.height > 2 * short.height and long.width < 2 * sheet.TEXT_WIDTH
     assert area(long, COLORS[0]).sum() == 64 * 64
 
 
@@ -59,7 +59,7 @@ def test_chinese_is_drawn_where_a_font_has_it() -> None:
 
 def test_a_prompt_without_a_font_becomes_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     latin = ImageFont.load_default(18)
-    monkeypatch.setattr(grid, "load_font", lambda size: latin)
+    monkeypatch.setattr(sheet, "load_font", lambda size: latin)
     assert can_draw(latin, "a prompt, with 3 words") and not can_draw(latin, "数字三")
     with pytest.warns(UserWarning, match="no font found has the characters of prompt 2"):
         with_note = image_grid(rows(1, 1), ["one", "数字三"])

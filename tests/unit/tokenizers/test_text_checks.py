@@ -15,7 +15,7 @@ from mars_megatron.index.merge import merge_indices
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.tokenizers.former import first_difference, warn_of_former_checkpoint
+from mars_megatron.tokenizers.text_checks import first_difference, warn_of_former_checkpoint
 from tests.support import look_alikes
 
 OPTIONS = BuildOptions(workers=0)
