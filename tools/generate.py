@@ -112,19 +112,19 @@ def run(options: argparse.Namespace) -> None:
         options.tensor,
         options.device,
     )
-    (draw_again if options.again else draw)(options, models)
+    (sample_again if options.again else sample)(options, models)
 
 
-def draw(options: argparse.Namespace, models: object) -> None:
+def sample(options: argparse.Namespace, models: object) -> None:
     from mars_megatron.files.plain_text import check_unicode
-    from mars_megatron.gallery.image_gallery import generate
+    from mars_megatron.gallery.image_gallery import sample_gallery
     from mars_megatron.gallery.prompts import ImageRequest, Prompt, read_requests
 
     if options.prompts:
         requests = read_requests(options.prompts)
     else:
         requests = [ImageRequest(Prompt(check_unicode(text, f"--prompt {ascii(text)}"))) for text in options.prompt]
-    made = generate(
+    made = sample_gallery(
         models,
         requests,
         options.output,
@@ -139,10 +139,10 @@ def draw(options: argparse.Namespace, models: object) -> None:
         print(f"contact sheet: {made.sheet}")
 
 
-def draw_again(options: argparse.Namespace, models: object) -> None:
-    from mars_megatron.gallery.image_gallery import redraw
+def sample_again(options: argparse.Namespace, models: object) -> None:
+    from mars_megatron.gallery.image_gallery import sample_manifest
 
-    written = redraw(options.again, models, only=options.only or (), output=options.output)
+    written = sample_manifest(options.again, models, only=options.only or (), output=options.output)
     if os.environ.get("RANK", "0") == "0":
         others = ", ..." * (len(written) > 3)
         print(f"as the manifest says, {len(written)}: {', '.join(map(str, written[:3]))}{others}")

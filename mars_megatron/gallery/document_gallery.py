@@ -276,7 +276,7 @@ def interleave(
     chosen = agreed_checkpoint(checkpoint, device)
     loaded = load_for_inference(chosen, tensor, overrides, device=device)
     sampler, resolution, settings = Sampler(loaded), loaded.config.image.resolution, loaded.config.generation
-    # Neither decides what is drawn; seeds and lengths are those of the prompts.
+    # Neither decides what is sampled; seeds and lengths are those of the prompts.
     others = ("batch_size", "seed", "max_caption_tokens")
     decisive = {name: value for name, value in asdict(settings).items() if name not in others}
 

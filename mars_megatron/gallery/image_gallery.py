@@ -23,7 +23,7 @@ from mars_megatron.gallery.image_folder import (
     pixel_fingerprint,
     read_manifest,
 )
-from mars_megatron.gallery.prompts import Drawing, ImageRequest, plan_drawings
+from mars_megatron.gallery.prompts import ImageRequest, PlannedImage, plan_images
 from mars_megatron.platform.parallel import only_on_rank_0
 from mars_megatron.sampling.load import config_for_inference
 
@@ -57,31 +57,31 @@ def origin(cascade: Cascade) -> Line:
     return {"resolution": cascade.resolution, "model": cascade.record, "super_resolution": cascade.high_record}
 
 
-def make_pictures(cascade: Cascade, drawings: Sequence[Drawing]) -> list[Picture]:
+def sample_pictures(cascade: Cascade, planned_images: Sequence[PlannedImage]) -> list[Picture]:
     """Draw some images of the same settings together. Every rank must call it."""
-    drawn = cascade.draw(drawings)
-    images: Sequence[torch.Tensor | None] = [None] * len(drawings)
+    sampled = cascade.sample(planned_images)
+    images: Sequence[torch.Tensor | None] = [None] * len(planned_images)
     lows: Sequence[torch.Tensor | None] = images
     if torch.distributed.get_rank() == 0:
-        decoded, decoded_low = cascade.pictures(drawn)
+        decoded, decoded_low = cascade.pictures(sampled)
         images = list(decoded)
         lows = lows if decoded_low is None else list(decoded_low)
     pixels = only_on_rank_0(lambda: [pixel_fingerprint(image) for image in images if image is not None])
     pictures = []
-    for place, drawing in enumerate(drawings):
-        codes = {"codes": drawn.codes[place].numpy()}
-        if drawn.low_codes is not None:
-            codes["low_codes"] = drawn.low_codes[place].numpy()
-        result = {"number": drawn.numbers[place], "scores": drawn.scores[place], "pixels": pixels[place]}
-        pictures.append(Picture(drawing.file, result, codes, images[place], lows[place]))
+    for place, image_plan in enumerate(planned_images):
+        codes = {"codes": sampled.codes[place].numpy()}
+        if sampled.low_codes is not None:
+            codes["low_codes"] = sampled.low_codes[place].numpy()
+        result = {"number": sampled.numbers[place], "scores": sampled.scores[place], "pixels": pixels[place]}
+        pictures.append(Picture(image_plan.file, result, codes, images[place], lows[place]))
     return pictures
 
 
-def new_batches(drawings: Sequence[Drawing], size: int) -> Iterator[list[Drawing]]:
+def new_batches(planned_images: Sequence[PlannedImage], size: int) -> Iterator[list[PlannedImage]]:
     """Images to be made together: of the same settings, at most `size`."""
-    by_settings: dict[Any, list[Drawing]] = defaultdict(list)
-    for drawing in drawings:
-        by_settings[drawing.settings].append(drawing)
+    by_settings: dict[Any, list[PlannedImage]] = defaultdict(list)
+    for image_plan in planned_images:
+        by_settings[image_plan.settings].append(image_plan)
     for alike in by_settings.values():
         for start in range(0, len(alike), size):
             yield alike[start : start + size]
@@ -100,11 +100,11 @@ def made_batches(lines: Sequence[Line], files: Collection[str]) -> Iterator[list
             yield batch
 
 
-def make_again(cascade: Cascade, batch: Sequence[Line]) -> Iterator[tuple[Line, Picture]]:
+def sample_again(cascade: Cascade, batch: Sequence[Line]) -> Iterator[tuple[Line, Picture]]:
     """Make the images of a batch of a manifest again. Every rank must call it."""
     base = replace(cascade.config.generation, batch_size=batch[0]["layout"]["batch_size"])
-    drawings = [Drawing.from_description(line, base) for line in batch]
-    return zip(batch, make_pictures(cascade, drawings), strict=True)
+    planned_images = [PlannedImage.from_description(line, base) for line in batch]
+    return zip(batch, sample_pictures(cascade, planned_images), strict=True)
 
 
 def progress_bar(total: int, done: int, progress: bool) -> tqdm:
@@ -115,7 +115,7 @@ def progress_bar(total: int, done: int, progress: bool) -> tqdm:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What `generate` has made.
+    """What `sample_gallery` has made.
 
     Args:
         path: The folder.
@@ -130,7 +130,7 @@ class Gallery:
     num_new: int
 
 
-def generate(
+def sample_gallery(
     models: Models,
     requests: Sequence[ImageRequest],
     output: str | Path,
@@ -147,11 +147,11 @@ def generate(
     Every rank must call it; rank 0 writes.
 
     Args:
-        models: What draws.
+        models: What samples.
         requests: The prompts.
         output: The folder, see `ImageFolder`.
         num_images: Images of each prompt that does not say.
-        best_of: Candidates drawn for each image, see `Cascade.draw`.
+        best_of: Candidates sampled for each image, see `Cascade.sample`.
         keep_low: Write the low-resolution images of a cascade too.
         save_codes: Write codes too.
         sheet: File of the contact sheet; None for sheet.png in the folder.
@@ -167,17 +167,17 @@ def generate(
         raise ValueError("low-resolution images are to be kept, but the resolution is not high; accepted: high")
     # Before the model is loaded: what is wrong with a request shows at once.
     config = config_for_inference(models.checkpoint, models.overrides)
-    planned = plan_drawings(requests, num_images, best_of, config)
-    drawings = [drawing for of_request in planned for drawing in of_request]
+    planned = plan_images(requests, num_images, best_of, config)
+    planned_images = [image_plan for of_request in planned for image_plan in of_request]
     cascade, folder = Cascade(models), ImageFolder(output, keep_low, save_codes)
     if best_of > 1:
         _check_captions(requests, cascade)
-    wanted = {drawing.file: {**drawing.described(), **origin(cascade)} for drawing in drawings}
+    wanted = {image_plan.file: {**image_plan.described(), **origin(cascade)} for image_plan in planned_images}
     lines, missing = only_on_rank_0(lambda: _present(folder, wanted))
-    num_new = len(drawings) - len(lines) + len(missing)
-    with progress_bar(len(drawings), len(drawings) - num_new, progress) as bar:
+    num_new = len(planned_images) - len(lines) + len(missing)
+    with progress_bar(len(planned_images), len(planned_images) - num_new, progress) as bar:
         for batch in made_batches(lines, missing):
-            for line, picture in make_again(cascade, batch):
+            for line, picture in sample_again(cascade, batch):
                 if line["file"] in missing:
                     _check_same(line, picture.result["pixels"], folder)
                     picture.write(folder)
@@ -185,18 +185,18 @@ def generate(
         known = {line["file"] for line in lines}
         size = max(1, config.generation.batch_size * cascade.layout["replicas"] // best_of)
         first_number = max((line["batch"] for line in lines), default=-1) + 1
-        batches = new_batches([drawing for drawing in drawings if drawing.file not in known], size)
+        batches = new_batches([image_plan for image_plan in planned_images if image_plan.file not in known], size)
         for number, part in enumerate(batches, start=first_number):
-            pictures = make_pictures(cascade, part)
+            pictures = sample_pictures(cascade, part)
             for picture in pictures:
                 picture.write(folder)
             if torch.distributed.get_rank() == 0:
                 common = {"batch": number, "layout": cascade.layout}
                 folder.add([{**wanted[picture.file], **picture.result, **common} for picture in pictures])
             bar.update(len(part))
-    rows = [(part[0].prompt.text, [drawing.file for drawing in part]) for part in planned]
+    rows = [(part[0].prompt.text, [image_plan.file for image_plan in part]) for part in planned]
     written = only_on_rank_0(lambda: folder.write_sheet(rows, sheet))
-    return Gallery(folder.path, written, len(drawings), num_new)
+    return Gallery(folder.path, written, len(planned_images), num_new)
 
 
 def _check_captions(requests: Sequence[ImageRequest], cascade: Cascade) -> None:
@@ -222,7 +222,7 @@ def _check_same(line: Line, pixels: str, folder: ImageFolder) -> None:
         )
 
 
-def redraw(
+def sample_manifest(
     manifest: str | Path,
     models: Models,
     *,
@@ -263,7 +263,7 @@ def redraw(
     written, other = [], []
     with progress_bar(len(chosen), 0, progress) as bar:
         for batch in made_batches(lines, chosen):
-            for line, picture in make_again(cascade, batch):
+            for line, picture in sample_again(cascade, batch):
                 if line["file"] not in chosen:
                     continue
                 bar.update()

@@ -101,14 +101,14 @@ class ImageRequest:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PlannedImage:
     """One image, with all that decides it beside the model.
 
     Args:
         file: Where it is written in the folder.
         prompt: What is asked for.
         seed: Its seed.
-        numbers: Number of each candidate, see `generate_images`; the best of them is kept.
+        numbers: Number of each candidate, see `sample_images`; the best of them is kept.
         settings: Of generation.
     """
 
@@ -131,7 +131,7 @@ class Drawing:
         }
 
     @classmethod
-    def from_description(cls, values: Mapping[str, Any], base: GenerationConfig) -> Drawing:
+    def from_description(cls, values: Mapping[str, Any], base: GenerationConfig) -> PlannedImage:
         """What `described` gave; other settings are those of `base`."""
         prompt = Prompt(values["prompt"], values.get("label", ""), values.get("group", ""))
         settings = replace(base, **values["settings"])
@@ -156,9 +156,9 @@ def read_requests(path: str | Path) -> list[ImageRequest]:
     return [_parse(line, where) for where, line in prompt_lines(path)]
 
 
-def plan_drawings(
+def plan_images(
     requests: Sequence[ImageRequest], num_images: int, best_of: int, config: RunConfig
-) -> list[list[Drawing]]:
+) -> list[list[PlannedImage]]:
     """The images of each request.
 
     Files are named by the place of the request and of the image in it. Requests that are the same in prompt, seed and
@@ -167,7 +167,7 @@ def plan_drawings(
     Args:
         requests: What is asked for.
         num_images: Images of each prompt that does not say.
-        best_of: Candidates drawn for each image.
+        best_of: Candidates sampled for each image.
         config: Has the settings where requests do not say.
 
     Raises:
@@ -175,7 +175,7 @@ def plan_drawings(
     """
     known: dict[str, GenerationConfig] = {}
     seen: Counter[tuple[Any, ...]] = Counter()
-    drawings = []
+    planned_images = []
     for place, request in enumerate(requests):
         key = json.dumps(request.settings, sort_keys=True)
         if key not in known:
@@ -185,9 +185,9 @@ def plan_drawings(
         same = (request.prompt.text, seed, known[key])
         first = seen[same]
         seen[same] += count * best_of
-        drawings.append(
+        planned_images.append(
             [
-                Drawing(
+                PlannedImage(
                     f"images/{place:04d}_{image:02d}.png",
                     request.prompt,
                     seed,
@@ -197,7 +197,7 @@ def plan_drawings(
                 for image in range(count)
             ]
         )
-    return drawings
+    return planned_images
 
 
 def _with_settings(config: RunConfig, request: ImageRequest) -> GenerationConfig:

@@ -13,7 +13,7 @@ from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.model import KVCache, MARSModel
 from mars_megatron.sampling.direct import DirectDecoding
-from mars_megatron.sampling.logits_to_ids import draw
+from mars_megatron.sampling.logits_to_ids import sample_ids
 from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, build_plan, build_plan_from_segments
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.vocabulary import Vocabulary
@@ -159,10 +159,10 @@ def agree(ids: torch.Tensor, model: MARSModel) -> torch.Tensor:
     return ids
 
 
-def chooser(config: GenerationConfig, temperature: float | None = None) -> Callable[..., torch.Tensor]:
-    """`draw` with the settings of a configuration; `temperature` in place of its own."""
+def ids_sampler(config: GenerationConfig, temperature: float | None = None) -> Callable[..., torch.Tensor]:
+    """`sample_ids` with the settings of a configuration; `temperature` in place of its own."""
     return partial(
-        draw,
+        sample_ids,
         temperature=config.temperature if temperature is None else temperature,
         top_k=config.top_k,
         top_p=config.top_p,
@@ -170,14 +170,50 @@ def chooser(config: GenerationConfig, temperature: float | None = None) -> Calla
     )
 
 
-class Decoder:
-    """Decodes some samples together, with their keys and values kept.
+class _CachedModel:
+    """Samples whose beginnings are read once, with their keys and values kept.
+
+    Args:
+        model, vocabulary, samples, per_step: See `Decoder`.
+        max_new_tokens: How many tokens each sample is given at most.
+        only: Modality whose logits are computed; None for all ids.
+    """
+
+    def __init__(
+        self,
+        model: MARSModel,
+        vocabulary: Vocabulary,
+        samples: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        only: int | None = None,
+        per_step: int = 1,
+    ) -> None:
+        self.model, self.vocabulary = model, vocabulary
+        self._only = only
+        self._prompt = pack_samples(samples, vocabulary, row_multiple(model), num_last=per_step)
+        self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens)
+        self._direct = DirectDecoding(model, self._cache.max_length) if DirectDecoding.serves(model) else None
+
+    def start(self) -> torch.Tensor:
+        """Read the beginnings; fp32 logits [samples * per_step, ids] of the first new tokens."""
+        logits = self._read(self._prompt.to(platform.device()))
+        self._cache.advance(sample_lengths(self._prompt.plan))
+        return logits
+
+    def _read(self, batch: Batch) -> torch.Tensor:
+        if self._direct is not None:
+            return self._direct.forward(batch, self._cache, self._only)
+        return self.model(batch, cache=self._cache, return_logits=True, only=self._only)
+
+
+class Decoder(_CachedModel):
+    """Decodes some samples together whose new tokens are all of one modality.
 
     Args:
         model: The whole model (one pipeline stage).
         vocabulary: Layout of the joined ids.
         samples: Joined ids that each sample begins with; lengths may differ.
-        modality: Modality of all tokens to come.
+        modality: Modality of all tokens to come; logits are those of its ids.
         max_new_tokens: How many of them each sample is given at most.
         per_step: Tokens that each sample is given in a step, and whose logits it returns: the K of next-K-token
             prediction, with which each sample's beginning ends in its K start slots.
@@ -192,23 +228,11 @@ class Decoder:
         max_new_tokens: int,
         per_step: int = 1,
     ) -> None:
-        self.model = model
-        multiple, device = row_multiple(model), platform.device()
-        self.per_step = per_step
-        self._prompt = pack_samples(samples, vocabulary, multiple, num_last=per_step)
-        self._modality = modality
-        self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens)
-        self._direct: DirectDecoding | None = None
-        if DirectDecoding.serves(model):
-            self._direct = DirectDecoding(model, self._cache.max_length)
-        else:
+        super().__init__(model, vocabulary, samples, max_new_tokens, modality, per_step)
+        self.per_step, self._modality = per_step, modality
+        if self._direct is None:
+            multiple, device = row_multiple(model), platform.device()
             self._step = DecodeStep.build(len(samples), modality, vocabulary, multiple, device, per_step)
-
-    def start(self) -> torch.Tensor:
-        """Read the beginnings; fp32 logits [samples * per_step, ids of the modality] of the first new tokens."""
-        logits = self._read(self._prompt.to(platform.device()))
-        self._cache.advance(sample_lengths(self._prompt.plan))
-        return logits
 
     def step(self, ids: torch.Tensor) -> torch.Tensor:
         """Read joined ids, int64 [samples * per_step], those of the first sample first.
@@ -223,42 +247,25 @@ class Decoder:
         self._cache.advance(torch.full((len(ids) // self.per_step,), self.per_step))
         return logits
 
-    def _read(self, batch: Batch) -> torch.Tensor:
-        if self._direct is not None:
-            return self._direct.forward(batch, self._cache, self._modality)
-        return self.model(batch, cache=self._cache, return_logits=True, only=self._modality)
 
-
-class MixedDecoder:
-    """Decodes some samples together whose next tokens may be of different modalities.
+class MixedDecoder(_CachedModel):
+    """Decodes some samples together whose new tokens may be of different modalities; logits are those of all ids.
 
     A plan is made when the modalities are not those of the step before: while all go on as they did, a step costs what
     it costs where the modality never changes.
 
     Args:
-        model: The whole model (one pipeline stage).
-        vocabulary: Layout of the joined ids.
-        samples: Joined ids that each sample begins with; lengths may differ.
+        model, vocabulary, samples: See `Decoder`.
         max_new_tokens: How many tokens each sample is given at most.
     """
 
     def __init__(
         self, model: MARSModel, vocabulary: Vocabulary, samples: Sequence[Sequence[int]], max_new_tokens: int
     ) -> None:
-        self.model = model
-        self.vocabulary = vocabulary
-        self._prompt = pack_samples(samples, vocabulary, row_multiple(model))
         # One place more, for what a sample is fed that does not go on.
-        self._cache = KVCache(len(samples), max(len(sample) for sample in samples) + max_new_tokens + 1)
+        super().__init__(model, vocabulary, samples, max_new_tokens + 1)
         self._modalities: list[int] = []
         self._step: DecodeStep | None = None
-        self._direct = DirectDecoding(model, self._cache.max_length) if DirectDecoding.serves(model) else None
-
-    def start(self) -> torch.Tensor:
-        """Read the beginnings; fp32 logits [samples, vocabulary.size] of the first new tokens."""
-        logits = self._read(self._prompt.to(platform.device()))
-        self._cache.advance(sample_lengths(self._prompt.plan))
-        return logits
 
     def step(self, ids: Sequence[int], goes_on: Sequence[bool]) -> torch.Tensor:
         """Read one token of each sample.
@@ -283,11 +290,6 @@ class MixedDecoder:
             logits = self._read(self._step.batch(joined))
         self._cache.advance(torch.tensor(goes_on, dtype=torch.int64))
         return logits
-
-    def _read(self, batch: Batch) -> torch.Tensor:
-        if self._direct is not None:
-            return self._direct.forward(batch, self._cache)
-        return self.model(batch, cache=self._cache, return_logits=True)
 
     def rewind(self, sample: int, length: int) -> None:
         """Go back to the first `length` tokens of a sample without text."""

@@ -23,8 +23,8 @@ def uniforms(keys: Sequence[Key], num_steps: int) -> Tensor:
     Those of a sample depend on its key alone (integers, none negative), so neither the batch it is decoded in nor the
     parallel layout changes it.
     """
-    draws = [np.random.default_rng(key).random(num_steps) for key in keys]
-    return torch.from_numpy(np.stack(draws))
+    numbers = [np.random.default_rng(key).random(num_steps) for key in keys]
+    return torch.from_numpy(np.stack(numbers))
 
 
 def image_key(seed: int, prompt: Sequence[int], number: int) -> Key:
@@ -55,7 +55,7 @@ def guidance_at(step: int, num_steps: int, guidance: float, schedule: str) -> fl
     """Guidance scale of one step of an image: 1 + (guidance - 1) * ramp(step / (num_steps - 1)).
 
     Args:
-        step: From 0; codes drawn together are of the same step.
+        step: From 0; codes sampled together are of the same step.
         num_steps: Steps of the image.
         guidance: The scale of the last step.
         schedule: ramp(x) is 1 for constant, x for linear, (1 - cos(pi * x)) / 2 for cosine.
@@ -67,7 +67,7 @@ def guidance_at(step: int, num_steps: int, guidance: float, schedule: str) -> fl
     return 1 + (guidance - 1) * ramp
 
 
-def draw(
+def sample_ids(
     logits: Tensor,
     uniform: Tensor,
     *,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.decoding import MixedDecoder, agree, chooser, inference
+from mars_megatron.sampling.decoding import MixedDecoder, agree, ids_sampler, inference
 from mars_megatron.sampling.logits_to_ids import guidance_at, guide, uniforms
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import TextTokenizer
@@ -28,7 +28,7 @@ class Request:
     Args:
         ids: Joined ids that it begins with: text, and whole images as BOI codes EOI, in any order; not empty.
         seed: Seed of its random numbers, which depend on nothing else.
-        max_images: Most images that it may draw.
+        max_images: Most images that it may begin.
         max_text_tokens: Most text tokens that it may write, images aside; it ends there.
         stop_after_image: It ends behind its first image.
     """
@@ -57,7 +57,7 @@ class Joint:
     num_text_ids: int
 
 
-def write_and_draw(
+def sample_documents(
     model: MARSModel,
     requests: Sequence[Request],
     joint: Joint,
@@ -67,7 +67,7 @@ def write_and_draw(
 ) -> list[list[int]]:
     """Continue each document until EOS, until its text is as long as it may be, or behind an image.
 
-    In text any text id can be drawn, and BOI while images are left; after BOI exactly `num_codes` codes, and nothing
+    In text any text id can be sampled, and BOI while images are left; after BOI exactly `num_codes` codes, and nothing
     else; EOI follows by itself, and text again. With guidance, a code is compared with the same image without anything
     in front of it. Every tensor-parallel rank must call it, and gets the same. What a document gets does not depend on
     the others.
@@ -89,7 +89,7 @@ def write_and_draw(
         check_request(request, f"request {number}")
     written: list[list[int]] = []
     hidden = not progress or torch.distributed.get_rank() != 0
-    with inference(model), tqdm(total=len(requests), desc="write and draw", unit="document", disable=hidden) as bar:
+    with inference(model), tqdm(total=len(requests), desc="documents", unit="document", disable=hidden) as bar:
         for start in range(0, len(requests), config.batch_size):
             part = requests[start : start + config.batch_size]
             written += _Batch(model, part, joint, config).run()
@@ -127,15 +127,15 @@ class _Document:
         self.written: list[int] = []
         num_draws = request.max_text_tokens + request.max_images * (joint.num_codes + 1)
         self.noise = uniforms([(request.seed, 0)], num_draws)[0].tolist()
-        self.num_drawn = 0
+        self.num_sampled = 0
 
     def next_noise(self) -> float:
         """The next random number."""
-        self.num_drawn += 1
-        return self.noise[self.num_drawn - 1]
+        self.num_sampled += 1
+        return self.noise[self.num_sampled - 1]
 
     def take(self, token: int) -> None:
-        """Go on with a joined id that was drawn."""
+        """Go on with a joined id that was sampled."""
         if self.expects == WORD and token == self.joint.eos_id:
             self.expects = NOTHING
             return
@@ -153,7 +153,7 @@ class _Document:
             self.expects = WORD if self.words_left else NOTHING
 
     def end_image(self) -> None:
-        """Go on with EOI, which is not drawn."""
+        """Go on with EOI, which is not sampled."""
         self.written.append(self.joint.vocabulary.eoi)
         self.expects = NOTHING if self.stop_after_image else WORD
 
@@ -162,7 +162,7 @@ class _Batch:
     """Some documents decoded together.
 
     Args:
-        model, requests, joint, config: Of `write_and_draw`.
+        model, requests, joint, config: Of `sample_documents`.
     """
 
     def __init__(self, model: MARSModel, requests: Sequence[Request], joint: Joint, config: GenerationConfig) -> None:
@@ -183,7 +183,7 @@ class _Batch:
             self.first_unconditional = self.unconditional.start()
         without = None
         while True:
-            self._draw(logits, without)
+            self._sample(logits, without)
             going = [document.expects != NOTHING for document in documents]
             if not any(going):
                 return [document.written for document in documents]
@@ -193,7 +193,7 @@ class _Batch:
             logits = self.decoder.step(last, going)
             without = self._step_unconditional(last)
 
-    def _draw(self, logits: torch.Tensor, without: torch.Tensor | None) -> None:
+    def _sample(self, logits: torch.Tensor, without: torch.Tensor | None) -> None:
         """Give every document its next token.
 
         Args:
@@ -204,8 +204,8 @@ class _Batch:
             [number for number, document in enumerate(self.documents) if document.expects == kind]
             for kind in (WORD, CODE, END_OF_IMAGE)
         )
-        drawn = torch.cat((self._words(logits, words), self._codes(logits, without, codes)))
-        ids = agree(drawn, self.model).tolist()
+        sampled = torch.cat((self._words(logits, words), self._codes(logits, without, codes)))
+        ids = agree(sampled, self.model).tolist()
         for number, token in zip(words + codes, ids, strict=True):
             self.documents[number].take(token)
         for number in ends:
@@ -220,7 +220,7 @@ class _Batch:
         full = [self.documents[number].images_left == 0 for number in rows]
         begins = begins.masked_fill(torch.tensor(full, dtype=torch.bool, device=device)[:, None], float("-inf"))
         num_text = self.joint.num_text_ids
-        choose = chooser(config, config.text_temperature)
+        choose = ids_sampler(config, config.text_temperature)
         columns = choose(torch.cat((chosen[:, :num_text], begins), dim=1), self._noise(rows, device))
         return torch.where(columns == num_text, boi, columns)
 
@@ -236,14 +236,14 @@ class _Batch:
                 for number in rows
             ]
             chosen = guide(chosen, without[rows, columns], chosen.new_tensor(scales)[:, None])
-        return vocabulary.code_to_id(chooser(config)(chosen, self._noise(rows, logits.device)))
+        return vocabulary.code_to_id(ids_sampler(config)(chosen, self._noise(rows, logits.device)))
 
     def _noise(self, rows: list[int], device: torch.device) -> torch.Tensor:
         numbers = [self.documents[number].next_noise() for number in rows]
         return torch.tensor(numbers, dtype=torch.float64, device=device)
 
     def _step_unconditional(self, last: list[int]) -> torch.Tensor | None:
-        """Logits [documents, vocabulary.size] of images alone; rows of documents that draw nothing mean nothing."""
+        """Logits [documents, vocabulary.size] of images alone; rows of documents outside of an image mean nothing."""
         if self.unconditional is None:
             return None
         boi = self.joint.vocabulary.boi

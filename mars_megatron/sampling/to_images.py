@@ -10,14 +10,14 @@ from tqdm import tqdm
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig, ImageConfig
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.decoding import Decoder, agree, chooser, inference
+from mars_megatron.sampling.decoding import Decoder, agree, ids_sampler, inference
 from mars_megatron.sampling.logits_to_ids import Key, guidance_at, guide, image_key, image_numbers, uniforms
 from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 
-def draw_codes(
+def sample_codes(
     model: MARSModel,
     beginnings: Sequence[Sequence[int]],
     unconditional: Sequence[Sequence[int]],
@@ -29,7 +29,7 @@ def draw_codes(
 ) -> torch.Tensor:
     """Draw the codes of one batch of images, in the order of prediction; called inside `inference`.
 
-    Nothing but codes can be drawn.
+    Nothing but codes can be sampled.
 
     Args:
         model: The whole model.
@@ -38,8 +38,8 @@ def draw_codes(
         vocabulary: Layout of the joined ids.
         noise: float64 [samples, codes], the random numbers.
         config: Guidance and its schedule, temperature, top_k, top_p, min_p.
-        bar: Is advanced by the codes drawn.
-        per_step: Codes of a sample drawn from one forward pass; divides the codes.
+        bar: Is advanced by the codes sampled.
+        per_step: Codes of a sample from one forward pass; divides the codes.
 
     Returns:
         Codes int64 [samples, codes] on the device of the model.
@@ -48,12 +48,12 @@ def draw_codes(
     assert num_codes % per_step == 0, (num_codes, per_step)
     guided = config.guidance != 1
     samples = [*beginnings, *unconditional] if guided else list(beginnings)
-    # The last codes are drawn, but never read.
+    # The last codes are sampled, but never read.
     decoder = Decoder(model, vocabulary, samples, VISUAL, num_codes - per_step, per_step)
     logits = decoder.start()
     # [steps, samples * per_step]
     numbers = noise.to(logits.device).unflatten(1, (-1, per_step)).transpose(0, 1).flatten(1)
-    choose = chooser(config)
+    choose = ids_sampler(config)
     steps: list[torch.Tensor] = []
     while True:
         logits = logits[:, : vocabulary.codebook_size]
@@ -69,7 +69,7 @@ def draw_codes(
         logits = decoder.step(torch.cat((ids, ids)) if guided else ids)
 
 
-def generate_images(
+def sample_images(
     model: MARSModel,
     prompts: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
@@ -82,10 +82,10 @@ def generate_images(
 ) -> torch.Tensor:
     """Sample one image for each prompt. Every tensor-parallel rank must call it, and gets the same.
 
-    The image begins at BOI and is exactly `num_codes` codes long; nothing else can be drawn in it.
+    The image begins at BOI and is exactly `num_codes` codes long; nothing else can be sampled in it.
     An image is decided by its prompt, its seed and its number (and the settings): neither the other prompts nor
-    config.batch_size change its random numbers. Where sizes of batches round differently, a draw on the very edge
-    between two codes may tell.
+    config.batch_size change its random numbers. Where sizes of batches round differently, a random number on the very
+    edge between two codes may tell.
 
     Args:
         model: The whole model (parallel.pipeline 1); put back in the mode it came in.
@@ -115,14 +115,14 @@ def generate_images(
             noise = uniforms(keys[part], num_codes)
             # the same form as a dropped caption in training
             unconditional = [[vocabulary.boi]] * len(beginnings)
-            codes[part] = draw_codes(model, beginnings, unconditional, vocabulary, noise, config, bar).cpu()
+            codes[part] = sample_codes(model, beginnings, unconditional, vocabulary, noise, config, bar).cpu()
     return codes
 
 
 def image_keys(
     prompts: Sequence[Sequence[int]], seed: int, seeds: Sequence[int] | None, numbers: Sequence[int] | None
 ) -> list[Key]:
-    """What decides the random numbers of each image; arguments as for `generate_images`."""
+    """What decides the random numbers of each image; arguments as for `sample_images`."""
     seeds = [seed] * len(prompts) if seeds is None else seeds
     numbers = image_numbers(prompts) if numbers is None else numbers
     return [image_key(*key) for key in zip(seeds, prompts, numbers, strict=True)]
@@ -159,7 +159,7 @@ def upscale(
 ) -> torch.Tensor:
     """Sample a high-resolution image for each low-resolution one. Every tensor-parallel rank must call it.
 
-    Each forward pass behind the first draws `image.next_k` codes of every image. Guidance compares with the same
+    Each forward pass behind the first samples `image.next_k` codes of every image. Guidance compares with the same
     low-resolution image without its prompt.
 
     Args:
@@ -169,7 +169,7 @@ def upscale(
         vocabulary: Layout of the joined ids.
         image: Sizes of both images, next_k and order.
         config: Guidance and its schedule, temperature, top_k, top_p, min_p, seed, batch_size.
-        seeds, numbers: See `generate_images`.
+        seeds, numbers: See `sample_images`.
         progress: Show a progress bar on rank 0.
 
     Returns:
@@ -200,6 +200,6 @@ def upscale(
             beginnings = [[*image, *prompt, *slots] for image, prompt in zip(images, prompts[part], strict=True)]
             unconditional = [[*image, *slots] for image in images]
             noise = uniforms(keys[part], len(order))
-            drawn = draw_codes(model, beginnings, unconditional, vocabulary, noise, config, bar, len(slots))
-            codes[part, order] = drawn.cpu()
+            sampled = sample_codes(model, beginnings, unconditional, vocabulary, noise, config, bar, len(slots))
+            codes[part, order] = sampled.cpu()
     return codes

@@ -10,13 +10,13 @@ import torch
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.decoding import Decoder, agree, chooser, inference, pack_samples, row_multiple
+from mars_megatron.sampling.decoding import Decoder, agree, ids_sampler, inference, pack_samples, row_multiple
 from mars_megatron.sampling.logits_to_ids import uniforms
 from mars_megatron.sequence import TEXT
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 
-def generate_text(
+def sample_text(
     model: MARSModel,
     beginnings: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
@@ -69,7 +69,7 @@ def _write(
     num_samples, max_tokens = noise.shape
     logits = decoder.start()
     noise = noise.to(logits.device)
-    choose = chooser(config)
+    choose = ids_sampler(config)
     ended = torch.zeros(num_samples, dtype=torch.bool, device=logits.device)
     steps: list[torch.Tensor] = []
     while True:
@@ -84,7 +84,7 @@ def _write(
     return [ids[: ids.index(eos_id)] if eos_id in ids else ids for ids in written]
 
 
-def generate_captions(
+def sample_captions(
     model: MARSModel,
     codes: torch.Tensor,
     vocabulary: Vocabulary,
@@ -93,15 +93,15 @@ def generate_captions(
     *,
     num_text_ids: int | None = None,
 ) -> list[list[int]]:
-    """Caption images: the text after BOI codes EOI, as `generate_text` writes it.
+    """Caption images: the text after BOI codes EOI, as `sample_text` writes it.
 
     Args:
         model: The whole model (parallel.pipeline 1); put back in the mode it came in.
         codes: int64 [N, codes], row by row. Those of the first tensor-parallel rank count.
         vocabulary: Layout of the joined ids.
         eos_id: End-of-text id of the text tokenizer.
-        config: See `generate_text`.
-        num_text_ids: See `generate_text`.
+        config: See `sample_text`.
+        num_text_ids: See `sample_text`.
 
     Returns:
         Text ids of each caption, without EOS.
@@ -113,7 +113,7 @@ def generate_captions(
     codes = agree(codes.to(platform.device()), model)
     ids = vocabulary.code_to_id(codes).tolist()
     images = [[vocabulary.boi, *image, vocabulary.eoi] for image in ids]
-    return generate_text(model, images, vocabulary, eos_id, config, num_text_ids=num_text_ids)
+    return sample_text(model, images, vocabulary, eos_id, config, num_text_ids=num_text_ids)
 
 
 def caption_likelihood(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mars_megatron.config.schema import GenerationConfig, RunConfig
-from mars_megatron.gallery.prompts import Drawing, ImageRequest, Prompt, plan_drawings, read_requests
+from mars_megatron.gallery.prompts import ImageRequest, PlannedImage, Prompt, plan_images, read_requests
 
 CONFIG = RunConfig(generation=GenerationConfig(seed=5, guidance=2.0))
 
@@ -24,7 +24,7 @@ def test_lines_have_settings_of_their_own(tmp_path: Path) -> None:
         '{"prompt": "红", "label": "0", "seed": 3, "num_images": 2, "guidance": 4, "guidance_schedule": "linear"}',
         '{"prompt": "red", "temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}',
     )
-    (first, second), (third,) = plan_drawings(read_requests(path), 1, 1, CONFIG)
+    (first, second), (third,) = plan_images(read_requests(path), 1, 1, CONFIG)
     assert (first.file, second.file, third.file) == tuple(
         f"images/{name}.png" for name in ("0000_00", "0000_01", "0001_00")
     )
@@ -34,12 +34,12 @@ def test_lines_have_settings_of_their_own(tmp_path: Path) -> None:
     others = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.1}
     assert third.settings == GenerationConfig(seed=5, guidance=2.0, **others)
     for drawing in (first, third):
-        assert Drawing.from_description(drawing.described(), CONFIG.generation) == drawing
+        assert PlannedImage.from_description(drawing.described(), CONFIG.generation) == drawing
 
 
 def test_the_same_request_gets_other_images_and_other_settings_the_same_noise() -> None:
     red, strong = ImageRequest(Prompt("red")), ImageRequest(Prompt("red"), settings={"guidance": 9.0})
-    plan = plan_drawings([red, strong, ImageRequest(Prompt("red"), seed=1), red], 2, 3, CONFIG)
+    plan = plan_images([red, strong, ImageRequest(Prompt("red"), seed=1), red], 2, 3, CONFIG)
     numbers = [[drawing.numbers for drawing in drawings] for drawings in plan]
     assert numbers[0] == numbers[1] == numbers[2] == [(0, 1, 2), (3, 4, 5)]
     assert numbers[3] == [(6, 7, 8), (9, 10, 11)]
@@ -61,4 +61,4 @@ def test_the_same_request_gets_other_images_and_other_settings_the_same_noise() 
 )
 def test_what_is_refused(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_drawings(read_requests(write(tmp_path, line)), 1, 1, CONFIG)
+        plan_images(read_requests(write(tmp_path, line)), 1, 1, CONFIG)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mars_megatron.sampling.logits_to_ids import (
     GUIDANCE_SCHEDULES,
-    draw,
     guidance_at,
     guide,
     image_key,
     image_numbers,
+    sample_ids,
     uniforms,
 )
 
@@ -26,7 +26,7 @@ LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 def draws(num: int = 4000, **how: Any) -> torch.Tensor:
     """Share of each column among evenly spread uniform numbers."""
     uniform = (torch.arange(num, dtype=torch.float64) + 0.5) / num
-    columns = draw(LOGITS.expand(num, -1), uniform, **how)
+    columns = sample_ids(LOGITS.expand(num, -1), uniform, **how)
     return torch.bincount(columns, minlength=4) / num
 
 
@@ -77,7 +77,7 @@ def test_what_is_drawn_passes_every_truncation(
 ) -> None:
     logits = torch.tensor([row], dtype=torch.float64)
     noise = torch.tensor([uniform], dtype=torch.float64)
-    column = int(draw(logits, noise, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
+    column = int(sample_ids(logits, noise, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
     probabilities = (logits[0] / temperature).softmax(0)
     more = probabilities[probabilities > probabilities[column]]
     kept = probabilities.sort(descending=True).values[: top_k or None].sum()
@@ -88,14 +88,14 @@ def test_what_is_drawn_passes_every_truncation(
 
 def test_top_k_keeps_exactly_k_of_equal_columns() -> None:
     equal = torch.zeros(50, 6)
-    columns = draw(equal, torch.linspace(0, 0.99, 50, dtype=torch.float64), top_k=2)
+    columns = sample_ids(equal, torch.linspace(0, 0.99, 50, dtype=torch.float64), top_k=2)
     assert columns.unique().tolist() == [0, 1]
 
 
 def test_ends_of_the_unit_interval() -> None:
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(2, -1)
     below_one = torch.nextafter(torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
-    columns = draw(logits, torch.stack((torch.zeros_like(below_one), below_one)))
+    columns = sample_ids(logits, torch.stack((torch.zeros_like(below_one), below_one)))
     assert columns.tolist() == [1, 2]
 
 

@@ -13,7 +13,7 @@ from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sampling.decoding import MixedDecoder
-from mars_megatron.sampling.to_documents import Joint, Request, write_and_draw
+from mars_megatron.sampling.to_documents import Joint, Request, sample_documents
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.unit.sampling.conftest import CONFIG, NUM_CODES
 from tests.unit.sampling.test_cache import whole_forward
@@ -101,7 +101,7 @@ def test_greedy_ids_are_those_of_whole_forwards(
     model: MARSModel, joint: Joint, requests: list[Request], guidance: float
 ) -> None:
     config = replace(GREEDY, guidance=guidance)
-    written = write_and_draw(model, requests, joint, config)
+    written = sample_documents(model, requests, joint, config)
     for request, ids in zip(requests, written, strict=True):
         assert ids == replay(model, request, ids, joint, guidance)
     assert any(joint.vocabulary.boi in ids for ids in written), "some document must draw for this to test anything"
@@ -110,24 +110,24 @@ def test_greedy_ids_are_those_of_whole_forwards(
 def test_documents_have_their_form(model: MARSModel, joint: Joint, requests: list[Request]) -> None:
     found = [
         check_form(ids, request, joint)
-        for request, ids in zip(requests, write_and_draw(model, requests, joint, WARM), strict=True)
+        for request, ids in zip(requests, sample_documents(model, requests, joint, WARM), strict=True)
     ]
     assert sum(images for images, _ in found) >= 2 and sum(words for _, words in found) >= 10
 
 
 def test_one_document_stops_behind_its_image(model: MARSModel, joint: Joint, vocabulary: Vocabulary) -> None:
     endless = [Request([3, 4], seed=seed, max_images=2, max_text_tokens=40) for seed in range(8)]
-    whole = write_and_draw(model, endless, joint, WARM)
-    short = write_and_draw(model, [replace(request, stop_after_image=True) for request in endless], joint, WARM)
+    whole = sample_documents(model, endless, joint, WARM)
+    short = sample_documents(model, [replace(request, stop_after_image=True) for request in endless], joint, WARM)
     cut = [ids[: ids.index(vocabulary.eoi) + 1] if vocabulary.eoi in ids else ids for ids in whole]
     assert short == cut and short != whole
 
 
 def test_a_document_does_not_depend_on_the_others(model: MARSModel, joint: Joint, requests: list[Request]) -> None:
-    together = write_and_draw(model, requests, joint, WARM)
-    assert write_and_draw(model, requests[::-1], joint, replace(WARM, batch_size=2))[::-1] == together
-    assert write_and_draw(model, requests[1:2], joint, replace(WARM, seed=0)) == together[1:2]
-    other = write_and_draw(model, [replace(request, seed=7) for request in requests], joint, WARM)
+    together = sample_documents(model, requests, joint, WARM)
+    assert sample_documents(model, requests[::-1], joint, replace(WARM, batch_size=2))[::-1] == together
+    assert sample_documents(model, requests[1:2], joint, replace(WARM, seed=0)) == together[1:2]
+    other = sample_documents(model, [replace(request, seed=7) for request in requests], joint, WARM)
     assert all(a != b for a, b in zip(other, together, strict=True))
 
 
@@ -142,10 +142,10 @@ def test_whoever_is_finished_makes_no_step_one_of_both_modalities(
 
     config = replace(WARM, guidance=1.0)
     endless = [Request([3, 4], seed=seed, max_text_tokens=40) for seed in range(8)]
-    drawing = [joint.vocabulary.boi in ids for ids in write_and_draw(model, endless, joint, config)].index(True)
+    drawing = [joint.vocabulary.boi in ids for ids in sample_documents(model, endless, joint, config)].index(True)
     short = [replace(request, max_text_tokens=1, max_images=0) for request in requests[:3]]
     monkeypatch.setattr(MixedDecoder, "step", seen)
-    written = write_and_draw(model, [*short, endless[drawing]], joint, config)
+    written = sample_documents(model, [*short, endless[drawing]], joint, config)
     assert joint.vocabulary.boi in written[-1] and any(not on for _, on in steps[-1])
     for tokens in steps:
         assert {visual for visual, on in tokens if not on} <= {visual for visual, on in tokens if on}
@@ -162,4 +162,4 @@ def test_whoever_is_finished_makes_no_step_one_of_both_modalities(
 )
 def test_requests_that_mean_nothing_are_refused(model: MARSModel, joint: Joint, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        write_and_draw(model, [Request([3]), replace(Request([3]), **change)], joint, GREEDY)
+        sample_documents(model, [Request([3]), replace(Request([3]), **change)], joint, GREEDY)
