@@ -13,7 +13,7 @@ from mars_megatron.data.store import Store
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers.text import load_text_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table, first_difference, is_same, where_made
-from mars_megatron.tokenizers.text_files import image_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint
 
 
 def open_stores(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Store]:

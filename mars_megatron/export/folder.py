@@ -13,7 +13,7 @@ from mars_megatron.export.configuration_mars import MarsConfig
 from mars_megatron.export.model_card import model_card
 from mars_megatron.export.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.copying import copy_image_tokenizer
+from mars_megatron.tokenizers.image import VQImageTokenizer, copy_image_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -77,6 +77,10 @@ def write_companions(
 
 def _check_image_tokenizer(folder: str, config: RunConfig) -> None:
     tokenizer = load_image_tokenizer(folder)
+    if not isinstance(tokenizer, VQImageTokenizer):
+        raise ValueError(
+            f"image tokenizer {folder} is a {type(tokenizer).__name__}; an exported folder takes a VQModel"
+        )
     codes, pixels = tokenizer.codebook_size, tokenizer.downsample
     wanted = {"vocabulary.codebook_size": config.vocabulary.codebook_size, "image.downsample": config.image.downsample}
     for (name, value), there in zip(wanted.items(), (codes, pixels), strict=True):

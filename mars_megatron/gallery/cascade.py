@@ -19,7 +19,7 @@ from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.gallery.prompts import PlannedImage, decisive
 from mars_megatron.sampling.load import agreed_checkpoint, load_for_inference
 from mars_megatron.sampling.sampler import Sampler
-from mars_megatron.tokenizers.text_files import image_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint
 
 
 @dataclass(frozen=True)

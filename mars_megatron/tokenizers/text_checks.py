@@ -10,8 +10,8 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 
-from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.text_files import (
+from mars_megatron.tokenizers.text import JsonTokenizer, SentencePieceTokenizer, TextTokenizer, load_text_tokenizer
+from mars_megatron.tokenizers.tokenizer_files import (
     TOKENIZER_JSON,
     deciding_file,
     read_table,
@@ -104,6 +104,8 @@ def first_difference(path: str) -> str | None:
         warnings.warn(f"whether an index has the ids of its text tokenizer cannot be told: {error}", stacklevel=2)
         return None
     tokenizer = load_text_tokenizer(path)
+    if not isinstance(tokenizer, (JsonTokenizer, SentencePieceTokenizer)):  # no class of transformers ever read it
+        return None
     from transformers import AutoTokenizer  # slow
 
     try:

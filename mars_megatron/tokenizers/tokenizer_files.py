@@ -1,9 +1,10 @@
-"""What a tokenizer folder says: the one file that decides its ids, its added tokens, names, and its fingerprint."""
+"""What lies in a tokenizer folder: the one file that decides its ids, added tokens, names, fingerprints, copies."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ TEXT_PATTERNS = (
     "tokenization_*.py",
 )
 IMAGE_PATTERNS = ("config.json", "*.safetensors", "*.bin")
+# Says nothing about ids: it is no part of a fingerprint, but of a copy.
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def _hash_files(paths: Iterable[Path]) -> str:
@@ -188,3 +191,20 @@ def says_bos(folder: Path) -> bool | None:
     if not (folder / TOKENIZER_JSON).is_file():  # a post-processor would say
         return True if str(config.get("tokenizer_class", "")).removesuffix("Fast") in _BEGINNERS else None
     return None
+
+
+def copy_text_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Copy the tokenizer files of a Hugging Face folder, which may hold a model beside them.
+
+    Raises:
+        ValueError: There are none.
+    """
+    files = tokenizer_files(Path(source), TEXT_PATTERNS, "text tokenizer")
+    copy_files([*files, *Path(source).glob(CHAT_TEMPLATE)], Path(target))
+
+
+def copy_files(files: Iterable[Path], target: Path) -> None:
+    """Copy files into a folder, which is made."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, target / path.name)
