@@ -8,7 +8,7 @@ and Qwen3; the original Qwen has names of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -33,10 +33,11 @@ class Row:
 
     Attributes:
         key: In the distributed checkpoint.
-        parts: In an exported model; a shared parameter has no `.{expert}`.
+        parts: In an exported model; a shared parameter has no `.{expert}`. Without it they are those of a Llama.
         shape: Of every part, or of the first one; `query` stands for `group` in the parts behind it.
         when: See `Condition`.
         qwen: In the original Qwen; where it has one name for several parts, they are stacked.
+        dense: Of one of several experts, the parts of the one expert that it starts as a copy of.
     """
 
     key: str
@@ -44,17 +45,28 @@ class Row:
     shape: tuple[Size, ...]
     when: Condition = "always"
     qwen: str = ""
+    dense: tuple[str, ...] = ()
 
 
-_ATTENTION, _MLP = "model.layers.{layer}.self_attn.{expert}", "model.layers.{layer}.mlp.{expert}"
-_OUR_LAYER, _QWEN_LAYER = "decoder.layers.{layer}", "transformer.h.{layer}"
-_OUR_EXPERT = _OUR_LAYER + ".mlp.{expert}.experts.experts.{number}"
+def _layer(key: str, part: str, shape: tuple[Size, ...], when: Condition = "always", qwen: str = "") -> Row:
+    """A weight of every layer; names without what all of them have."""
+    parts = (f"model.layers.{{layer}}.{part}.weight",)
+    return Row(f"decoder.layers.{{layer}}.{key}", parts, shape, when, qwen and f"transformer.h.{{layer}}.{qwen}.weight")
 
 
-def _qkv(kind: str) -> tuple[str, ...]:
-    return tuple(f"{_ATTENTION}.{part}_proj.{kind}" for part in "qkv")
+def _qkv(kind: str, shape: tuple[Size, ...], when: Condition) -> Row:
+    parts = tuple(f"model.layers.{{layer}}.self_attn.{{expert}}.{part}_proj.{kind}" for part in "qkv")
+    key = f"decoder.layers.{{layer}}.attention.linear_qkv.{{expert}}.{kind}"
+    return Row(key, parts, shape, when, f"transformer.h.{{layer}}.attn.c_attn.{kind}")
 
 
+def _expert(key: str, projection: str, shape: tuple[Size, ...]) -> Row:
+    """A weight of one of several experts."""
+    row = _layer(f"mlp.{{expert}}.experts.experts.{{number}}.{key}", f"{_MLP}.experts.{{number}}.{projection}", shape)
+    return replace(row, when="routed", dense=_layer("", f"{_MLP}.{projection}", shape).parts)
+
+
+_ATTENTION, _MLP = "self_attn.{expert}", "mlp.{expert}"
 TABLE = (
     Row(
         "embedding.{expert}.weight",
@@ -62,106 +74,34 @@ TABLE = (
         ("vocabulary", "hidden"),
         qwen="transformer.wte.weight",
     ),
-    Row(
-        _OUR_LAYER + ".input_norm.{expert}.weight",
-        ("model.layers.{layer}.input_layernorm.{expert}.weight",),
-        ("hidden",),
-        when="norm",
-        qwen=_QWEN_LAYER + ".ln_1.weight",
-    ),
-    Row(
-        _OUR_LAYER + ".attention.linear_qkv.{expert}.weight",
-        _qkv("weight"),
-        ("query", "hidden"),
-        qwen=_QWEN_LAYER + ".attn.c_attn.weight",
-    ),
-    Row(
-        _OUR_LAYER + ".attention.linear_qkv.{expert}.bias",
-        _qkv("bias"),
-        ("query",),
-        when="bias",
-        qwen=_QWEN_LAYER + ".attn.c_attn.bias",
-    ),
-    Row(
-        _OUR_LAYER + ".attention.qk_norm.{expert}.q_layernorm.weight",
-        (_ATTENTION + ".q_norm.weight",),
-        ("head",),
-        when="qk_norm",
-    ),
-    Row(
-        _OUR_LAYER + ".attention.qk_norm.{expert}.k_layernorm.weight",
-        (_ATTENTION + ".k_norm.weight",),
-        ("head",),
-        when="qk_norm",
-    ),
-    Row(
-        _OUR_LAYER + ".attention.linear_proj.{expert}.weight",
-        (_ATTENTION + ".o_proj.weight",),
+    _layer("input_norm.{expert}.weight", "input_layernorm.{expert}", ("hidden",), "norm", "ln_1"),
+    _qkv("weight", ("query", "hidden"), "always"),
+    _qkv("bias", ("query",), "bias"),
+    _layer("attention.qk_norm.{expert}.q_layernorm.weight", f"{_ATTENTION}.q_norm", ("head",), "qk_norm"),
+    _layer("attention.qk_norm.{expert}.k_layernorm.weight", f"{_ATTENTION}.k_norm", ("head",), "qk_norm"),
+    _layer(
+        "attention.linear_proj.{expert}.weight",
+        f"{_ATTENTION}.o_proj",
         ("hidden", "query"),
-        when="projection",
-        qwen=_QWEN_LAYER + ".attn.c_proj.weight",
+        "projection",
+        "attn.c_proj",
     ),
-    Row(
-        _OUR_LAYER + ".pre_mlp_norm.{expert}.weight",
-        ("model.layers.{layer}.post_attention_layernorm.{expert}.weight",),
-        ("hidden",),
-        when="norm",
-        qwen=_QWEN_LAYER + ".ln_2.weight",
-    ),
+    _layer("pre_mlp_norm.{expert}.weight", "post_attention_layernorm.{expert}", ("hidden",), "norm", "ln_2"),
     # megatron-core keeps the two halves of a gated projection apart: _w is the gate, _v the linear one.
+    _layer("mlp.{expert}.linear_fc1.weight_w", f"{_MLP}.gate_proj", ("ffn", "hidden"), "dense", "mlp.w2"),
+    _layer("mlp.{expert}.linear_fc1.weight_v", f"{_MLP}.up_proj", ("ffn", "hidden"), "dense", "mlp.w1"),
+    _layer("mlp.{expert}.linear_fc2.weight", f"{_MLP}.down_proj", ("hidden", "ffn"), "dense", "mlp.c_proj"),
+    _layer("mlp.{expert}.router.weight", f"{_MLP}.router", ("experts", "hidden"), "routed"),
     Row(
-        _OUR_LAYER + ".mlp.{expert}.linear_fc1.weight_w",
-        (_MLP + ".gate_proj.weight",),
-        ("ffn", "hidden"),
-        when="dense",
-        qwen=_QWEN_LAYER + ".mlp.w2.weight",
-    ),
-    Row(
-        _OUR_LAYER + ".mlp.{expert}.linear_fc1.weight_v",
-        (_MLP + ".up_proj.weight",),
-        ("ffn", "hidden"),
-        when="dense",
-        qwen=_QWEN_LAYER + ".mlp.w1.weight",
-    ),
-    Row(
-        _OUR_LAYER + ".mlp.{expert}.linear_fc2.weight",
-        (_MLP + ".down_proj.weight",),
-        ("hidden", "ffn"),
-        when="dense",
-        qwen=_QWEN_LAYER + ".mlp.c_proj.weight",
-    ),
-    Row(_OUR_LAYER + ".mlp.{expert}.router.weight", (_MLP + ".router.weight",), ("experts", "hidden"), when="routed"),
-    Row(
-        _OUR_LAYER + ".mlp.{expert}.router.condition_weight",
-        (_MLP + ".router.condition_weight",),
+        "decoder.layers.{layer}.mlp.{expert}.router.condition_weight",
+        ("model.layers.{layer}.mlp.{expert}.router.condition_weight",),
         ("experts", "hidden"),
         when="conditioned",
     ),
-    Row(
-        _OUR_EXPERT + ".linear_fc1.weight_w",
-        (_MLP + ".experts.{number}.gate_proj.weight",),
-        ("ffn", "hidden"),
-        when="routed",
-    ),
-    Row(
-        _OUR_EXPERT + ".linear_fc1.weight_v",
-        (_MLP + ".experts.{number}.up_proj.weight",),
-        ("ffn", "hidden"),
-        when="routed",
-    ),
-    Row(
-        _OUR_EXPERT + ".linear_fc2.weight",
-        (_MLP + ".experts.{number}.down_proj.weight",),
-        ("hidden", "ffn"),
-        when="routed",
-    ),
-    Row(
-        "final_norm.{expert}.weight",
-        ("model.norm.{expert}.weight",),
-        ("hidden",),
-        when="norm",
-        qwen="transformer.ln_f.weight",
-    ),
+    _expert("linear_fc1.weight_w", "gate_proj", ("ffn", "hidden")),
+    _expert("linear_fc1.weight_v", "up_proj", ("ffn", "hidden")),
+    _expert("linear_fc2.weight", "down_proj", ("hidden", "ffn")),
+    Row("final_norm.{expert}.weight", ("model.norm.{expert}.weight",), ("hidden",), "norm", "transformer.ln_f.weight"),
     Row("head.{expert}.weight", ("lm_head.{expert}.weight",), ("vocabulary", "hidden"), qwen="lm_head.weight"),
 )
 
@@ -177,6 +117,8 @@ class Parameter:
         key_shape: There, with padding rows.
         parts: Names in an exported model, with the shape of each.
         qwen: Name in the original Qwen; empty if it has none.
+        llama: Names of the parts in Llama, Qwen2, Qwen2.5 and Qwen3.
+        text_twins: Names of the parts of the one text expert that these start as copies of.
     """
 
     row: Row
@@ -185,6 +127,8 @@ class Parameter:
     key_shape: tuple[int, ...]
     parts: dict[str, tuple[int, ...]]
     qwen: str
+    llama: tuple[str, ...]
+    text_twins: tuple[str, ...]
 
 
 def parameters(config: RunConfig) -> list[Parameter]:
@@ -206,14 +150,20 @@ def _expand(row: Row, config: RunConfig, layer: int) -> Iterator[Parameter]:
             parts = [_name(part, names) for part in row.parts]
             shapes = [_shape(row, place, expert, config) for place in range(len(parts))]
             key_shape = _key_shape(row, shapes, expert, config)
-            qwen = _name(row.qwen, names) if expert != "visual" else ""
             yield Parameter(
-                row, expert, _name(row.key, names, keep=True), key_shape, dict(zip(parts, shapes, strict=True)), qwen
+                row,
+                expert,
+                row.key.format(**names),
+                key_shape,
+                dict(zip(parts, shapes, strict=True)),
+                qwen=_name(row.qwen, names) if expert != "visual" else "",
+                llama=tuple(_name(part, {**names, "expert": SHARED}) for part in row.parts),
+                text_twins=tuple(part.format(**{**names, "expert": "text"}) for part in row.dense or row.parts),
             )
 
 
-def _name(pattern: str, names: dict[str, object], keep: bool = False) -> str:
-    if names["expert"] == SHARED and not keep:
+def _name(pattern: str, names: dict[str, object]) -> str:
+    if names["expert"] == SHARED:
         pattern = pattern.replace(".{expert}", "")
     return pattern.format(**names)
 
