@@ -30,6 +30,7 @@ TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.
 NOT_OF_THE_SOURCE = ("init_std", "embedding_init_std", "expert_norms", "expert_output_projection", "shared_experts")
 Format = Literal["checkpoint", "exported", "language_model", "visual"]
+GROUPS = (*EXPERTS, SHARED)
 
 
 class VisualHeader:
@@ -202,9 +203,6 @@ def visual_header(path: Path) -> dict[str, str]:
     if not set(VisualHeader.ALL) <= header.keys():
         raise ValueError(f"{path} was not made by extract-visual: its header has no configuration of a MARS")
     return header
-
-
-GROUPS = (*EXPERTS, SHARED)
 
 
 def inspect(opened: Opened) -> dict[str, Any]:

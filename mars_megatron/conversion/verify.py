@@ -17,6 +17,9 @@ from mars_megatron.checkpoint.tensors import TensorSource
 from mars_megatron.conversion.checkpoints import Opened, open_checkpoint
 from mars_megatron.files.weights import NoNumbersError
 
+# Elements compared at once, so that the comparison needs little beside the two tensors.
+_AT_ONCE = 1 << 24
+
 
 def logits_of(opened: Opened, samples: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """fp32 logits [tokens, ids] of every token of each sample, computed in fp32.
@@ -60,10 +63,6 @@ def _of_transformers(opened: Opened, samples: Mapping[str, Sequence[int]]) -> di
         raise ValueError(f"{opened.path} cannot be run by transformers without code of its own: {error}") from error
     with torch.no_grad():
         return {name: model.eval()(torch.tensor([list(ids)])).logits[0].float() for name, ids in samples.items()}
-
-
-# Elements compared at once, so that the comparison needs little beside the two tensors.
-_AT_ONCE = 1 << 24
 
 
 @dataclass

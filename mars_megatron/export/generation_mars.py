@@ -148,7 +148,7 @@ class MarsGenerationMixin(GenerationMixin):
             for start in range(0, len(prompt_ids), batch_size):
                 part = slice(start, start + batch_size)
                 noise = uniforms(keys[part], codes.shape[1])
-                codes[part] = self._sample(prompt_ids[part], noise, **settings).cpu()
+                codes[part] = self._sample_codes(prompt_ids[part], noise, **settings).cpu()
         return codes
 
     def generate_images(
@@ -236,7 +236,7 @@ class MarsGenerationMixin(GenerationMixin):
                 raise ValueError(f"{name} is {settings[name]}; accepted: {values}")
         return settings
 
-    def _sample(
+    def _sample_codes(
         self,
         prompts: Sequence[Sequence[int]],
         noise: Tensor,

@@ -29,6 +29,13 @@ FORM = (
     '{"parts": [{"text": "..."}, {"image": "a.png"}, ...]} and, optional, "seed", "max_images", "max_text_tokens" '
     '(whole numbers) and "stop_after_image" (true or false)'
 )
+RESULTS, PAGE, SETTINGS, IMAGES = "documents.jsonl", "index.html", "settings.json", "images"
+_STYLE = """\
+body { font-family: sans-serif; max-width: 60em; margin: 2em auto; }
+article { border-top: 1px solid #ccc; padding: 1em 0; }
+.given { color: #666; }
+img { min-width: 64px; image-rendering: pixelated; vertical-align: middle; margin: 0 0.3em; }
+"""
 
 
 @dataclass(frozen=True)
@@ -134,15 +141,6 @@ def _described(kind: str, value: str) -> dict[str, str]:
         raise ValueError(f"missing image: {value} does not exist")
     # However its path was given: the command may be run again from elsewhere.
     return {"image": str(Path(value).resolve()), "sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
-
-
-RESULTS, PAGE, SETTINGS, IMAGES = "documents.jsonl", "index.html", "settings.json", "images"
-_STYLE = """\
-body { font-family: sans-serif; max-width: 60em; margin: 2em auto; }
-article { border-top: 1px solid #ccc; padding: 1em 0; }
-.given { color: #666; }
-img { min-width: 64px; image-rendering: pixelated; vertical-align: middle; margin: 0 0.3em; }
-"""
 
 
 class DocumentFolder:

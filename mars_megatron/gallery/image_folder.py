@@ -15,17 +15,6 @@ from PIL import Image
 
 from mars_megatron.gallery.sheet import image_grid
 
-
-def save_image(image: Image.Image, path: str | Path) -> Path:
-    """Write a PNG file, which appears under its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
-    return path
-
-
 MANIFEST, SHEET, IMAGES, LOW, CODES = "manifest.jsonl", "sheet.png", "images", "low", "codes"
 SHEET_ROWS, SHEET_COLUMNS = 64, 16  # prompts and images of each that a contact sheet shows
 # Of a line: what tells where a model lies, not what it is.
@@ -35,8 +24,17 @@ _NEEDED = (
     *("file", "prompt", "seed", "candidates", "settings", "resolution", "model", "super_resolution"),
     *("pixels", "batch", "layout"),
 )
-
 Line = dict[str, Any]
+
+
+def save_image(image: Image.Image, path: str | Path) -> Path:
+    """Write a PNG file, which appears under its name only when it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    image.save(temporary, format="PNG")
+    os.replace(temporary, path)
+    return path
 
 
 class ImageFolder:

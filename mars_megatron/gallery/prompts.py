@@ -14,6 +14,9 @@ from mars_megatron.config.parser import build
 from mars_megatron.config.schema import GenerationConfig, RunConfig
 from mars_megatron.files.plain_text import parse_json, read_lines
 
+# Settings of generation that decide an image, beside its seed.
+DECISIVE = ("guidance", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -75,10 +78,6 @@ def parse_prompt(line: str, where: str, others: Sequence[str] = ()) -> tuple[Pro
     if not values.keys() <= fields.keys() or not all(isinstance(value, str) for value in values.values()):
         raise ValueError(f"{where} is {line}; accepted: {wanted}")
     return Prompt(**{fields[name]: value for name, value in values.items()}), further
-
-
-# Settings of generation that decide an image, beside its seed.
-DECISIVE = ("guidance", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,11 @@ _SYSTEM_PATTERNS = (
 _UNASSIGNED = "\U0010ffff"  # no font has it, so it shows what a font draws for a missing character
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
+TEXT_WIDTH = 360  # pixels; longer prompts are broken into lines
+FONT_SIZE = 18
+MARGIN = 8
+_WORDS = re.compile(r"\s+|[⺀-￿]|[^\s⺀-￿]+")  # Chinese breaks between any two characters
 
 
 @cache
@@ -55,13 +60,6 @@ def _glyph(font: Font, character: str) -> bytes | None:
         return bytes(font.getmask(character))
     except UnicodeEncodeError:  # a bitmap font, of Latin-1 alone
         return None
-
-
-MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
-TEXT_WIDTH = 360  # pixels; longer prompts are broken into lines
-FONT_SIZE = 18
-MARGIN = 8
-_WORDS = re.compile(r"\s+|[⺀-￿]|[^\s⺀-￿]+")  # Chinese breaks between any two characters
 
 
 def image_grid(rows: Sequence[np.ndarray], prompts: Sequence[str]) -> Image.Image:

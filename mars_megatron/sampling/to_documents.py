@@ -19,6 +19,7 @@ from mars_megatron.tokenizers import TextTokenizer
 # What the next token of a document is.
 WORD, CODE, END_OF_IMAGE, NOTHING = range(4)
 LEAST = {"max_text_tokens": 1, "max_images": 0, "seed": 0}  # accepted values of a request
+Part = str | torch.Tensor  # a text, or the codes of an image, int64 [codes] on the CPU
 
 
 @dataclass(frozen=True)
@@ -260,9 +261,6 @@ class _Batch:
         logits = self.unconditional.step(fed, inside)
         within = torch.tensor(inside, device=logits.device)
         return torch.where(within[:, None], logits, self.first_unconditional)
-
-
-Part = str | torch.Tensor  # a text, or the codes of an image, int64 [codes] on the CPU
 
 
 @dataclass(frozen=True)

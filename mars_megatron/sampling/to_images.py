@@ -16,6 +16,8 @@ from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.vocabulary import Vocabulary
 
+STREAM = 1  # its random numbers are others than those of the low-resolution image with the same key
+
 
 def sample_codes(
     model: MARSModel,
@@ -140,9 +142,6 @@ def check_prompts(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> N
                 f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {vocabulary.text_size - 1} "
                 "(vocabulary.text_size is that of the text tokenizer in use)"
             )
-
-
-STREAM = 1  # its random numbers are others than those of the low-resolution image with the same key
 
 
 def upscale(

@@ -19,6 +19,21 @@ from mars_megatron.tokenizers.tokenizer_files import (
     text_fingerprint,
 )
 
+_RECORD = "tokenizers.json"  # of a checkpoint's tokenizers
+# What classes and files have been seen to differ in: spaces, digits, case, normal forms, line breaks, whole words.
+_PROBES = (
+    "a red square, with 12345 blue circles.",
+    " leading and trailing ",
+    "two  spaces   three\ttab\n\nlines\r\n",
+    "DON'T don't I'LL Naïve café cafe\u0301 Straße",
+    "ＦＵＬＬ　ｗｉｄｔｈ １２３ ①② ﬁ ㍿ ｶﾞ",
+    "一个红色方块，两个蓝色圆圈。赤い四角 빨간 사각형",
+    "красный квадрат مربع أحمر लाल वर्ग สี่เหลี่ยม",
+    "😀 👨‍👩‍👧 ☃ 𝔘 \u200b\u00a0x",
+    "<s> </s> <unk> <|endoftext|> <|im_start|>user <|im_end|> <think> ▁x",
+    "x=1;y_2+=3.50%  # comment\n    return {a: [b]}",
+)
+
 
 def is_same(path: str | Path, fingerprint: str, content: str) -> bool:
     """Whether a tokenizer gives the ids of the one with a fingerprint and, where it is known, a content.
@@ -56,22 +71,6 @@ def check_table(tokenizer: TextTokenizer, text_size: int, path: str | Path = "")
         f"the language model these rows (model.resize_token_embeddings({tokenizer.size}) and save_pretrained), or take "
         f"the tokens out of {tokenizer.file.name}"
     )
-
-
-_RECORD = "tokenizers.json"  # of a checkpoint's tokenizers
-# What classes and files have been seen to differ in: spaces, digits, case, normal forms, line breaks, whole words.
-_PROBES = (
-    "a red square, with 12345 blue circles.",
-    " leading and trailing ",
-    "two  spaces   three\ttab\n\nlines\r\n",
-    "DON'T don't I'LL Naïve café cafe\u0301 Straße",
-    "ＦＵＬＬ　ｗｉｄｔｈ １２３ ①② ﬁ ㍿ ｶﾞ",
-    "一个红色方块，两个蓝色圆圈。赤い四角 빨간 사각형",
-    "красный квадрат مربع أحمر लाल वर्ग สี่เหลี่ยม",
-    "😀 👨‍👩‍👧 ☃ 𝔘 \u200b\u00a0x",
-    "<s> </s> <unk> <|endoftext|> <|im_start|>user <|im_end|> <think> ▁x",
-    "x=1;y_2+=3.50%  # comment\n    return {a: [b]}",
-)
 
 
 def where_made(said: str, fingerprint: str, now: str) -> str:

@@ -25,6 +25,31 @@ TEXT_PATTERNS = (
 IMAGE_PATTERNS = ("config.json", "*.safetensors", "*.bin")
 # Says nothing about ids: it is no part of a fingerprint, but of a copy.
 CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_JSON = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+NAMES = ("eos_token", "bos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+# Classes of transformers that put a begin token in front where nothing says whether they shall.
+_BEGINNERS = ("LlamaTokenizer", "LLaMATokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
+_RESAVE = (
+    "save it as one with transformers (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)), see that its ids "
+    "are those of the language model, and give NEW"
+)
+# What lies in a folder that has neither file, in this order, and what to do.
+_OTHER_KINDS = (
+    (
+        "qwen.tiktoken",
+        "the original Qwen's; tools/convert_checkpoint.py init-from-hf makes a tokenizer.json of it (TARGET/tokenizer)",
+    ),
+    ("tekken.json", f"Mistral's; {_RESAVE}"),
+    ("*.tiktoken", f"which does not say how a text is cut; {_RESAVE}"),
+    ("vocab.json", f"which does not say how a text is cut; {_RESAVE}"),
+    ("merges.txt", f"which does not say how a text is cut; {_RESAVE}"),
+    ("vocab.txt", f"which does not say how a text is cut; {_RESAVE}"),
+    (
+        "tokenization_*.py",
+        f"code of its own, which is not run here; {_RESAVE} (with trust_remote_code, if you trust it)",
+    ),
+)
 
 
 def _hash_files(paths: Iterable[Path]) -> str:
@@ -73,33 +98,6 @@ def image_fingerprint(path: str | Path) -> str:
     if not path.is_dir():
         raise ValueError(f"image tokenizer {path} does not exist (a diffusers VQModel folder)")
     return _hash_files(tokenizer_files(path, IMAGE_PATTERNS, "image tokenizer"))
-
-
-TOKENIZER_JSON = "tokenizer.json"
-CONFIG = "tokenizer_config.json"
-NAMES = ("eos_token", "bos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-# Classes of transformers that put a begin token in front where nothing says whether they shall.
-_BEGINNERS = ("LlamaTokenizer", "LLaMATokenizer", "CodeLlamaTokenizer", "GemmaTokenizer")
-_RESAVE = (
-    "save it as one with transformers (AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)), see that its ids "
-    "are those of the language model, and give NEW"
-)
-# What lies in a folder that has neither file, in this order, and what to do.
-_OTHER_KINDS = (
-    (
-        "qwen.tiktoken",
-        "the original Qwen's; tools/convert_checkpoint.py init-from-hf makes a tokenizer.json of it (TARGET/tokenizer)",
-    ),
-    ("tekken.json", f"Mistral's; {_RESAVE}"),
-    ("*.tiktoken", f"which does not say how a text is cut; {_RESAVE}"),
-    ("vocab.json", f"which does not say how a text is cut; {_RESAVE}"),
-    ("merges.txt", f"which does not say how a text is cut; {_RESAVE}"),
-    ("vocab.txt", f"which does not say how a text is cut; {_RESAVE}"),
-    (
-        "tokenization_*.py",
-        f"code of its own, which is not run here; {_RESAVE} (with trust_remote_code, if you trust it)",
-    ),
-)
 
 
 def deciding_file(folder: Path) -> Path:

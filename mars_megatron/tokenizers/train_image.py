@@ -23,6 +23,7 @@ from mars_megatron.tokenizers.image import ImageTokenizer, channels_first, load_
 
 if TYPE_CHECKING:
     from diffusers import VQModel
+REPORT_IMAGES = 4096  # most images that the report looks at
 
 
 def nearest(rows: torch.Tensor, centres: torch.Tensor, chunk: int = 8192) -> torch.Tensor:
@@ -72,9 +73,6 @@ def kmeans(rows: torch.Tensor, k: int, iterations: int, generator: torch.Generat
         if len(empty):
             centres[empty] = draw_far(rows, squared_distance(rows, centres), len(empty), generator)
     return centres
-
-
-REPORT_IMAGES = 4096  # most images that the report looks at
 
 
 @dataclass(frozen=True)
