@@ -176,6 +176,12 @@ class FreezeConfig:
     visual: bool = False
     norms: bool = True
 
+    def of(self, expert: str, is_norm: bool) -> bool:
+        """Whether parameters of an expert are frozen: text, visual, or shared, which without the norms follow text."""
+        if expert == "shared":
+            return self.norms if is_norm else self.text
+        return self.visual if expert == "visual" else self.text
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -406,6 +412,11 @@ class RunConfig:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether neither the text experts nor the norms in front of them are trained."""
+        return self.freeze.text and (self.freeze.norms or self.model.expert_norms)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from mars_megatron.checkpoint import folders, read_config
 from mars_megatron.checkpoint.streaming import CheckpointTensors
 from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
 from mars_megatron.config import from_yaml, validate
-from mars_megatron.config.parser import build
+from mars_megatron.config.parser import build, parse_yaml
 from mars_megatron.config.schema import RunConfig, to_dict
-from mars_megatron.config.yaml_io import parse_yaml
 from mars_megatron.conversion.hugging_face import HuggingFaceFiles
 from mars_megatron.conversion.language_model import HEAD, LanguageModelParts, model_type, read_shape
 from mars_megatron.conversion.mapping import EXPERTS, SHARED, is_trained, parameters, part_names

@@ -116,9 +116,9 @@ class Parameter:
         key: In the distributed checkpoint.
         key_shape: There, with padding rows.
         parts: Names in an exported model, with the shape of each.
+        text_parts: Names of the parts of the dense text expert of which those of a visual one are copies; else its own.
         qwen: Name in the original Qwen; empty if it has none.
         llama: Names of the parts in Llama, Qwen2, Qwen2.5 and Qwen3.
-        text_twins: Names of the parts of the one text expert that these start as copies of.
     """
 
     row: Row
@@ -126,9 +126,9 @@ class Parameter:
     key: str
     key_shape: tuple[int, ...]
     parts: dict[str, tuple[int, ...]]
+    text_parts: tuple[str, ...]
     qwen: str
     llama: tuple[str, ...]
-    text_twins: tuple[str, ...]
 
 
 def parameters(config: RunConfig) -> list[Parameter]:
@@ -150,15 +150,18 @@ def _expand(row: Row, config: RunConfig, layer: int) -> Iterator[Parameter]:
             parts = [_name(part, names) for part in row.parts]
             shapes = [_shape(row, place, expert, config) for place in range(len(parts))]
             key_shape = _key_shape(row, shapes, expert, config)
+            text_parts = parts
+            if expert == "visual":
+                text_parts = [_name(part, {**names, "expert": "text"}) for part in row.dense or row.parts]
             yield Parameter(
                 row,
                 expert,
                 row.key.format(**names),
                 key_shape,
                 dict(zip(parts, shapes, strict=True)),
+                text_parts=tuple(text_parts),
                 qwen=_name(row.qwen, names) if expert != "visual" else "",
                 llama=tuple(_name(part, {**names, "expert": SHARED}) for part in row.parts),
-                text_twins=tuple(part.format(**{**names, "expert": "text"}) for part in row.dense or row.parts),
             )
 
 
@@ -188,12 +191,8 @@ def _experts(row: Row, config: RunConfig) -> Sequence[str]:
 
 
 def is_trained(parameter: Parameter, freeze: FreezeConfig) -> bool:
-    """Whether a run trains a parameter; the rule of `model.build.freeze`."""
-    if parameter.expert == "visual":
-        return not freeze.visual
-    if parameter.expert == "text" or parameter.row.when != "norm":
-        return not freeze.text
-    return not freeze.norms
+    """Whether a run trains a parameter."""
+    return not freeze.of(parameter.expert, is_norm=parameter.row.when == "norm")
 
 
 def part_names(config: RunConfig, trained: bool) -> list[str]:

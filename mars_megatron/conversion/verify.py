@@ -197,7 +197,7 @@ def sequences(opened: Sequence[Opened], seed: int = 0) -> dict[str, list[int]]:
         config = opened[0].config
         vocabulary = Vocabulary.from_config(config)
         codes = torch.randint(0, vocabulary.codebook_size, (config.image.num_codes,), generator=generator)
-        image = [vocabulary.boi, *vocabulary.code_to_id(codes).tolist(), vocabulary.eoi]
+        image = vocabulary.frame(codes).tolist()
         samples |= {"text-to-image": [*words, *image], "captioning": [*image, *words]}
     return samples
 

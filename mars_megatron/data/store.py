@@ -14,14 +14,12 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 from mars_megatron.data import planning, reference
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import (
-    KIND_IMAGE,
     KIND_INTERLEAVED,
-    KIND_PAIR,
-    KIND_TEXT,
     KINDS,
     MODE_IMAGE,
     MODE_LOW,
     MODE_PART_IMAGE,
+    NUM_IMAGES,
 )
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -120,7 +118,7 @@ class Store:
     def num_captions(self, document: int) -> int:
         """Text sequences of a document that is not interleaved (1 for a text document)."""
         first, end = self.boundaries[document : document + 2].tolist()
-        return end - first - {KIND_TEXT: 0, KIND_IMAGE: 1, KIND_PAIR: 2}[self.kind(document)]
+        return end - first - int(NUM_IMAGES[self.kind(document)])
 
     def caption(self, document: int, number: int) -> np.ndarray:
         """Text ids of one caption, int64 (the text itself for number 0 of a text document)."""

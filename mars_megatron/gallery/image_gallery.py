@@ -222,6 +222,10 @@ def _check_same(line: Line, pixels: str, folder: ImageFolder) -> None:
         )
 
 
+class SampledOtherwise(ValueError):
+    """Images came out otherwise than their manifest says."""
+
+
 def sample_manifest(
     manifest: str | Path,
     models: Models,
@@ -246,8 +250,8 @@ def sample_manifest(
         The files written.
 
     Raises:
-        ValueError: The manifest is damaged or has no such image, a model is another one, or an image came out otherwise
-            than the manifest says; that one is not written.
+        ValueError: The manifest is damaged or has no such image, or a model is another one.
+        SampledOtherwise: An image came out otherwise than the manifest says; that one is not written.
     """
     platform.initialize(models.device)
     platform.init_process_group()
@@ -273,7 +277,7 @@ def sample_manifest(
                 else:
                     other.append(line["file"])
     if other:
-        raise ValueError(
+        raise SampledOtherwise(
             f"{len(other)} of {len(chosen)} images came out otherwise than {manifest} says, and were not written: "
             f"{_some(other)}. Other versions of torch, devices or numbers of ranks round differently (then "
             f"{lines[0]['layout']}, now {cascade.layout})"

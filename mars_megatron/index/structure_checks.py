@@ -17,14 +17,16 @@ from mars_megatron.index.modes import (
     MODE_PART_IMAGE,
     MODE_PART_TEXT,
     MODE_TEXT,
+    NUM_IMAGES,
     NUM_MODES,
+    document_kinds,
 )
 from mars_megatron.index.reader import (
     BLOCK_SEQUENCES,
     ITEM_BYTES,
     IndexArrays,
 )
-from mars_megatron.index.writer import VISUAL_MODES, document_kinds
+from mars_megatron.index.writer import VISUAL_MODES
 
 MAX_CAPTIONS = 65535  # csrc/corpus.cpp counts them in 16 bits
 
@@ -74,11 +76,10 @@ def check_documents(arrays: IndexArrays, manifest: Manifest | None, found: Valid
         found.many(
             f"{name}: a document whose modes are of no kind", "document", ~_well_formed(kind, modes, boundaries), first
         )
-        num_images = np.array([0, 1, 2, 0])[kind]  # of text, image, pair
         found.many(
             f"{name}: a document of more than {MAX_CAPTIONS} captions, which a loader refuses",
             "document",
-            (kind != KIND_INTERLEAVED) & (np.diff(boundaries) - num_images > MAX_CAPTIONS),
+            (kind != KIND_INTERLEAVED) & (np.diff(boundaries) - NUM_IMAGES[kind] > MAX_CAPTIONS),
             first,
         )
         kinds += np.bincount(kind, minlength=len(KINDS))

@@ -189,15 +189,14 @@ def upscale(
     keys = [(*key, STREAM) for key in image_keys(prompts, config.seed, seeds, numbers)]
     order = torch.from_numpy(code_order(image))
     codes = torch.zeros((len(prompts), len(order)), dtype=torch.int64)
-    low = vocabulary.code_to_id(agree(low_codes.to(platform.device()), model)).tolist()
+    low = vocabulary.frame(agree(low_codes.to(platform.device()), model).cpu()).tolist()
     slots = vocabulary.start_slots
     hidden = not progress or torch.distributed.get_rank() != 0
     with inference(model), tqdm(total=codes.numel(), desc="super-resolution", unit="code", disable=hidden) as bar:
         for start in range(0, len(prompts), config.batch_size):
             part = slice(start, start + config.batch_size)
-            images = [[vocabulary.boi, *ids, vocabulary.eoi] for ids in low[part]]
-            beginnings = [[*image, *prompt, *slots] for image, prompt in zip(images, prompts[part], strict=True)]
-            unconditional = [[*image, *slots] for image in images]
+            beginnings = [[*image, *prompt, *slots] for image, prompt in zip(low[part], prompts[part], strict=True)]
+            unconditional = [[*image, *slots] for image in low[part]]
             noise = uniforms(keys[part], len(order))
             sampled = sample_codes(model, beginnings, unconditional, vocabulary, noise, config, bar, len(slots))
             codes[part, order] = sampled.cpu()

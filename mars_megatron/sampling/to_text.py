@@ -110,9 +110,7 @@ def sample_captions(
         ValueError: The model is split over pipeline stages.
     """
     # Ranks that encoded the images on their own may differ in a code.
-    codes = agree(codes.to(platform.device()), model)
-    ids = vocabulary.code_to_id(codes).tolist()
-    images = [[vocabulary.boi, *image, vocabulary.eoi] for image in ids]
+    images = vocabulary.frame(agree(codes.to(platform.device()), model).cpu()).tolist()
     return sample_text(model, images, vocabulary, eos_id, config, num_text_ids=num_text_ids)
 
 
@@ -147,7 +145,7 @@ def caption_likelihood(
         number = [len(caption) for caption in captions].index(0)
         raise ValueError(f"caption {number} is empty; accepted: captions of at least one token")
     num_text_ids = vocabulary.text_size if num_text_ids is None else num_text_ids
-    images = [[vocabulary.boi, *ids, vocabulary.eoi] for ids in vocabulary.code_to_id(codes).tolist()]
+    images = vocabulary.frame(codes.cpu()).tolist()
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, caption in enumerate(captions):
         by_length[len(caption)].append(number)

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from benchmarks import child_environment
 from benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptions
 from benchmarks.synthetic import write_pairs, write_pairs_without_tokens
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.data import flat_batches, open_micro_batches
 from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.prefetch import Prefetcher

@@ -12,7 +12,7 @@ from mars_megatron.model import MARSModel
 from mars_megatron.sampling import sample_images
 from mars_megatron.sampling.decoding import inference, pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.sampling.conftest import NUM_CODES, PROMPTS
+from tests.support.decoding import NUM_CODES, PROMPTS
 
 SAMPLED = GenerationConfig(seed=3, temperature=3.0)
 
