@@ -64,7 +64,7 @@ lines of the table with their bars.
 """
 
 SAMPLE = """\
-Drawing images with the KV cache, fp32, from prompts of equal length: generate_images against transformers' generate on
+Drawing images with the KV cache, fp32, from prompts of equal length: sample_images against transformers' generate on
 the exported model (generate; its own guidance and draws), and against the exported model's own loop (exported).
 """
 

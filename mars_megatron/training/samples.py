@@ -7,9 +7,9 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.sheet import image_grid
 from mars_megatron.model.mars import MARSModel
-from mars_megatron.sampling import generate_images
+from mars_megatron.sampling import sample_images
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 
@@ -35,7 +35,7 @@ class SampleGrid:
 
     def draw(self, model: MARSModel) -> np.ndarray | None:
         """uint8 [height, width, 3] on rank 0, None elsewhere; every rank must call it."""
-        codes = generate_images(model, self.ids, self.vocabulary, self.image.num_codes, self.settings)
+        codes = sample_images(model, self.ids, self.vocabulary, self.image.num_codes, self.settings)
         if torch.distributed.get_rank() != 0:
             return None
         images = self.image_tokenizer.decode(codes, (self.image.side, self.image.side))

@@ -296,7 +296,7 @@ def test_models_that_do_not_fit(
     for models, message in (
         ([run.checkpoint], f"{run.checkpoint} has not learned super-resolution (image.low_resolution is 0)"),
         ([run.checkpoint, run.checkpoint], "has not learned super-resolution (image.low_resolution is 0)"),
-        ([upscaler, upscaler], "draws at image.resolution 16, but"),
+        ([upscaler, upscaler], "samples at image.resolution 16, but"),
     ):
         names = [word for pair in zip(("--checkpoint", "--super-resolution"), models, strict=False) for word in pair]
         assert tool.main([*line, *names]) == 2
