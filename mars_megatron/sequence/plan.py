@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -121,9 +121,11 @@ class DispatchPlan:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DispatchPlan:
         """The same plan with its tensors on `device` (asynchronously from pinned memory if non_blocking)."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        tensors = {name: value for name, value in values if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()})
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), torch.Tensor):
+                moved[field.name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **moved)
 
     def validate(self) -> None:
         """Assert that counts and permutations agree with one another. Reads values: for tests only."""
