@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from mars_megatron.config import CorpusConfig, FreezeConfig, RunConfig, TaskWeights, validate
+from mars_megatron.config import RunConfig, validate
 from mars_megatron.config.problems import Problems, leaves
+from mars_megatron.config.schema import CorpusConfig, FreezeConfig, TaskWeights
 
 
 def changed(**settings):

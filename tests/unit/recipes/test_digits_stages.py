@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mars_megatron.config import ParallelConfig, TaskWeights, validate
+from mars_megatron.config import validate
 from mars_megatron.config.parser import override
-from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.schema import ParallelConfig, RunConfig, TaskWeights
 from mars_megatron.recipes import get_recipe
 from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training import Trainer
