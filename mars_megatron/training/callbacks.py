@@ -141,7 +141,8 @@ class Score(Callback):
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(output / UNFINISHED, ignore_errors=True)
         torch.distributed.barrier()
-        identity, scores = ModelIdentity("", step, f"step {step} of a run"), {}
+        identity = ModelIdentity("", step, f"step {step} of a run")
+        scores: dict[str, float] = {}
         with _unchanged_random_state():
             for label, report in run_jobs(self.jobs, self.sampler, identity, output, metrics.say, progress=False):
                 scores |= {f"{label}/{name}": score.value for name, score in report.scores.items()}
