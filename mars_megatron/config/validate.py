@@ -232,7 +232,7 @@ def _experts(config: RunConfig, problems: Problems) -> None:
     problems.divides("experts.text", "experts.visual")
     for setting, unused in (("router.top_k", 1), ("router.condition", "none")):
         fine = experts.visual > 1 or problems.value(setting) == unused
-        problems.check(fine, setting, f"{unused}, because experts.visual is 1 and nothing is routed")
+        problems.check(fine, setting, f"{unused}, because experts.text and experts.visual are 1: nothing is routed")
 
 
 def _shared_experts(config: RunConfig, problems: Problems) -> None:
@@ -375,7 +375,7 @@ def _world(config: RunConfig, world_size: int, problems: Problems) -> None:
         batches["training.eval_batches"] = training.eval_batches
     stages = parallel.pipeline if parallel.virtual_pipeline > 1 else 1
     for setting, size in batches.items():
-        accepted = f"a multiple of {replicas * stages}, the data-parallel size"
+        accepted = f"a multiple of the data-parallel size, which is {replicas}"
         if stages > 1:
-            accepted += " x parallel.pipeline: interleaving takes micro-batches in groups of parallel.pipeline"
+            accepted = f"a multiple of {replicas * stages} (data-parallel size x parallel.pipeline) for interleaving"
         problems.check(size % (replicas * stages) == 0, setting, accepted)
