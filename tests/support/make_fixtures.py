@@ -1,4 +1,4 @@
-"""Wrote tests/fixtures/5def77f: what commit 5def77f made, for tests/unit/test_fixtures.py. The imports are that commit's.
+"""Wrote tests/fixtures/5def77f: what commit 5def77f made, for tests/unit/test_fixtures.py; the imports are its own.
 
 In a checkout of it, with its environment:
 
