@@ -132,13 +132,19 @@ def draw(name: str) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     samples = [[*ids, vocabulary.boi, *vocabulary.code_to_id(codes[0]).tolist(), vocabulary.eoi] for ids in SAMPLES]
     with inference(model):
         logits = model(pack_samples(samples, vocabulary, every_token=True), return_logits=True)
-    pixels = sampler.sample(PROMPTS)
+    drawn = sampler.sample(PROMPTS)
+    pixels = sampler.decode(drawn)
     export_hf(f"{name}/run", f"{name}/exported")
     exported = AutoModelForCausalLM.from_pretrained(f"{name}/exported", trust_remote_code=True)
     with torch.no_grad():
         exported_logits = exported(torch.tensor([samples[0]])).logits[0]
     return (
-        {"codes": codes.tolist(), "samples": samples, "captions": sampler.caption(pixels)},
+        {
+            "codes": codes.tolist(),
+            "drawn": drawn.tolist(),
+            "samples": samples,
+            "captions": sampler.caption(pixels),
+        },
         {"logits": logits.float(), "exported_logits": exported_logits.float(), "pixels": pixels},
     )
 

@@ -116,7 +116,9 @@ def test_a_checkpoint_draws_the_same(name: str, loaded: LoadedModel, expected: d
     codes = generate_images(loaded.model, prompts, loaded.vocabulary, 16, loaded.config.generation)
     assert codes.tolist() == expected["codes"]
     sampler = Sampler(loaded)
-    pixels = sampler.sample(["a red square", "blue"])
+    drawn = sampler.sample(["a red square", "blue"])
+    assert drawn.tolist() == expected["drawn"]
+    pixels = sampler.decode(drawn)
     assert (pixels.int() - expected["pixels"].int()).abs().max() <= 1  # of 255, where a CPU rounds otherwise
     assert sampler.caption(expected["pixels"]) == expected["captions"]
 
