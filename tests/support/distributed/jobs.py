@@ -48,14 +48,14 @@ def tiny_config(overrides: dict[str, Any]) -> RunConfig:
     return override(BASE, [f"--{name}={value}" for name, value in overrides.items()])
 
 
-def losses(runs: list[dict[str, Any]]) -> list[list[float]]:
-    """Train each run to its end; the loss of every step."""
-    return [_train(Trainer(tiny_config(run))) for run in runs]
+def losses(runs: list[dict[str, Any]], steps: int | None = None) -> list[list[float]]:
+    """Train each run to its end, or for its first steps; the loss of every step."""
+    return [_train(Trainer(tiny_config(run)), steps) for run in runs]
 
 
 def _train(trainer: Trainer, steps: int | None = None) -> list[float]:
-    steps = trainer.config.training.steps - trainer.position.step if steps is None else steps
-    return [trainer._step().loss for _ in range(steps)]
+    left = trainer.config.training.steps - trainer.position.step
+    return [trainer._step().loss for _ in range(left if steps is None else min(steps, left))]
 
 
 def run(runs: list[dict[str, Any]]) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -101,13 +102,17 @@ def test_auto_takes_the_gpu_where_there_is_one():
     assert report.device([report.replace(gpu, found=False)]) == "cpu"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_the_command(arguments):
-    command = [sys.executable, "-m", "mars_megatron.platform", *arguments]
+def test_the_command():
+    command = [sys.executable, "-m", "mars_megatron.platform", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    if arguments:
-        content = json.loads(done.stdout)
-        assert {finding["name"] for finding in content["findings"]} == NAMES
-        assert content["usable"] is True and content["device"] in ("cpu", "cuda")
-    else:
-        assert all(name in done.stdout for name in NAMES)
+    content = json.loads(done.stdout)
+    assert {finding["name"] for finding in content["findings"]} == NAMES
+    assert content["usable"] is True and content["device"] in ("cpu", "cuda")
+
+
+def test_the_command_without_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mars_megatron.platform"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mars_megatron.platform", run_name="__main__")
+    assert ended.value.code in (0, None)
+    assert all(name in capsys.readouterr().out for name in NAMES)
