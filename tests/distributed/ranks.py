@@ -14,16 +14,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -> list[str]:
+def command(
+    num_ranks: int, job: str, arguments: dict[str, Any], result: Path, python: str = sys.executable
+) -> list[str]:
     """The command line of a job; one rank needs no torchrun, which takes seconds to start."""
-    return [*launcher(num_ranks), "-m", "tests.distributed.start", job, json.dumps(arguments), str(result)]
+    return [*launcher(num_ranks, python), "-m", "tests.distributed.start", job, json.dumps(arguments), str(result)]
 
 
-def launcher(num_ranks: int) -> list[str]:
+def launcher(num_ranks: int, python: str = sys.executable) -> list[str]:
     """What a command line begins with."""
     if num_ranks == 1:
-        return [sys.executable]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+        return [python]
+    return [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
 
 
 def environment() -> dict[str, str]:
@@ -36,8 +38,11 @@ def run_ranks(
     job: str,
     arguments: dict[str, Any],
     variables: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> Any:
     """Run a job on `num_ranks` ranks, with more environment variables if given, and return rank 0's result.
+
+    `python` may be another interpreter than this one.
 
     Raises:
         RuntimeError: with the job's output, if a rank failed.
@@ -45,7 +50,7 @@ def run_ranks(
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         done = subprocess.run(
-            command(num_ranks, job, arguments, result),
+            command(num_ranks, job, arguments, result, python),
             cwd=ROOT,
             env={**environment(), **(variables or {})},
             capture_output=True,
