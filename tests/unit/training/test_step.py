@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from mars_megatron.sequence.batch import MIXED, Batch, collate
 from mars_megatron.sequence.samples import I2T, T2I, TASKS, TEXT_ONLY, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.training.step import StepResult, _loss
+from mars_megatron.training.step import Stepper, StepResult, _loss
 from mars_megatron.training.trainer import Interval
 
 VOCABULARY = Vocabulary(text_size=20, codebook_size=8)
@@ -55,6 +56,31 @@ def test_loss_counts(
     assert report.dtype == torch.float64 and not report.requires_grad
     (gradient,) = torch.autograd.grad(total, losses)
     assert gradient.tolist() == [text_weight] * num_text + [1.0] * num_visual
+
+
+@pytest.mark.parametrize(
+    ("answer", "skipped"),
+    [
+        ((True, 2.0, None), None),
+        ((False, 9.0, None), True),
+        ((False, 3.0, None), RuntimeError),  # not above the threshold: something else is wrong
+        ((False, float("nan"), None), RuntimeError),
+        ((False, None, None), RuntimeError),
+    ],
+)
+def test_a_step_above_the_gradient_norm_threshold_is_skipped(monkeypatch, answer: tuple, skipped: object) -> None:
+    """Any other step that the optimiser refuses ends the run."""
+    stepper = Stepper.__new__(Stepper)
+    stepper.model, stepper.num_micro_batches, stepper.skip_threshold = [], 1, 3.0
+    monkeypatch.setattr(stepper, "_run", lambda *_args, **_options: [])
+    monkeypatch.setattr(stepper, "_result", lambda _reports, norm: replace(result(1), grad_norm=norm))
+    optimizer = SimpleNamespace(zero_grad=lambda: None, step=lambda: answer)
+    if skipped is RuntimeError:
+        with pytest.raises(RuntimeError, match="infinite or not a number"):
+            stepper.train([], optimizer)
+    else:
+        found = stepper.train([], optimizer)
+        assert (found.skipped, found.grad_norm) == (skipped, answer[1])
 
 
 def result(num_tokens: int) -> StepResult:
