@@ -1,6 +1,7 @@
 """megatron-core: what is replaced in it, and everything in which its supported releases differ (0.16.1 and 0.19).
 
-`PRIVATE` and the tables of patches name what an upgrade may take away; tests/unit/compat holds them.
+What the CPU platform replaces is in `compat.cpu`. The tables of patches name what an upgrade may take away;
+tests/unit/compat holds them.
 """
 
 from __future__ import annotations
@@ -194,6 +195,6 @@ def check_sums(folder: Path) -> None:
 
 
 def quiet() -> None:
-    """Leave out remarks that ask for nothing: of what both releases read (`write_common`), and of replaced names."""
+    """Leave out remarks on which nobody can act: that there is no state to rerun, and that `common.pt` is read."""
     for name in ("rerun_state_machine", "dist_checkpointing.strategies.common"):
         logging.getLogger(f"megatron.core.{name}").setLevel(logging.ERROR)

@@ -107,7 +107,9 @@ def _package(name: str, distribution: str, module: str, cost: str, required: boo
 
 
 def _megatron_core() -> Finding:
-    finding = _package("megatron-core", "megatron-core", "megatron.core", "nothing trains", required=True)
+    # This part of it needs triton in 0.19, and refuses an old nvidia-resiliency-ext.
+    layers = "megatron.core.models.backends"
+    finding = _package("megatron-core", "megatron-core", layers, "nothing trains", required=True)
     if not finding.found:
         return finding
     from packaging.specifiers import SpecifierSet  # megatron-core brings it
