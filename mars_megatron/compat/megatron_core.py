@@ -195,6 +195,8 @@ def check_sums(folder: Path) -> None:
 
 
 def quiet() -> None:
-    """Leave out remarks on which nobody can act: that there is no state to rerun, and that `common.pt` is read."""
-    for name in ("rerun_state_machine", "dist_checkpointing.strategies.common"):
+    """Leave out warnings on which nobody can act: that there is no state to rerun, that `common.pt` is read, and that
+    another way of saving asynchronously is preferred, at every checkpoint that is saved synchronously."""
+    checkpoints = "dist_checkpointing.strategies"
+    for name in ("rerun_state_machine", f"{checkpoints}.common", f"{checkpoints}.torch"):
         logging.getLogger(f"megatron.core.{name}").setLevel(logging.ERROR)
