@@ -110,7 +110,7 @@ class Sample(Callback):
         if not self.due(self.config.logging.sample_interval):
             return
         run = self.run
-        codes = sample_images(run.chunks[0], self.ids, run.vocabulary, self.side**2, self.config.generation)
+        codes = sample_images(run.chunks[0], self.ids, run.vocabulary, self.image.num_codes, self.config.generation)
         if torch.distributed.get_rank() == 0:
             images = self.image_tokenizer.decode(codes, (self.image.side, self.image.side))
             rows = np.split(np.asarray(torch.as_tensor(images)), len(self.prompts))
