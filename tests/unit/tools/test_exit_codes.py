@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.command_lines import TOOLS, load_tool
+from tests.support.command_lines import TOOLS, load_tool
 from tests.waiting import scaled
 
 from mars_megatron import train
