@@ -49,8 +49,11 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors (and the plan's) on `device`."""
-        names = ("plan", *_names(Batch, torch.Tensor))
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), (DispatchPlan, torch.Tensor)):
+                moved[field.name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **moved)
 
 
 def collate(
