@@ -7,12 +7,11 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
 
-from mars_megatron.config.parser import build, build_parser, instantiate, override
+from mars_megatron.config.parser import build, build_parser, instantiate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import validate
-from mars_megatron.config.yaml_io import from_yaml, read_yaml, to_yaml
+from mars_megatron.config.yaml_io import read_yaml, to_yaml
 from mars_megatron.recipes import RECIPES, get_recipe
 
 DESCRIPTION = """Settings come from the recipe, then from the YAML file, then from the options below: the later wins.
@@ -52,20 +51,6 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatro
         if os.environ.get("RANK", "0") == "0":  # once, not from every rank
             print(f"{parser.prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None) -> RunConfig:
-    """A saved configuration with overrides, for the tools that work on a finished run.
-
-    Args:
-        path: YAML file, such as the one in every checkpoint.
-        overrides: Dotted settings as on the command line: ["--generation.seed", "3"] or ["--generation.seed=3"].
-        world_size: Number of ranks, where the layout must fit it.
-
-    Raises:
-        ValueError: The file or an override is wrong, or the settings contradict each other.
-    """
-    return validate(override(from_yaml(path), overrides), world_size)
 
 
 def _init_from(chosen: argparse.Namespace, rest: Sequence[str]) -> list[str]:

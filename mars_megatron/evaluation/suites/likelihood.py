@@ -38,7 +38,7 @@ class Likelihood:
             if getattr(self, option) < 0:
                 raise ValueError(f"{option} is {getattr(self, option)}; accepted: 0 or more")
         if self.index:
-            from mars_megatron.data import Store
+            from mars_megatron.data.store import Store
 
             Store(self.index)
 
@@ -46,7 +46,7 @@ class Likelihood:
         """Read and sum."""
         from dataclasses import asdict
 
-        from mars_megatron.data import open_micro_batches
+        from mars_megatron.data.micro_batches import open_micro_batches
         from mars_megatron.evaluation.likelihood import SampleLoss, estimates, sample_losses
         from mars_megatron.evaluation.suite import Result
         from mars_megatron.sampling.decoding import inference, row_multiple

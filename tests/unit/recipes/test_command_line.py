@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, to_yaml
+from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml
 from mars_megatron.config.problems import leaves
 from mars_megatron.recipes import get_recipe
-from mars_megatron.recipes.command_line import load_config, parse
+from mars_megatron.recipes.command_line import parse
 
 DATA = ["--data.path", "corpus"]
 
@@ -159,20 +159,6 @@ def test_help_documents_every_setting(capsys, monkeypatch):
     for setting in ("--recipe", "--config", "--print-config"):
         assert f"  {setting}" in text
     assert "Most rows of one micro-batch" in text
-
-
-def test_load_config_applies_overrides(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(get_recipe("mars_7b_stage1")))
-    config = load_config(path, ["--parallel.tensor", "1", "--parallel.sequence=false", "--generation.seed", "3"])
-    assert (config.parallel.tensor, config.generation.seed, config.model.num_layers) == (1, 3, 32)
-    assert load_config(path, world_size=8) == get_recipe("mars_7b_stage1")
-    with pytest.raises(ValueError, match="unrecognized arguments: --generation.seeds 3"):
-        load_config(path, ["--generation.seeds", "3"])
-    with pytest.raises(ValueError, match=r"parallel\.sequence is True; accepted: false"):
-        load_config(path, ["--parallel.tensor", "1"])
-    with pytest.raises(ValueError, match="there are 2"):
-        load_config(path, world_size=2)
 
 
 def test_the_command_line_does_not_import_torch():
