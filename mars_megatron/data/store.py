@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mars_megatron.data import planning, reference
+from mars_megatron.data import planning, planning_reference
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import (
     KIND_IMAGE,
@@ -32,7 +32,7 @@ class Store:
     Attributes:
         manifest: Contents of PREFIX.json.
         lengths: int32 [S], tokens of each sequence.
-        modes: int8 [S], what each sequence is (data.modes).
+        modes: int8 [S], what each sequence is (index.modes).
         boundaries: int64 [D + 1], the first sequence of each document, and S.
         weights: float32 [S], the relative weight of each caption among those of its document; None if all are equal.
 
@@ -97,11 +97,11 @@ class Store:
 
     def kind(self, document: int) -> int:
         """KIND_TEXT, KIND_IMAGE, KIND_PAIR or KIND_INTERLEAVED."""
-        return reference.kind_of(self.arrays, document)
+        return planning_reference.kind_of(self.arrays, document)
 
     def sample_rows(self, document: int, task: int, num_text: int) -> int:
         """Input rows of a sample with num_text tokens of caption or text."""
-        return reference.sample_rows(self.arrays, document, task, num_text)
+        return planning_reference.sample_rows(self.arrays, document, task, num_text)
 
     def num_captions(self, document: int) -> int:
         """Text sequences of a document that is not interleaved (1 for a text document)."""

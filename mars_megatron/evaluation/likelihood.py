@@ -21,7 +21,7 @@ class SampleLoss:
     """What a model needs for the targets of one modality in one sample.
 
     Attributes:
-        task: Number of the task (data.samples).
+        task: Number of the task (sequence.samples).
         modality: Number of the modality in MODALITIES.
         count: Targets.
         nats: Sum of their losses.

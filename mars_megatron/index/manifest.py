@@ -90,7 +90,7 @@ class Manifest:
     """Contents of PREFIX.json; written last, so that an index without it is not complete.
 
     Args:
-        documents: Number of documents by kind (data.modes.KINDS); kinds that do not occur may be left out.
+        documents: Number of documents by kind (index.modes.KINDS); kinds that do not occur may be left out.
         tokens: Number of tokens by modality, keys text and visual.
         text_tokenizer: The text tokenizer.
         image_tokenizer: The image tokenizer; None for an index of text alone.

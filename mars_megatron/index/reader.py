@@ -28,7 +28,7 @@ class IndexArrays:
         lengths: int32 [S], tokens of each sequence.
         offsets: int64 [S], where each begins in the .bin, in bytes.
         boundaries: int64 [D + 1], the first sequence of each document, and S.
-        modes: int8 [S], of data.modes.
+        modes: int8 [S], of index.modes.
     """
 
     lengths: np.ndarray

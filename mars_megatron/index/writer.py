@@ -97,7 +97,7 @@ class IndexWriter:
         Args:
             tokens: int32 [sum of lengths], the sequences of all documents one after the other.
             lengths: int32 [S], tokens of each sequence, each at least 1.
-            modes: int8 [S], of data.modes.
+            modes: int8 [S], of index.modes.
             sequences: int64 [D], number of sequences of each document; their sum is S.
             weights: float32 [S], the relative weight of each caption among those of its document; None for equal ones.
         """

@@ -12,8 +12,8 @@ from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.merge import merge_indices, shards_folder
 from mars_megatron.index.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
 from mars_megatron.index.writer import BeingWrittenError
+from mars_megatron.indexing.index_output import Output, Recipe
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.output import Output, Recipe
 from mars_megatron.indexing.pool import WorkerPool
 from mars_megatron.indexing.records import Work
 from mars_megatron.indexing.restart import agree_on_inputs, is_finished

@@ -38,9 +38,9 @@ class DecodedDocument:
 
     Args:
         number: Its number in the index.
-        kind: One of data.modes.KINDS.
+        kind: One of index.modes.KINDS.
         sequences: Its sequences in order, each a text or an image, uint8 [height, width, 3].
-        modes: Of each sequence, of data.modes.
+        modes: Of each sequence, of index.modes.
         weights: Of each sequence; None in an index without caption weights.
     """
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mars_megatron.indexing.batch import Batch
+from mars_megatron.indexing.documents import Batch
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Work
@@ -25,7 +25,7 @@ BYTES_PER_TOKEN = 64
 
 
 class ModeNumbers(NamedTuple):
-    """The numbers of data.modes, which a worker need not import with all that surrounds it."""
+    """The numbers of index.modes, which a worker need not import with all that surrounds it."""
 
     text: int
     image: int

@@ -12,8 +12,8 @@ from mars_megatron.index import reader as index_reader
 from mars_megatron.index import structure_checks, token_checks
 from mars_megatron.index.manifest import SourceInfo
 from mars_megatron.index.merge import merge_indices
-from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.sources.folder import folder_sha256
+from mars_megatron.indexing.statistics import describe, inspect_index
 from mars_megatron.indexing.validation import validate_index
 from tests.unit.index.small_indices import MIXED, PAIRS, documents, write_index
 

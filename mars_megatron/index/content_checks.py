@@ -116,7 +116,7 @@ def _image_lengths(manifest: Manifest | None) -> np.ndarray:
 
 
 def _well_formed(kinds: np.ndarray, modes: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
-    """Whether the modes of each document are those of its kind (data.modes), bool [D]."""
+    """Whether the modes of each document are those of its kind (index.modes), bool [D]."""
     size = np.diff(boundaries)
     has = [np.add.reduceat(modes == mode, boundaries[:-1], dtype=np.int64) for mode in range(NUM_MODES)]  # [D] each
     num_text = has[MODE_TEXT]
