@@ -10,16 +10,7 @@ import numpy as np
 
 from mars_megatron.data import planning, planning_reference
 from mars_megatron.index.manifest import Manifest
-from mars_megatron.index.modes import (
-    KIND_IMAGE,
-    KIND_INTERLEAVED,
-    KIND_PAIR,
-    KIND_TEXT,
-    KINDS,
-    MODE_IMAGE,
-    MODE_LOW,
-    MODE_PART_IMAGE,
-)
+from mars_megatron.index.modes import KIND_INTERLEAVED, KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, NUM_IMAGES
 from mars_megatron.index.reader import ITEM_BYTES, index_path, read_arrays, read_tokens, read_weights
 
 
@@ -106,7 +97,7 @@ class Store:
     def num_captions(self, document: int) -> int:
         """Text sequences of a document that is not interleaved (1 for a text document)."""
         first, end = self.boundaries[document : document + 2].tolist()
-        return end - first - {KIND_TEXT: 0, KIND_IMAGE: 1, KIND_PAIR: 2}[self.kind(document)]
+        return end - first - NUM_IMAGES[self.kind(document)]
 
     def caption(self, document: int, number: int) -> np.ndarray:
         """Text ids of one caption, int64 (the text itself for number 0 of a text document)."""

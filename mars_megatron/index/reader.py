@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mars_megatron.index.findings import manifest_problems
-from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.manifest import Manifest, manifest_problems
 from mars_megatron.index.writer import HEADER, INT32_CODE, MAGIC, TOKEN_DTYPE, VERSION
 
 ITEM_BYTES = np.dtype(TOKEN_DTYPE).itemsize

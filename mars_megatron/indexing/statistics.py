@@ -19,9 +19,10 @@ from mars_megatron.index.modes import (
     MODE_PART_IMAGE,
     MODE_PART_TEXT,
     MODE_TEXT,
+    document_kinds,
 )
 from mars_megatron.index.reader import open_index
-from mars_megatron.index.writer import ENDINGS, document_kinds
+from mars_megatron.index.writer import ENDINGS
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _FEW = 1 << 16  # values below it are counted in a table
@@ -36,7 +37,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
     Returns:
         path, size_bytes {ending: bytes}, documents {kind: n}, sequences, images {high, low, parts},
         tokens {modality: n}, captions_per_image, parts_per_interleaved, caption_tokens, text_tokens, text_part_tokens
-        (distributions of lengths), rows {task: distribution over every sample of sequence.samples that the index can give},
+        (distributions of lengths), rows {task: distribution over every sample that the index can give},
         caption_weights, skipped, unknown, files, members, unread, text_tokenizer, image_tokenizer, settings, sources.
 
     Raises:
@@ -143,7 +144,7 @@ class _Counted:
 
 
 def _rows(counted: _Counted, manifest: Manifest) -> dict[str, dict[str, float] | None]:
-    """Input rows of the samples of each task, one sample for each caption; the layouts are those of sequence.samples."""
+    """Input rows of the samples of each task, one sample for each caption, laid out as in sequence.samples."""
     image = manifest.image_tokenizer
     codes = image.grid[0] * image.grid[1] if image else 0
     low = image.low_grid[0] * image.low_grid[1] if image and image.low_grid else 0

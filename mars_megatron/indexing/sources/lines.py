@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mars_megatron.files.plain_text import other_encoding
+from mars_megatron.files.plain_text import BOM
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
-    BOM,
     FILE_NAME,
     convention_caption,
     count_keys,
@@ -25,6 +24,7 @@ from mars_megatron.indexing.sources.fields import (
     low_name_column,
     make_convention_sample,
     make_sample,
+    other_than_utf8,
     parse_json,
 )
 from mars_megatron.indexing.sources.listing import looks_like_image
@@ -175,9 +175,8 @@ def read_lines(
     lines = Lines(file.path, 1, b"", json, 0, metadata, counts_files)
     number, rest, too_long = 1, b"", 0
     while block := file.read(BLOCK):
-        if number == 1 and not rest and (other := other_encoding(block)) is not None and b"\0" in block:
-            detail = f"the file is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)"
-            yield Problems((Skip({"file": file.path}, "invalid_utf8", detail),), len(block))
+        if number == 1 and not rest and b"\0" in block and (refused := other_than_utf8(block)) is not None:
+            yield Problems((Skip({"file": file.path}, refused.reason, refused.detail),), len(block))
             return
         end = block.rfind(b"\n") + 1
         if not end:

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.files.plain_text import other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, BuildOptions
 from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
@@ -27,6 +26,7 @@ from mars_megatron.indexing.sources.fields import (
     known_fields,
     low_name_column,
     make_convention_sample,
+    other_than_utf8,
     parse_json,
 )
 from mars_megatron.indexing.sources.lines import MAX_LINE
@@ -129,9 +129,9 @@ def _csv(path: str) -> Iterator[tuple[int, list[str]]]:
         Refused: invalid_utf8 of the whole file, or bad_record.
     """
     with open(path, "rb") as file:
-        other = other_encoding(file.read(4))
-    if other is not None:
-        raise Refused("invalid_utf8", f"the file is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)")
+        refused = other_than_utf8(file.read(4))
+    if refused is not None:
+        raise refused
     csv.field_size_limit(MAX_LINE)
     # names of files may be of any bytes; captions that are not UTF-8 are left out by the worker
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
