@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from mars_megatron.files.writing import write_text
 from mars_megatron.index.modes import KINDS
 
 FORMAT_VERSION = 2
+_KNOWN_KEYS = {"documents": KINDS, "tokens": ("text", "visual"), "unknown": ("texts", "tokens")}
+_POSITIVE = ("size", "codebook_size", "grid", "low_grid")
+_types = lru_cache(get_type_hints)
 
 
 @dataclass(frozen=True)
@@ -186,51 +192,33 @@ class Manifest:
 
 def manifest_problems(manifest: Manifest) -> Iterator[str]:
     """Values of a manifest that are not of the type or range that they should be."""
-
-    def counts(values: object, keys: tuple[str, ...] | None = None) -> bool:
-        return isinstance(values, dict) and all(
-            isinstance(key, str) and (keys is None or key in keys) and type(count) is int and count >= 0
-            for key, count in values.items()
-        )
-
-    def sizes(*values: object) -> bool:
-        return all(type(value) is int and value > 0 for value in values)
-
-    if not counts(manifest.documents, KINDS):
-        yield f"documents is {manifest.documents!r}; it must be counts of {', '.join(KINDS)}"
-    if not counts(manifest.tokens, ("text", "visual")) or len(manifest.tokens) != 2:
+    text, image = manifest.text_tokenizer, manifest.image_tokenizer
+    parts: list[tuple[str, Any]] = [("", manifest), ("text_tokenizer.", text), ("image_tokenizer.", image)]
+    parts += [(f"source {source.path!r}: ", source) for source in manifest.sources]
+    for where, part in parts:
+        for name, kind in () if part is None else _types(type(part)).items():
+            if name in ("text_tokenizer", "image_tokenizer", "sources"):
+                continue
+            value, known = getattr(part, name), _KNOWN_KEYS.get(name) if part is manifest else None
+            if not _fits(value, kind) or not set(value if known else ()) <= set(known or ()):
+                keys = f" with the keys {', '.join(known)}" if known else ""
+                yield f"{where}{name} is {value!r}; it must be {kind if get_args(kind) else kind.__name__}{keys}"
+            elif name in _POSITIVE and value is not None and np.min(value) <= 0:
+                yield f"{where}{name} is {value!r}; it must be above 0"
+    if isinstance(manifest.tokens, dict) and len(manifest.tokens) < 2:
         yield f"tokens is {manifest.tokens!r}; it must be counts of text and visual"
-    if not counts(manifest.skipped):
-        yield f"skipped is {manifest.skipped!r}; it must be counts by reason"
-    if not counts(manifest.unknown, ("texts", "tokens")):
-        yield f"unknown is {manifest.unknown!r}; it must be counts of texts and tokens"
-    if not isinstance(manifest.sha256, dict) or not all(isinstance(value, str) for value in manifest.sha256.values()):
-        yield f"sha256 is {manifest.sha256!r}; it must be checksums by ending"
-    if not isinstance(manifest.settings, dict):
-        yield f"settings is {manifest.settings!r}; it must be a table"
-    for name in ("text_tokenizer", "image_tokenizer"):
-        info = getattr(manifest, name)
-        if info is not None and not (isinstance(info.path, str) and isinstance(info.fingerprint, str)):
-            yield f"{name} has path {info.path!r} and fingerprint {info.fingerprint!r}; they must be strings"
-    if not sizes(manifest.text_tokenizer.size):
-        yield f"text_tokenizer.size is {manifest.text_tokenizer.size!r}; it must be a number of ids"
-    image = manifest.image_tokenizer
-    if image is not None:
-        if not sizes(image.codebook_size):
-            yield f"image_tokenizer.codebook_size is {image.codebook_size!r}; it must be a number of codes"
-        for name, grid in (("grid", image.grid), ("low_grid", image.low_grid)):
-            if not (grid is None and name == "low_grid") and not (
-                isinstance(grid, tuple) and len(grid) == 2 and sizes(*grid)
-            ):
-                yield f"image_tokenizer.{name} is {grid!r}; it must be two numbers, rows and columns"
-    for source in manifest.sources:
-        strings, integers = (source.path, source.sha256), (source.num_bytes, source.samples)
-        if (
-            not all(isinstance(value, str) for value in strings)
-            or not all(type(value) is int for value in integers)
-            or not all(counts(value) for value in (source.skipped, source.files, source.members, source.unread))
-        ):
-            yield (
-                f"source {source.path!r} has a path, sha256, num_bytes, samples, skipped, files, members or unread of "
-                "another type"
-            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of the type of a field; numbers of a table are counts."""
+    arguments = get_args(kind)
+    if get_origin(kind) is dict:
+        kind = arguments[1]
+        return isinstance(value, dict) and all(
+            _fits(entry, kind) and (kind is not int or entry >= 0) for entry in value.values()
+        )
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if arguments:
+        return any(_fits(value, one) for one in arguments)
+    return kind is Any or type(value) is kind or (kind is type(None) and value is None)
