@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from mars_megatron.index.modes import KINDS
 FORMAT_VERSION = 2
 _KNOWN_KEYS = {"documents": KINDS, "tokens": ("text", "visual"), "unknown": ("texts", "tokens")}
 _POSITIVE = ("size", "codebook_size", "grid", "low_grid")
-_types = lru_cache(get_type_hints)
+_types: Callable[[type], dict[str, Any]] = lru_cache(get_type_hints)
 
 
 @dataclass(frozen=True)
