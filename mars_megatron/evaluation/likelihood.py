@@ -10,7 +10,8 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import Store, open_micro_batches
+from mars_megatron.data.micro_batches import open_micro_batches
+from mars_megatron.data.store import Store
 from mars_megatron.evaluation.intervals import Estimate, mean
 from mars_megatron.evaluation.suite import Context, Result, check_least
 from mars_megatron.model import MARSModel
@@ -80,7 +81,7 @@ class SampleLoss:
     """What a model needs for the targets of one modality in one sample.
 
     Attributes:
-        task: Number of the task (data.samples).
+        task: Number of the task (sequence.samples).
         modality: Number of the modality in MODALITIES.
         count: Targets.
         nats: Sum of their losses.

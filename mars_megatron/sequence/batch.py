@@ -30,7 +30,7 @@ class Batch:
         num_text_targets: How many of the N are text.
         num_visual_targets: How many of the N are visual.
         index: Number of this micro-batch in the global order.
-        task: The task of all its samples (data.samples), or MIXED.
+        task: The task of all its samples (sequence.samples), or MIXED.
     """
 
     plan: DispatchPlan

@@ -24,7 +24,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.data import MicroBatches
+from mars_megatron.data.micro_batches import MicroBatches
 from mars_megatron.model.feed_forward import expert_parameters
 from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sequence.batch import Batch, flatten
