@@ -1,4 +1,4 @@
-"""T2I-CompBench: compositional prompts, drawn and scored."""
+"""T2I-CompBench: prompts of attributes and relations, drawn and scored."""
 
 from __future__ import annotations
 

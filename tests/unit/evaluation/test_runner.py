@@ -304,6 +304,22 @@ def test_files_behind_names_have_fingerprints(tmp_path: Path) -> None:
     assert fingerprint_of("tests.support.command_lines:load_tool") != ""
 
 
+def test_a_suite_of_the_users_is_computed_again_when_it_changes(
+    tool: ModuleType, run: TinyRun, facts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my_facts.py"
+    source = (
+        "import dataclasses\nfrom mars_megatron.evaluation.facts import Facts\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(Facts):\n    __doc__, name = Facts.__doc__, 'mine'\n"
+    )
+    file.write_text(source)
+    line = [f"{file}:Mine", run.checkpoint, "--facts", facts, "--output", str(tmp_path / "out")]
+    assert tool.main(line) == tool.main(line) == 0
+    assert "mine.json, from an earlier run" in capsys.readouterr().out
+    file.write_text(source + "# another\n")
+    assert tool.main(line) == 2 and "with other inputs.suite" in capsys.readouterr().err
+
+
 def test_a_base_is_its_checkpoint(run: TinyRun, tmp_path: Path) -> None:
     """Results and logs beside the checkpoints of a run are no other base."""
     base = tmp_path / "base"
