@@ -20,9 +20,9 @@ from mars_megatron.config.yaml_io import parse_yaml
 from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.language_model import LanguageModelParts, model_type, read_shape
 from mars_megatron.conversion.parts import CheckpointParts
-from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.conversion.table import parameters, part_names
 from mars_megatron.files.foreign import refuse_foreign
+from mars_megatron.files.writing import INCOMPLETE
 
 TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from mars_megatron.files.plain_text import parse_json, read_json, read_lines
+from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.image_folder import differences_of
 from mars_megatron.gallery.output import save_image
 
@@ -74,9 +74,9 @@ class DocumentFolder:
     def save(self) -> None:
         """Write the lines and the page; the images are there. Each file appears complete."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write(SETTINGS, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
-        self._write(PAGE, self._page())
-        self._write(RESULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines))
+        write_text(self.path / SETTINGS, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / PAGE, self._page())
+        write_text(self.path / RESULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines))
 
     def _check_settings(self) -> None:
         file = self.path / SETTINGS
@@ -119,11 +119,6 @@ class DocumentFolder:
     def _write_image(self, image: torch.Tensor, name: str) -> str:
         save_image(Image.fromarray(image.numpy()), self.path / IMAGES / name)
         return f"{IMAGES}/{name}"
-
-    def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
 
 
 def _picture(source: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.indexing.images import load_image
 from mars_megatron.sampling.documents import Document, Part
@@ -124,4 +124,4 @@ def _described(kind: str, value: str) -> dict[str, str]:
     if not Path(value).is_file():
         raise ValueError(f"missing image: {value} does not exist")
     # However its path was given: the command may be run again from elsewhere.
-    return {"image": str(Path(value).resolve()), "sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+    return {"image": str(Path(value).resolve()), "sha256": file_sha256(value)}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mars_megatron.files.writing import complete
 from mars_megatron.gallery.grid import image_grid
 from mars_megatron.gallery.output import save_image
 
@@ -81,12 +82,8 @@ class ImageFolder:
             assert low is not None
             save_image(Image.fromarray(low.numpy()), self._low(file))
         if self.save_codes:
-            path = self._codes(file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            with temporary.open("wb") as opened:
+            with complete(self._codes(file), durable=False) as temporary, temporary.open("wb") as opened:
                 np.savez_compressed(opened, **codes)  # type: ignore[arg-type]
-            os.replace(temporary, path)
 
     def add(self, lines: Sequence[Line]) -> None:
         """Write the lines of images whose files are there."""

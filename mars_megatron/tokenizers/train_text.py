@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 import sentencepiece
 
+from mars_megatron.files.writing import complete
 from mars_megatron.tokenizers.text import SentencePieceTokenizer
 from mars_megatron.tokenizers.training_text import TrainingText
 
@@ -75,11 +75,6 @@ def train_text_tokenizer(
         )
     except (RuntimeError, OSError) as error:  # says which size would do
         raise ValueError(f"no tokenizer of {vocab_size} ids from {text}: {error}") from error
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    try:
+    with complete(output) as temporary:
         temporary.write_bytes(model.getvalue())
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return SentencePieceTokenizer(output)
