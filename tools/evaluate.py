@@ -6,7 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from command_line import add_layout_options, add_settings, overrides, run_tool
+from command_line import add_layout_options, add_settings, overrides, run_on_ranks
+
+from mars_megatron.program import Parser
 
 EPILOG = """\
   python tools/evaluate.py facts runs/base --facts facts.jsonl
@@ -41,9 +43,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     from mars_megatron.evaluation.dataclass_options import add_arguments, description_of
     from mars_megatron.evaluation.jobs import SUITES, suite_class
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     chosen = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     for name, (_, about) in SUITES.items():
@@ -66,7 +66,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mars_megatron.config.yaml_io import read_yaml
+    from mars_megatron.config.parser import read_yaml
     from mars_megatron.evaluation.dataclass_options import values_of
     from mars_megatron.evaluation.jobs import make_job, make_jobs
 
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_tool(run, parse_arguments(sys.argv[1:] if arguments is None else arguments))
+    return run_on_ranks(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from examples.compositional.scenes import NUM_PAIRS, SPLITS, Division, Scene, di
 from mars_megatron.evaluation.dataclass_options import add_arguments, build, values_of
 from mars_megatron.files.writing import write_text
 from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
+from mars_megatron.program import Parser, run_program
 
 PROMPTS_FILE = "prompts.jsonl"
 CHUNK = 1000  # canvases painted at once
@@ -149,24 +150,22 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where everything is written")
     add_arguments(parser, BuildSettings, "what is written")
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    try:
-        settings = build(BuildSettings, values_of(BuildSettings, options), "benchmark")
-        division = write_benchmark(options.output, settings)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(options: argparse.Namespace) -> None:
+    settings = build(BuildSettings, values_of(BuildSettings, options), "benchmark")
+    division = write_benchmark(options.output, settings)
     counts = ", ".join(f"{name} {len(scenes)}" for name, scenes in division.scenes.items())
     print(f"{options.output}: possible scenes: {counts}; pairs never seen: {len(division.unseen)}")
-    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_program(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from examples.digits import recipes as digits
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -21,7 +22,6 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate_data import RESERVED_ROWS
 
 TOKENS_PER_SAMPLE = 78
 TEXT_TOKENS_PER_MICRO_BATCH = 1024

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -27,7 +28,6 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate_data import RESERVED_ROWS
 
 TOKENS_PER_SAMPLE = 22
 TEXT_TOKENS_PER_MICRO_BATCH = 512
@@ -134,5 +134,5 @@ def _vocabulary() -> VocabularyConfig:
 def _micro_batch_tokens(*resolutions: int) -> int:
     """Rows of a micro-batch of samples with a caption and one image of each resolution."""
     image = mars().image
-    tokens = sum((resolution // image.downsample) ** 2 + IMAGE_MARKS for resolution in resolutions)
+    tokens = sum(replace(image, resolution=resolution).num_codes + IMAGE_MARKS for resolution in resolutions)
     return (CAPTION_TOKENS + tokens) * SAMPLES_PER_MICRO_BATCH_OF_STAGES + RESERVED_ROWS

@@ -141,6 +141,26 @@ class ImageConfig:
     next_k: int = 1
     order: Literal["raster", "regions"] = "raster"
 
+    @property
+    def side(self) -> int:
+        """Tokens along each side of an image."""
+        return self.resolution // self.downsample
+
+    @property
+    def num_codes(self) -> int:
+        """Tokens of an image."""
+        return self.side**2
+
+    @property
+    def low_side(self) -> int:
+        """Tokens along each side of a low-resolution image; 0 without one."""
+        return self.low_resolution // self.downsample
+
+    @property
+    def num_low_codes(self) -> int:
+        """Tokens of a low-resolution image; 0 without one."""
+        return self.low_side**2
+
 
 @dataclass(frozen=True)
 class FreezeConfig:
@@ -155,6 +175,12 @@ class FreezeConfig:
     text: bool = True
     visual: bool = False
     norms: bool = True
+
+    def of(self, expert: str, is_norm: bool) -> bool:
+        """Whether parameters of an expert are frozen: text, visual, or shared, which without the norms follow text."""
+        if expert == "shared":
+            return self.norms if is_norm else self.text
+        return self.visual if expert == "visual" else self.text
 
 
 @dataclass(frozen=True)
@@ -386,6 +412,11 @@ class RunConfig:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether neither the text experts nor the norms in front of them are trained."""
+        return self.freeze.text and (self.freeze.norms or self.model.expert_norms)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def expert_pairs(model: MARSModel) -> list[Experts | FeedForward]:
         ValueError: The model has no visual experts.
     """
     pairs = (module for module in model.modules() if isinstance(module, (Experts, FeedForward)))
-    found = [pair for pair in pairs if isinstance(pair, FeedForward) or not pair.is_shared]
-    if any(pair.visual is pair.text for pair in found):
+    found = [pair for pair in pairs if "shared" not in pair.names]
+    if any("visual" not in pair.names for pair in found):
         raise ValueError(
             "model.shared_experts is true: controls exchange text and visual experts, and this model has one for both"
         )

@@ -16,6 +16,7 @@ from mars_megatron.evaluation.intervals import Estimate, mean
 from mars_megatron.evaluation.suite import Context, Result, check_least
 from mars_megatron.evaluation.texts import read_sentences, spread
 from mars_megatron.model import MARSModel
+from mars_megatron.model.experts import expert_of
 from mars_megatron.sampling import load_for_inference
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference, row_multiple
@@ -159,12 +160,12 @@ def changed_frozen_tensors(model: MARSModel, base: MARSModel) -> list[str]:
     Visual parameters that the base does not have (it may have other visual experts) are not compared. Every
     tensor-parallel rank must call it.
     """
-    theirs = dict(base.named_parameters())
+    theirs, experts = dict(base.named_parameters()), expert_of(model)
     changed = [
         name
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad
-        and not (name not in theirs and ".visual." in name)
+        and not (name not in theirs and experts[parameter] == "visual")
         and not _same_bits(parameter, theirs[name])
     ]
     of_ranks: list[list[str]] = [changed] * model.tp_group.size()

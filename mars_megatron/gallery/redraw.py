@@ -15,6 +15,10 @@ from mars_megatron.gallery.pictures import made_batches, make_again, origin, pro
 from mars_megatron.platform.parallel import only_on_rank_0
 
 
+class DrawnOtherwise(ValueError):
+    """Images came out otherwise than their manifest says."""
+
+
 def redraw(
     manifest: str | Path,
     models: Models,
@@ -39,8 +43,8 @@ def redraw(
         The files written.
 
     Raises:
-        ValueError: The manifest is damaged or has no such image, a model is another one, or an image came out otherwise
-            than the manifest says; that one is not written.
+        ValueError: The manifest is damaged or has no such image, or a model is another one.
+        DrawnOtherwise: An image came out otherwise than the manifest says; that one is not written.
     """
     platform.initialize(models.device)
     platform.init_process_group()
@@ -66,7 +70,7 @@ def redraw(
                 else:
                     other.append(line["file"])
     if other:
-        raise ValueError(
+        raise DrawnOtherwise(
             f"{len(other)} of {len(chosen)} images came out otherwise than {manifest} says, and were not written: "
             f"{_some(other)}. Other versions of torch, devices or numbers of ranks round differently (then "
             f"{lines[0]['layout']}, now {cascade.layout})"

@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 
 _EXTENSION = "mars_megatron._C"
-_INTERFACE = 3  # kInterface of csrc/bindings.cpp
+_INTERFACE = 4  # kInterface of csrc/bindings.cpp
 
 
 def _load() -> ModuleType | None:

@@ -21,7 +21,7 @@ from mars_megatron.conversion.visual import extract_visual, merge
 from mars_megatron.sampling import load_for_inference
 from tests.support.command_lines import load_tool
 from tests.support.language_models import OriginalQwen, language_model
-from tests.unit.conversion.conftest import SETTINGS, refused
+from tests.support.refusals import SETTINGS, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 

@@ -25,7 +25,7 @@ from mars_megatron.sampling.sampler import Sampler
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import load_text_tokenizer
 from tests.support.language_models import SIZES
-from tests.unit.conversion.conftest import SETTINGS, refused
+from tests.support.refusals import SETTINGS, refused
 
 Made, Copied = Callable[[str], Path], Callable[[Path], Path]
 ROWS = SIZES["vocab_size"]

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from tests.support import clean_environment
 from tests.support.exported import reference_logits
-from tests.unit.export.conftest import Exported, greedy_captions
+from tests.support.exported_run import Exported, greedy_captions
 
 ABSENT = ("mars_megatron", "megatron", "diffusers", "PIL", "accelerate", "jsonargparse")
 PROMPTS = ["a red square", "绿色方块", ""]

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, DataCollatorForLan
 
 from mars_megatron.export.model_card import ADAPTED, model_card
 from tests.support.exported import CONDITIONED, KINDS, ROUTED, model_of
+from tests.support.exported_run import Exported
 from tests.support.tiny import tiny_config
-from tests.unit.export.conftest import Exported
 
 
 def card(overrides: dict[str, Any] | None = None, has_text: bool = True) -> str:

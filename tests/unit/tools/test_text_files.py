@@ -12,7 +12,7 @@ import pytest
 
 from examples.compositional.benchmark import read_scene_prompts
 from mars_megatron import train
-from mars_megatron.config.yaml_io import read_yaml
+from mars_megatron.config.parser import read_yaml
 from mars_megatron.evaluation.facts import read_facts
 from mars_megatron.evaluation.labels import LabelWords, list_labelled_images
 from mars_megatron.evaluation.results import read_report

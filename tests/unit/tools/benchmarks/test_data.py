@@ -83,7 +83,7 @@ def test_quick_and_chosen_parts(main, tmp_path, capsys) -> None:
     ],
 )
 def test_errors(main, capsys, arguments, message) -> None:
-    assert main(*arguments) == 1
+    assert main(*arguments) == 2
     out, error = capsys.readouterr()
     assert error.startswith("error: ") and message in error and "bar" not in out
 

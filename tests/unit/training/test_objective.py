@@ -1,9 +1,6 @@
-"""What a step counts."""
+"""What the next-token objective counts."""
 
 from __future__ import annotations
-
-import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +9,7 @@ import torch
 from mars_megatron.sequence.batch import MIXED, Batch, collate
 from mars_megatron.sequence.samples import I2T, T2I, TASKS, TEXT_ONLY, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.training.step import StepResult, _loss
-from mars_megatron.training.trainer import Interval
+from mars_megatron.training.objective import NextToken
 
 VOCABULARY = Vocabulary(text_size=20, codebook_size=8)
 TEXT, CODES = np.array([3, 4, 5]), np.array([1, 2, 3, 4])
@@ -44,7 +40,7 @@ def test_loss_counts(
     batch = batch_of(*tasks)
     losses = torch.arange(1, num_text + num_visual + 1, dtype=torch.float32).requires_grad_()
     text_sum, visual_sum = (float(part.sum()) for part in losses.detach().split((num_text, num_visual)))
-    total, num_targets, report = _loss(batch, text_weight, losses)
+    total, num_targets, report = NextToken(text_weight)(batch, losses)
     assert float(total.detach()) == text_weight * text_sum + visual_sum
     assert int(num_targets) == num_text + num_visual and num_targets.dtype == torch.int
     # What is reported has no weights, so that runs compare.
@@ -55,26 +51,3 @@ def test_loss_counts(
     assert report.dtype == torch.float64 and not report.requires_grad
     (gradient,) = torch.autograd.grad(total, losses)
     assert gradient.tolist() == [text_weight] * num_text + [1.0] * num_visual
-
-
-def result(num_tokens: int) -> StepResult:
-    return StepResult(loss=1.0, text_loss=None, visual_loss=1.0, num_targets=1, num_tokens=num_tokens)
-
-
-def test_interval_without_steps_has_no_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    interval = Interval()
-    assert interval.rates() == {}
-    interval.add(result(30))
-    interval.add(result(50))
-    clock.now += 4
-    assert interval.rates() == {"seconds_per_step": 2.0, "tokens_per_second": 20.0}
-    assert interval.rates() == {}, "asking restarts"
-    interval.add(result(30))
-    clock.now += 1000
-    interval.restart()
-    assert interval.rates() == {}, "what was counted before a restart is forgotten"
-    interval.add(result(30))
-    clock.now += 3
-    assert interval.rates() == {"seconds_per_step": 3.0, "tokens_per_second": 10.0}
