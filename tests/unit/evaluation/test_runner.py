@@ -195,18 +195,18 @@ def test_computing_goes_on(run: TinyRun, facts: str, tmp_path: Path, monkeypatch
     }
     jobs, batches = make_jobs(suites, "test"), {"overrides": ["--generation.batch_size=2"]}
     calls: list[str] = []
-    over_replicas = context.over_replicas
+    over_ranks = context.over_ranks
 
     def limited(limit: int) -> None:
         calls.clear()
 
-        def counted(count: int, group: Any, work: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
             if len(calls) == limit:
                 raise KeyboardInterrupt
             calls.append("call")
-            return over_replicas(count, group, work)
+            return over_ranks(*arguments)
 
-        monkeypatch.setattr(context, "over_replicas", counted)
+        monkeypatch.setattr(context, "over_ranks", counted)
 
     limited(1000)
     whole = evaluate(run.checkpoint, jobs, tmp_path / "whole", **batches)  # type: ignore[arg-type]
