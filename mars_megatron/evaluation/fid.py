@@ -41,7 +41,7 @@ class Fid:
         reference: Folder of real images (with captions.jsonl or without), or an .npz with mu and sigma.
         prompts: File of prompts, or an image-text folder whose first captions are drawn; empty takes the reference.
         extractor: inception, inception:WEIGHTS.pth, pixels, a TorchScript file, a folder of a transformers vision
-            model, or module:attribute of a function from uint8 [N, 3, H, W] to [N, features].
+            model, or package.module.name of a function from uint8 [N, 3, H, W] to [N, features].
         samples_per_prompt: Images drawn for each prompt.
         max_prompts: Most prompts, spread evenly over all; 0 for all.
         max_reference: Most reference images, spread evenly over the folder; 0 for all.
