@@ -15,11 +15,11 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron import platform
-from mars_megatron.evaluation.context import my_share
+from mars_megatron.evaluation.context import Context, my_share
 from mars_megatron.evaluation.features import FeatureExtractor, check_extractor, load_extractor
 from mars_megatron.evaluation.frechet import FeatureSums, Moments, frechet_distance
 from mars_megatron.evaluation.intervals import Estimate
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import read_texts, spread
 from mars_megatron.files.writing import complete
 from mars_megatron.indexing.images import load_images

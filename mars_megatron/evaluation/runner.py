@@ -17,7 +17,7 @@ from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.folders import step_of
 from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config.schema import RunConfig, to_dict
-from mars_megatron.evaluation.context import RunContext
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.jobs import Job
 from mars_megatron.evaluation.results import ModelIdentity, Report, expected, fingerprint_of, read_report, table
 from mars_megatron.files.hashes import value_fingerprint
@@ -120,7 +120,7 @@ def run_jobs(
         # Only rank 0 reads the inputs: other hosts may see other files.
         report = only_on_rank_0(partial(expected, job, model, config))
         drawer = value_fingerprint([model.fingerprint, report.inputs.get("text_tokenizer")])
-        context = RunContext(sampler, work, drawer, report.key(), say, progress)
+        context = Context(sampler, work, drawer, report.key(), say, progress)
         start = time.monotonic()
         result = job.suite.run(context)
         report = replace(
