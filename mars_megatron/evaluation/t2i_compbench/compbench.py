@@ -162,7 +162,7 @@ class T2ICompBench:
             return AttributeScorer(self.vqa, device, batch_size)
         if way == WHOLE:
             return WholeScorer(ClipSimilarity("clip", self.clip, device, batch_size))
-        detector = Detector(self.detector, device, self.detector_threshold, batch_size)
+        detector = Detector(self.detector, device, self.detector_threshold)
         if way == DEPTH:
             return DepthScorer(detector, self.depth, device)
         return SpatialScorer(detector) if way == SPATIAL else CountScorer(detector)
