@@ -12,8 +12,9 @@ from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.data.store import Store
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate, mean
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.model import MARSModel
 from mars_megatron.sampling.decoding import inference, row_multiple
 from mars_megatron.sequence.batch import Batch
