@@ -22,8 +22,8 @@ from mars_megatron.conversion.hugging_face import HuggingFaceFiles
 from mars_megatron.conversion.language_model import HEAD, LanguageModelParts, model_type, read_shape
 from mars_megatron.conversion.mapping import EXPERTS, SHARED, is_trained, parameters, part_names
 from mars_megatron.conversion.parts import CheckpointParts
-from mars_megatron.conversion.staging import INCOMPLETE
 from mars_megatron.files.foreign import refuse_foreign
+from mars_megatron.files.writing import INCOMPLETE
 
 TRAINING_CONFIG = "training_config.yaml"
 # Settings of `model` that a language model leaves open.

@@ -28,7 +28,7 @@ from mars_megatron.conversion.checkpoints import (
 from mars_megatron.conversion.language_model import LanguageModelParts
 from mars_megatron.conversion.parts import DTYPES, ConvertedParts, StartParts, as_parameters, as_parts, name_of
 from mars_megatron.conversion.safetensors_writer import write_folder
-from mars_megatron.conversion.staging import staged
+from mars_megatron.files.writing import staged
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 from mars_megatron.tokenizers.text_checks import warn_of_former_checkpoint
 

@@ -21,7 +21,7 @@ from mars_megatron.conversion.checkpoints import Opened, VisualHeader, open_chec
 from mars_megatron.conversion.mapping import part_names
 from mars_megatron.conversion.parts import ConvertedParts, JoinedParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_file
-from mars_megatron.conversion.staging import staged, staged_file
+from mars_megatron.files.writing import staged, staged_file
 
 
 class _Some:

@@ -114,7 +114,7 @@ class Fid:
         mine = my_share(len(images))
         sums = FeatureSums()
         for start in range(0, len(mine), self.feature_batch_size):
-            sums.add(extractor(images[list(mine[start : start + self.feature_batch_size])]))
+            sums.add(extractor(images[mine[start : start + self.feature_batch_size]]))
         return sums.reduce(extractor.device).moments()
 
     def _reference(self, extractor: FeatureExtractor, context: Context) -> Reference:
@@ -137,7 +137,7 @@ class Fid:
         return reference
 
     def _compute_reference(self, paths: list[Path], resolution: int, extractor: FeatureExtractor) -> Reference:
-        mine = list(my_share(len(paths)))
+        mine = my_share(len(paths))
         even, odd = FeatureSums(), FeatureSums()
         unreadable: list[str] = []
         hidden = torch.distributed.get_rank() != 0

@@ -26,7 +26,10 @@ SUITES = {
     "likelihood": ("likelihood:Likelihood", "nats per token of held-out samples"),
     "fid": ("fid:Fid", "Frechet distance between drawn and real images"),
     "clip": ("clip:ClipScore", "CLIP score: how well drawn images fit their prompts"),
-    "t2i_compbench": ("t2i_compbench.compbench:T2ICompBench", "compositional prompts, scored by models that are given"),
+    "t2i_compbench": (
+        "t2i_compbench.compbench:T2ICompBench",
+        "prompts of attributes and relations, scored by given models",
+    ),
 }
 ACCEPTED = f"{', '.join(SUITES)}, or the class of a suite as {FORMS}"
 

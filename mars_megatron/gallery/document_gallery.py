@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,7 +13,9 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.files.plain_text import parse_json, read_json, read_lines
+from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.cascade import model_record
 from mars_megatron.gallery.image_folder import differences_of, save_image
 from mars_megatron.indexing.images import load_image
@@ -140,7 +140,7 @@ def _described(kind: str, value: str) -> dict[str, str]:
     if not Path(value).is_file():
         raise ValueError(f"missing image: {value} does not exist")
     # However its path was given: the command may be run again from elsewhere.
-    return {"image": str(Path(value).resolve()), "sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+    return {"image": str(Path(value).resolve()), "sha256": file_sha256(value)}
 
 
 class DocumentFolder:
@@ -192,9 +192,9 @@ class DocumentFolder:
     def save(self) -> None:
         """Write the lines and the page; the images are there. Each file appears complete."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write(SETTINGS, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
-        self._write(PAGE, self._page())
-        self._write(RESULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines))
+        write_text(self.path / SETTINGS, json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / PAGE, self._page())
+        write_text(self.path / RESULTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines))
 
     def _check_settings(self) -> None:
         file = self.path / SETTINGS
@@ -237,11 +237,6 @@ class DocumentFolder:
     def _write_image(self, image: torch.Tensor, name: str) -> str:
         save_image(Image.fromarray(image.numpy()), self.path / IMAGES / name)
         return f"{IMAGES}/{name}"
-
-    def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f"{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
 
 
 def _picture(source: str) -> str:

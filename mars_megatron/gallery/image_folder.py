@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mars_megatron.files.writing import complete
 from mars_megatron.gallery.sheet import image_grid
 
 MANIFEST, SHEET, IMAGES, LOW, CODES = "manifest.jsonl", "sheet.png", "images", "low", "codes"
@@ -30,10 +31,8 @@ Line = dict[str, Any]
 def save_image(image: Image.Image, path: str | Path) -> Path:
     """Write a PNG file, which appears under its name only when it is complete."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with complete(path, durable=False) as temporary:
+        image.save(temporary, format="PNG")
     return path
 
 
@@ -89,12 +88,8 @@ class ImageFolder:
             assert low is not None
             save_image(Image.fromarray(low.numpy()), self._low(file))
         if self.save_codes:
-            path = self._codes(file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            with temporary.open("wb") as opened:
+            with complete(self._codes(file), durable=False) as temporary, temporary.open("wb") as opened:
                 np.savez_compressed(opened, **codes)  # type: ignore[arg-type]
-            os.replace(temporary, path)
 
     def add(self, lines: Sequence[Line]) -> None:
         """Write the lines of images whose files are there."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from mars_megatron.files.hashes import file_sha256, files_sha256
 
 # The files that decide what a tokenizer does; a Hugging Face folder may hold model weights beside them.
 TEXT_PATTERNS = (
@@ -52,16 +53,6 @@ _OTHER_KINDS = (
 )
 
 
-def _hash_files(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def tokenizer_files(folder: Path, patterns: tuple[str, ...], setting: str) -> list[Path]:
     """Files of a folder that match, by name.
 
@@ -82,10 +73,10 @@ def text_fingerprint(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     if not path.is_dir():
         raise ValueError(f"text tokenizer {path} does not exist (a .model file or a tokenizer folder)")
-    return _hash_files(tokenizer_files(path, TEXT_PATTERNS, "text tokenizer"))
+    return files_sha256(tokenizer_files(path, TEXT_PATTERNS, "text tokenizer"))
 
 
 def image_fingerprint(path: str | Path) -> str:
@@ -97,7 +88,7 @@ def image_fingerprint(path: str | Path) -> str:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"image tokenizer {path} does not exist (a diffusers VQModel folder)")
-    return _hash_files(tokenizer_files(path, IMAGE_PATTERNS, "image tokenizer"))
+    return files_sha256(tokenizer_files(path, IMAGE_PATTERNS, "image tokenizer"))
 
 
 def deciding_file(folder: Path) -> Path:

@@ -8,8 +8,6 @@ training are moved to latents that are badly served.
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from mars_megatron.files.writing import staged
 from mars_megatron.tokenizers.image import ImageTokenizer, channels_first, load_image_tokenizer, to_float
 
 if TYPE_CHECKING:
@@ -340,17 +339,6 @@ def _check(images: torch.Tensor, output: Path, config: ImageTrainingConfig) -> N
 
 
 def _save(model: VQModel, output: Path, device: str) -> ImageTokenizer:
-    """Save beside the output, then rename; what was there is removed only after that."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary, old = (output.with_name(output.name + ending) for ending in (".tmp", ".old"))
-    for path in (temporary, old):
-        shutil.rmtree(path, ignore_errors=True)
-    try:
-        model.eval().save_pretrained(temporary)
-        if output.exists():
-            os.replace(output, old)
-        os.replace(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    with staged(output, replace=True) as folder:
+        model.eval().save_pretrained(folder)
     return load_image_tokenizer(output, device)

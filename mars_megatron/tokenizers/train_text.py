@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Literal
 import sentencepiece
 
 from mars_megatron.files.plain_text import other_encoding
+from mars_megatron.files.writing import complete
 from mars_megatron.tokenizers.text import SentencePieceTokenizer
 
 # Bytes of the longest line that SentencePiece takes (its max_sentence_length); it passes over longer ones.
@@ -217,11 +217,6 @@ def train_text_tokenizer(
         )
     except (RuntimeError, OSError) as error:  # says which size would do
         raise ValueError(f"no tokenizer of {vocab_size} ids from {text}: {error}") from error
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    try:
+    with complete(output) as temporary:
         temporary.write_bytes(model.getvalue())
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return SentencePieceTokenizer(output)

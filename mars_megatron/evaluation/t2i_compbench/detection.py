@@ -148,10 +148,7 @@ class SpatialScorer:
         """Prompts that have no known relation (they score 0), and objects that the detector has no class for."""
         found = [find_relation(prompt, self.relations) for prompt in prompts]
         names = {name for one in found if one for name in (one[0], one[2])}
-        return {
-            "num_prompts_without_relation": sum(one is None for one in found),
-            "objects_without_class": sorted(name for name in names if self._detector.class_of(name) is None),
-        }
+        return {"num_prompts_without_relation": found.count(None), **_without_class(names, self._detector)}
 
     def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
         """uint8 [N, height, width, 3] and the prompt of each -> N scores in 0..1."""
@@ -227,10 +224,7 @@ class CountScorer:
         """Prompts that count nothing (they score 0), and objects that the detector has no class for."""
         counts = [find_counts(prompt) for prompt in prompts]
         names = {name for one in counts for name, _ in one}
-        return {
-            "num_prompts_without_count": sum(not one for one in counts),
-            "objects_without_class": sorted(name for name in names if self._detector.class_of(name) is None),
-        }
+        return {"num_prompts_without_count": counts.count([]), **_without_class(names, self._detector)}
 
     def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> list[float]:
         """uint8 [N, height, width, 3] and the prompt of each -> N scores in 0..1."""
@@ -251,3 +245,7 @@ def _number(objects: Sequence[Found]) -> int:
         if all(intersection_over_union(one.box, other.box) <= _SAME for other in kept):
             kept.append(one)
     return len(kept)
+
+
+def _without_class(names: Collection[str], detector: Detector) -> dict[str, list[str]]:
+    return {"objects_without_class": sorted(name for name in names if detector.class_of(name) is None)}
