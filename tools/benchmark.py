@@ -204,14 +204,12 @@ def add(parser: argparse.ArgumentParser, name: str, default: int, text: str, **h
 
 def run(options: argparse.Namespace) -> None:
     # after the arguments: --help and a wrong option should not wait for torch
-    import logging
 
     import torch
     from benchmarks.timing import machine, write_report
 
     from mars_megatron import platform
 
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise ValueError(f"--json {options.json}: its folder is not there; make it first")
     platform.initialize("auto")

@@ -275,7 +275,7 @@ def _recompute(config: RunConfig, problems: Problems) -> None:
 def _optimizer(config: RunConfig, problems: Problems) -> None:
     optimizer = config.optimizer
     problems.above(0, "optimizer.lr", "optimizer.eps")
-    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad")
+    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad", "optimizer.grad_norm_skip_threshold")
     problems.check(
         0 <= optimizer.min_lr <= optimizer.lr, "optimizer.min_lr", f"from 0 to optimizer.lr, which is {optimizer.lr}"
     )

@@ -58,6 +58,9 @@ class Log(Callback):
 
     def after_step(self, result: StepResult) -> None:
         self.speed.end(result.num_tokens)
+        if result.skipped:
+            step = self.run.position.step
+            self.run.metrics.say(f"step {step} changed nothing: its gradient norm is {result.grad_norm:.4g}")
         self.run.metrics.step_done()
         if self.due(self.config.logging.interval):
             experts = expert_report(self.run.chunks, self.config)
