@@ -14,7 +14,7 @@ from mars_megatron.config.schema import GenerationConfig
 from mars_megatron.model import KVCache, MARSModel
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sampling.logits_to_ids import sample_ids
-from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, build_plan, build_plan_from_segments
+from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, build_plan
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.vocabulary import Vocabulary
 
@@ -78,8 +78,8 @@ class DecodeStep:
     ) -> DecodeStep:
         """The step of `num_samples` samples that all go on with `num_tokens` tokens of `modality`."""
         ends = torch.arange(num_samples + 1, dtype=torch.int32) * num_tokens
-        segments = torch.tensor([[num_samples * num_tokens, modality]])
-        plan = build_plan_from_segments(segments, ends, row_multiple=row_multiple)
+        modalities = torch.full((num_samples * num_tokens,), modality, dtype=torch.uint8)
+        plan = build_plan(modalities, ends, row_multiple=row_multiple)
         input_ids = torch.zeros(plan.num_rows, dtype=torch.int64)
         offset = vocabulary.text_size if modality == VISUAL else 0
         return cls(_batch(plan, input_ids, plan.sequence_to_sorted).to(device), offset)

@@ -8,12 +8,13 @@ import torch
 from mars_megatron.sampling.decoding import DecodeStep, pack_samples, sample_lengths
 from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.support.plans import check_plan
 
 
 def test_beginnings_ask_for_the_last_token_of_each_sample(vocabulary: Vocabulary) -> None:
     samples = [[3, 4, vocabulary.boi], [vocabulary.boi, 5], [6]]
     batch = pack_samples(samples, vocabulary)
-    batch.plan.validate()
+    check_plan(batch.plan)
     asked = batch.plan.sorted_to_sequence[batch.loss_rows]
     assert asked.tolist() == [2, 4, 5]
     # the first is a row of the image table, the others are text ids
