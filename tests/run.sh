@@ -3,10 +3,13 @@
 #
 #   bash tests/run.sh                          all but those marked long or gpu
 #   bash tests/run.sh tests/unit/sequence -k plan   arguments go to pytest
+#
+# Knobs: those of examples/setup.sh, such as PYTHON and VENV for another Python than that of .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash examples/setup.sh
+: "${VENV:=.venv}"
+VENV=$VENV bash examples/setup.sh
 
 # Several ranks share the cores of one machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -17,4 +20,4 @@ if [[ $# -eq 0 ]]; then
     workers=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     set -- --numprocesses "$workers" --maxprocesses 8 --dist loadfile tests/unit tests/distributed
 fi
-exec .venv/bin/python -m pytest --durations=10 "$@"
+exec "$VENV/bin/python" -m pytest --durations=10 "$@"
