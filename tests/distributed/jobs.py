@@ -107,6 +107,8 @@ def magnitudes(runs: list[dict[str, Any]]) -> list[float]:
 
 def versions() -> dict[str, str]:
     """Of what runs this job."""
+    platform.initialize("cpu")
+    platform.init_process_group()
     return {"python": python_platform.python_version(), "megatron-core": package_info.__version__}
 
 
