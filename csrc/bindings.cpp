@@ -12,7 +12,7 @@ using namespace pybind11::literals;
 namespace {
 
 // Raised with every change of what Python calls: sequence/native.py compares it with its own.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 // Fields of DispatchPlan (sequence/plan.py).
 py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
@@ -23,21 +23,17 @@ py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
       "padded_text"_a = layout.padded_text, "padded_visual"_a = layout.padded_visual,
       "row_multiple"_a = row_multiple, "max_seqlen"_a = layout.max_seqlen,
       "num_text_blocks"_a = layout.num_text_blocks, "image_before_text"_a = layout.image_before_text,
-      "runs"_a = plan.runs, "cu_seqlens"_a = plan.cu_seqlens,
-      "position_ids"_a = plan.position_ids, "text_block"_a = plan.text_block,
+      "cu_seqlens"_a = plan.cu_seqlens, "position_ids"_a = plan.position_ids, "text_block"_a = plan.text_block,
       "sequence_to_sorted"_a = plan.sequence_to_sorted, "sorted_to_sequence"_a = plan.sorted_to_sequence,
       "padded_to_sorted"_a = plan.padded_to_sorted, "sorted_to_padded"_a = plan.sorted_to_padded);
 }
 
-using Builder = mars::PlanTensors(const at::Tensor&, const at::Tensor&, int64_t, std::optional<int64_t>);
-
-template <Builder build>
-py::dict build_fields(const at::Tensor& tokens, const at::Tensor& cu_seqlens, int64_t row_multiple,
-                      std::optional<int64_t> total_rows) {
+py::dict build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, int64_t row_multiple,
+                    std::optional<int64_t> total_rows) {
   mars::PlanTensors plan;
   {
     py::gil_scoped_release release;
-    plan = build(tokens, cu_seqlens, row_multiple, total_rows);
+    plan = mars::build_plan(modality, cu_seqlens, row_multiple, total_rows);
   }
   return fields(plan, row_multiple);
 }
@@ -45,10 +41,7 @@ py::dict build_fields(const at::Tensor& tokens, const at::Tensor& cu_seqlens, in
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.def("build_plan", &build_fields<mars::build_plan>, "modality"_a, "cu_seqlens"_a, "row_multiple"_a,
-             "total_rows"_a);
-  module.def("build_plan_from_segments", &build_fields<mars::build_plan_from_segments>, "segments"_a,
-             "cu_seqlens"_a, "row_multiple"_a, "total_rows"_a);
+  module.def("build_plan", &build_plan, "modality"_a, "cu_seqlens"_a, "row_multiple"_a, "total_rows"_a);
   module.def("release_kept_memory", &mars::release_kept_memory, py::call_guard<py::gil_scoped_release>());
   mars::bind_round_plan(module);
   module.attr("interface") = kInterface;

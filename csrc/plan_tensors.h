@@ -11,7 +11,6 @@ namespace mars {
 
 struct PlanTensors {
   PlanLayout layout;
-  at::Tensor runs;                // int64 [R, 4]
   at::Tensor cu_seqlens;          // int32 [S + 1], a copy
   at::Tensor position_ids;        // int64 [P]
   at::Tensor text_block;          // int64 [P]
@@ -24,10 +23,5 @@ struct PlanTensors {
 // modality: uint8 [T], cu_seqlens: int32 [S + 1], both on the CPU. Throws std::invalid_argument.
 PlanTensors build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, int64_t row_multiple,
                        std::optional<int64_t> total_rows);
-
-// segments: int64 [N, 2] (length, modality), cu_seqlens: int32 [S + 1], both on the CPU.
-// Throws std::invalid_argument.
-PlanTensors build_plan_from_segments(const at::Tensor& segments, const at::Tensor& cu_seqlens,
-                                     int64_t row_multiple, std::optional<int64_t> total_rows);
 
 }  // namespace mars

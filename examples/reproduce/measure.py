@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,16 +13,17 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from examples.reproduce.runs import KEPT_INTERVAL, Run, all_runs
 from mars_megatron.checkpoint import folders
 from mars_megatron.evaluation.classifier import ImageClassifier, split
-from mars_megatron.evaluation.completion import completion_accuracy, read_facts
+from mars_megatron.evaluation.facts import completion_accuracy, read_facts
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.files.plain_text import parse_json, read_lines
+from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
-from runs import KEPT_INTERVAL, Run, all_runs
 
 GUIDANCE = 3.0
 TEMPERATURE = 0.2
@@ -116,9 +116,7 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
         for guidance in GUIDANCE_SWEEP:
             drawing = measure.drawing(loaded, guidance, measure.samples_per_prompt)
             lines.append({"what": "guidance", "step": folders.step_of(checkpoints[-1]), **drawing})
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, output)
+    write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def main() -> None:

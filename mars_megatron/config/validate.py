@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from mars_megatron.config.data_schema import MAX_CORPORA, MAX_SEQUENCE_PARALLEL, RESERVED_ROWS
 from mars_megatron.config.problems import Problems
-from mars_megatron.config.schema import RopeScalingConfig, RunConfig
-from mars_megatron.config.validate_data import MAX_SEQUENCE_PARALLEL, check_data
+from mars_megatron.config.schema import RopeScalingConfig, RunConfig, TaskWeights
 
 
 def validate(config: RunConfig, world_size: int | None = None, *, training: bool = False) -> RunConfig:
@@ -24,19 +26,8 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
     problems = Problems(config)
     problems.types()
     if not problems.lines:  # the rest does arithmetic on the values
-        for check in (
-            _model,
-            _rope_scaling,
-            _vocabulary_and_image,
-            check_data,
-            _trainable,
-            _parallel,
-            _experts,
-            _shared_experts,
-            _recompute,
-        ):
-            check(config, problems)
-        for check in (_optimizer, _training, _checkpoint_and_logging, _generation):
+        shape = (_model, _rope_scaling, _vocabulary_and_image, _data, _trainable, _parallel, _experts, _shared_experts)
+        for check in (*shape, _recompute, _optimizer, _training, _checkpoint_and_logging, _generation):
             check(config, problems)
         if world_size is not None and not problems.lines:
             _world(config, world_size, problems)
@@ -118,16 +109,69 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
         "image.next_k",
         "1, because image.low_resolution is 0: it concerns the high-resolution part of super-resolution alone",
     )
-    codes = (image.resolution // image.downsample) ** 2
-    problems.check(codes % image.next_k == 0, "image.next_k", f"a divisor of the {codes} codes of an image")
+    problems.check(
+        image.num_codes % image.next_k == 0, "image.next_k", f"a divisor of the {image.num_codes} codes of an image"
+    )
+
+
+def _data(config: RunConfig, problems: Problems) -> None:
+    """Record what is wrong with config.data, and with config.image for it."""
+    data, image = config.data, config.image
+    fraction = data.validation_fraction
+    problems.check(0 <= fraction < 1, "data.validation_fraction", "from 0 up to, but not including, 1")
+    problems.check(0 <= data.caption_dropout <= 1, "data.caption_dropout", "a probability from 0 to 1")
+    problems.at_least(0, "data.num_workers", "data.prefetch", "data.seed")
+    _blend(config, problems)
+    super_resolution = any(tasks.sr > 0 for tasks in task_weights(config))
+    if super_resolution or image.low_resolution != 0:
+        fine = 0 < image.low_resolution < image.resolution
+        accepted = "above 0 and below image.resolution, for data.tasks.sr"
+        problems.check(fine, "image.low_resolution", accepted if super_resolution else "0, or below image.resolution")
+    if image.downsample >= 1 and image.resolution >= 1:
+        # BOI, the codes, EOI, and the shortest caption and its end of sequence.
+        shortest = image.num_codes + 4
+        if super_resolution:
+            shortest += image.num_low_codes + 2
+        least = shortest + RESERVED_ROWS
+        problems.check(
+            data.micro_batch_tokens >= least,
+            "data.micro_batch_tokens",
+            f"{least} or more: one image sample needs {shortest} rows and {RESERVED_ROWS} are kept for padding",
+        )
+
+
+def task_weights(config: RunConfig) -> list[TaskWeights]:
+    """The task mixture of every corpus."""
+    return [corpus.tasks or config.data.tasks for corpus in config.data.blend] or [config.data.tasks]
+
+
+def _blend(config: RunConfig, problems: Problems) -> None:
+    data = config.data
+    names = [field.name for field in dataclasses.fields(TaskWeights)]
+    mixtures = {"data.tasks": data.tasks}
+    for number, corpus in enumerate(data.blend):
+        setting = f"data.blend.{number}"
+        problems.check(corpus.path != "", f"{setting}.path", "the prefix of an index made by tools/index_data.py")
+        problems.at_least(0, f"{setting}.weight")
+        if corpus.tasks is not None:
+            mixtures[f"{setting}.tasks"] = corpus.tasks
+    for setting, tasks in mixtures.items():
+        problems.at_least(0, *(f"{setting}.{name}" for name in names))
+        total = sum(getattr(tasks, name) for name in names)
+        problems.check(total > 0, f"{setting}.t2i", f"a weight above 0 here or in another of {', '.join(names)}")
+    if data.blend:
+        problems.check(data.path == "", "data.path", "empty, because data.blend names the corpora")
+        weights = [corpus.weight for corpus in data.blend]
+        problems.check(any(weight > 0 for weight in weights), "data.blend.0.weight", "above 0 for one corpus or more")
+        watched = {corpus.path for corpus in data.blend if corpus.weight == 0}
+        both = [corpus.path for corpus in data.blend if corpus.weight > 0 and corpus.path in watched]
+        problems.check(not both, "data.blend", f"no path both with and without a weight (it is {', '.join(both)})")
+        problems.check(len(weights) <= MAX_CORPORA, "data.blend", f"at most {MAX_CORPORA} corpora; merge some")
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:
-    freeze = config.freeze
-    # With expert norms the norms are frozen with their expert, whatever freeze.norms says.
-    norms = freeze.norms or config.model.expert_norms
     problems.check(
-        not (freeze.text and freeze.visual and norms),
+        not (config.text_is_frozen and config.freeze.visual),
         "freeze.visual",
         "false here or in freeze.text: with both experts and the norms frozen there is nothing to train",
     )
@@ -184,36 +228,21 @@ def _experts(config: RunConfig, problems: Problems) -> None:
                 "expert is cut over them",
             )
     problems.divides("experts.text", "experts.visual")
-    problems.check(
-        router.top_k == 1 or experts.visual > 1,
-        "router.top_k",
-        "1, because experts.text and experts.visual are 1 and nothing is routed",
-    )
-    problems.check(
-        router.condition == "none" or experts.visual > 1,
-        "router.condition",
-        "none, because experts.visual is 1 and nothing is routed",
-    )
+    for setting, unused in (("router.top_k", 1), ("router.condition", "none")):
+        fine = experts.visual > 1 or problems.value(setting) == unused
+        problems.check(fine, setting, f"{unused}, because experts.text and experts.visual are 1: nothing is routed")
 
 
 def _shared_experts(config: RunConfig, problems: Problems) -> None:
     if not config.model.shared_experts:
         return
+    because = "because model.shared_experts is true: visual tokens have no experts of their own"
     for setting in ("experts.text", "experts.visual", "parallel.expert"):
-        problems.check(
-            problems.value(setting) == 1, setting, "1, because model.shared_experts is true: one expert serves all"
-        )
+        problems.check(problems.value(setting) == 1, setting, f"1, {because}")
     for setting in ("model.expert_norms", "freeze.text"):
-        problems.check(
-            not problems.value(setting),
-            setting,
-            "false, because model.shared_experts is true: visual tokens have no experts of their own",
-        )
-    problems.check(
-        config.checkpoint.init_visual != "random",
-        "checkpoint.init_visual",
-        "copy or keep, because model.shared_experts is true: there are no visual experts to draw",
-    )
+        problems.check(not problems.value(setting), setting, f"false, {because}")
+    drawn = config.checkpoint.init_visual == "random"
+    problems.check(not drawn, "checkpoint.init_visual", f"copy or keep, {because}")
 
 
 def _recompute(config: RunConfig, problems: Problems) -> None:
@@ -231,7 +260,7 @@ def _recompute(config: RunConfig, problems: Problems) -> None:
 def _optimizer(config: RunConfig, problems: Problems) -> None:
     optimizer = config.optimizer
     problems.above(0, "optimizer.lr", "optimizer.eps")
-    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad")
+    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad", "optimizer.grad_norm_skip_threshold")
     problems.check(
         0 <= optimizer.min_lr <= optimizer.lr, "optimizer.min_lr", f"from 0 to optimizer.lr, which is {optimizer.lr}"
     )
@@ -337,21 +366,14 @@ def _world(config: RunConfig, world_size: int, problems: Problems) -> None:
         )
         return
     replicas = world_size // ranks
-    problems.check(
-        replicas % parallel.expert == 0,
-        "parallel.expert",
-        f"a divisor of the data-parallel size, which is {replicas}",
-    )
+    accepted = f"a divisor of the data-parallel size, which is {replicas}"
+    problems.check(replicas % parallel.expert == 0, "parallel.expert", accepted)
     batches = {"training.global_batch_size": training.global_batch_size}
     if training.eval_interval > 0:
         batches["training.eval_batches"] = training.eval_batches
+    stages = parallel.pipeline if parallel.virtual_pipeline > 1 else 1
     for setting, size in batches.items():
-        if size % replicas:
-            problems.check(False, setting, f"a multiple of the data-parallel size, which is {replicas}")
-        elif parallel.virtual_pipeline > 1:
-            problems.check(
-                (size // replicas) % parallel.pipeline == 0,
-                setting,
-                f"a multiple of {replicas * parallel.pipeline} (data-parallel size x parallel.pipeline): "
-                f"interleaving takes micro-batches in groups of parallel.pipeline",
-            )
+        accepted = f"a multiple of the data-parallel size, which is {replicas}"
+        if stages > 1:
+            accepted = f"a multiple of {replicas * stages} (data-parallel size x parallel.pipeline) for interleaving"
+        problems.check(size % (replicas * stages) == 0, setting, accepted)

@@ -11,10 +11,9 @@ from mars_megatron.data.blend import corpora_of, longest_sample, validation_corp
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.tokenizers.fingerprint import image_fingerprint
-from mars_megatron.tokenizers.former import first_difference, where_made
 from mars_megatron.tokenizers.text import load_text_tokenizer
-from mars_megatron.tokenizers.text_checks import check_table, is_same
+from mars_megatron.tokenizers.text_checks import check_table, first_difference, is_same, where_made
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint
 
 
 def open_stores(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Store]:
@@ -103,8 +102,7 @@ def _check_images(store: Store, config: RunConfig, vocabulary: Vocabulary) -> No
             f"vocabulary.codebook_size is {vocabulary.codebook_size}; the image tokenizer of {store.prefix} "
             f"has {image.codebook_size} codes"
         )
-    side = config.image.resolution // config.image.downsample
-    low_side = config.image.low_resolution // config.image.downsample
+    side, low_side = config.image.side, config.image.low_side
     if image.low_grid and low_side and image.low_grid != (low_side, low_side):
         raise ValueError(
             f"image.low_resolution / image.downsample is {config.image.low_resolution} / {config.image.downsample}, a "

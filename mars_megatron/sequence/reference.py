@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from mars_megatron.sequence.modality import TEXT, VISUAL
+# The modalities a token can have; every token goes to the expert of its own.
+TEXT = 0
+VISUAL = 1
 
 _MAX_TOKENS = torch.iinfo(torch.int32).max  # what int32 offsets can count
 
@@ -50,7 +52,6 @@ def build_plan(
         "max_seqlen": max_seqlen,
         "num_text_blocks": int(block[-1]),
         "image_before_text": bool((follows_image & ~is_visual).any()),
-        "runs": _runs(modality, sequence_to_sorted),
         "cu_seqlens": cu_seqlens.clone(),
         "position_ids": _scatter(num_rows, 0, sequence_to_sorted, token - start),
         "text_block": _scatter(num_rows, 0, sequence_to_sorted, text_block),
@@ -59,28 +60,6 @@ def build_plan(
         "padded_to_sorted": _scatter(num_samples * max_seqlen, -1, place, sequence_to_sorted),
         "sorted_to_padded": _scatter(num_rows, -1, sequence_to_sorted, place),
     }
-
-
-def build_plan_from_segments(
-    segments: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple: int, total_rows: int | None
-) -> dict[str, Any]:
-    """The same of segments int64 [N, 2]; see plan.build_plan_from_segments."""
-    _check_tensor("segments", segments, torch.int64, 2)
-    if segments.shape[1] != 2:
-        raise ValueError(f"segments must have 2 columns (length, modality), got {segments.shape[1]}")
-    lengths, modality = segments.unbind(1)  # [N]
-    for segment, value in enumerate(modality.tolist()):
-        if value not in (TEXT, VISUAL):
-            raise ValueError(f"modality must be 0 (text) or 1 (visual), got {value} in segment {segment}")
-    room = _MAX_TOKENS
-    for segment, length in enumerate(lengths.tolist()):
-        if not 1 <= length <= room:
-            raise ValueError(
-                f"segments must have at least 1 token each and {_MAX_TOKENS} together, got length {length} in "
-                f"segment {segment}"
-            )
-        room -= length
-    return build_plan(modality.to(torch.uint8).repeat_interleave(lengths), cu_seqlens, row_multiple, total_rows)
 
 
 def padded_counts(
@@ -148,14 +127,6 @@ def _check_inputs(modality: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple
     if len(wrong) > 0:
         token = int(wrong[0])
         raise ValueError(f"modality must be 0 (text) or 1 (visual), got {modality[token]} at token {token}")
-
-
-def _runs(modality: torch.Tensor, sequence_to_sorted: torch.Tensor) -> torch.Tensor:
-    """int64 [R, 4] (sequence_start, sorted_start, length, modality) of the maximal runs of modality [T]."""
-    change = (modality[1:] != modality[:-1]).nonzero()[:, 0] + 1
-    start = torch.cat([change.new_zeros(1), change])  # [R]
-    end = torch.cat([change, change.new_tensor([len(modality)])])
-    return torch.stack([start, sequence_to_sorted[start], end - start, modality[start].long()], dim=1)
 
 
 def _before_sample(count: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from mars_megatron.sampling.batches import pack_samples
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -27,7 +28,6 @@ from mars_megatron.conversion.verify import compare, open_both
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.indexing.validation import validate_index
 from mars_megatron.sampling import LoadedModel, Sampler, generate_images, load_for_inference
-from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.training import Trainer
 

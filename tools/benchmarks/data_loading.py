@@ -15,10 +15,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks import child_environment
 from benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptions
 from benchmarks.synthetic import write_pairs, write_pairs_without_tokens
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.data import flat_batches, open_micro_batches
 from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.prefetch import Prefetcher
@@ -43,7 +44,6 @@ def write_for(
     config: RunConfig, prefix: Path, num_documents: int, captions: tuple[int, int], *, tokens: bool = True
 ) -> None:
     """An index that fits a recipe; `tokens` False: as for the start on very many documents."""
-    side = config.image.resolution // config.image.downsample
     write = write_pairs if tokens else write_pairs_without_tokens
     write(
         prefix,
@@ -51,7 +51,7 @@ def write_for(
         captions,
         text_size=config.vocabulary.text_size,
         codebook_size=config.vocabulary.codebook_size,
-        grid=(side, side),
+        grid=(config.image.side, config.image.side),
         downsample=config.image.downsample,
     )
 
@@ -164,7 +164,7 @@ def measure_startup(options: DataOptions, folder: Path) -> dict[str, Any]:
 def _start_once(prefix: Path, cache_dir: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.start_once", str(prefix), cache_dir]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-        process = subprocess.Popen(command, stdout=out, stderr=error, text=True)
+        process = subprocess.Popen(command, stdout=out, stderr=error, text=True, env=child_environment())
         anonymous = 0
         try:
             while process.poll() is None:

@@ -12,12 +12,12 @@ import torch
 from mars_megatron import platform
 from mars_megatron.config import from_yaml
 from mars_megatron.config.parser import override
+from mars_megatron.evaluation.context import score_shared
 from mars_megatron.evaluation.fid import Fid
 from mars_megatron.evaluation.frechet import FeatureSums
-from mars_megatron.evaluation.ranks import score_shared
-from mars_megatron.evaluation.registry import make_jobs
+from mars_megatron.evaluation.jobs import make_jobs
 from mars_megatron.evaluation.runner import evaluate
-from mars_megatron.evaluation.t2i_compbench import T2ICompBench
+from mars_megatron.evaluation.t2i_compbench.compbench import T2ICompBench
 from mars_megatron.training import Trainer
 from tests.support.small_context import SmallContext
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform as python_platform
 from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core import package_info
 
 from mars_megatron import platform
 from mars_megatron.config.parser import override
@@ -98,6 +100,17 @@ def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
         assert starts or trainer.position.step > 0, "nothing was resumed"
         results.append(_train(trainer))
     return results
+
+
+def magnitudes(runs: list[dict[str, Any]]) -> list[float]:
+    """Of each run's last checkpoint the sum of this rank's |parameters|."""
+    chunks = (Trainer(tiny_config(run)).chunks for run in runs)
+    return [sum(p.detach().double().abs().sum().item() for c in of_run for p in c.parameters()) for of_run in chunks]
+
+
+def versions() -> dict[str, str]:
+    """Of what runs this job."""
+    return {"python": python_platform.python_version(), "megatron-core": package_info.__version__}
 
 
 def ffn_elements(runs: list[dict[str, Any]]) -> list[list[int]]:

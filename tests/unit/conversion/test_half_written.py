@@ -20,9 +20,9 @@ from benchmarks.conversion import ConversionOptions, make_language_model, model
 
 from mars_megatron.checkpoint import resolve
 from mars_megatron.conversion import language_model
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
-from mars_megatron.conversion.files import HuggingFaceFiles
-from mars_megatron.conversion.formats import open_checkpoint
+from mars_megatron.conversion.hugging_face import HuggingFaceFiles
 from mars_megatron.conversion.visual import extract_visual, merge
 from tests.support.refusals import SETTINGS, refused
 from tests.support.waiting import wait_until

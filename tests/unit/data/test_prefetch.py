@@ -13,6 +13,7 @@ from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.sequence.batch import collate, flatten
 from mars_megatron.sequence.samples import T2I, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.support.plans import check_plan
 
 VOCABULARY = Vocabulary(text_size=10, codebook_size=4)
 
@@ -48,7 +49,7 @@ def test_all_in_order_and_not_more_ahead_than_asked_for(depth):
     for number in range(5):
         batch = next(batches)
         assert batch.index == number and batch.task == T2I
-        batch.plan.validate()
+        check_plan(batch.plan)
     batches.close()
     assert source.taken == 5 + depth
     assert threading.main_thread() not in source.threads
@@ -73,5 +74,6 @@ def test_an_error_of_the_reader_reaches_the_step():
 
 def test_tensors_are_views_of_what_was_read():
     batch = next(Prefetcher(Source(), depth=1))
-    bases = {tensor.untyped_storage().data_ptr() for tensor in (batch.input_ids, batch.targets, batch.plan.runs)}
+    tensors = (batch.input_ids, batch.targets, batch.plan.position_ids)
+    bases = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     assert len(bases) == 1 and isinstance(batch.input_ids, torch.Tensor)
