@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.corpus import write_corpus
 
+from tests.support.corpus import write_corpus
 from tests.support.distributed.ranks import run_ranks
 
 OTHER = os.environ.get("MARS_OTHER_PYTHON", "")

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from mars_megatron.sampling.batches import pack_samples
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -27,8 +26,8 @@ from mars_megatron.conversion.convert import export_hf, import_hf
 from mars_megatron.conversion.verify import compare, open_both
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.indexing.validation import validate_index
-from mars_megatron.sampling import LoadedModel, Sampler, generate_images, load_for_inference
-from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference, sample_images
+from mars_megatron.sampling.decoding import inference, pack_samples
 from mars_megatron.training import Trainer
 
 MADE = Path(__file__).parents[1] / "fixtures" / "5def77f" / "made.tar.xz"
@@ -110,7 +109,7 @@ def test_the_index_is_whole_and_packed_in_the_same_order(config: RunConfig, expe
 def test_a_checkpoint_draws_the_same(name: str, loaded: LoadedModel, expected: dict[str, Any]) -> None:
     torch.testing.assert_close(logits(loaded, expected["samples"]), expected["logits"], **CLOSE[name])
     prompts = [sample[: sample.index(loaded.vocabulary.boi)] for sample in expected["samples"]]
-    codes = generate_images(loaded.model, prompts, loaded.vocabulary, 16, loaded.config.generation)
+    codes = sample_images(loaded.model, prompts, loaded.vocabulary, 16, loaded.config.generation)
     assert codes.tolist() == expected["codes"]
     sampler = Sampler(loaded)
     drawn = sampler.sample(["a red square", "blue"])

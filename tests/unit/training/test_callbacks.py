@@ -15,7 +15,7 @@ from mars_megatron.sequence.batch import Batch
 from mars_megatron.training import Trainer, trainer
 from mars_megatron.training.callbacks import Callback, Speed
 from mars_megatron.training.objective import Loss, NextToken, StepResult
-from tests.unit.training.test_trainer import configured, lines
+from tests.support.metrics import configured, lines
 
 
 def test_speed_is_that_of_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
