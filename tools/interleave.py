@@ -55,7 +55,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     from mars_megatron.gallery.document_gallery import DocumentPrompt, interleave, read_document_prompts
 
-    defaults = DocumentPrompt((), options.seed, options.max_images, options.max_text_tokens, options.stop_after_image)
+    defaults = DocumentPrompt(
+        seed=options.seed,
+        max_images=options.max_images,
+        max_text_tokens=options.max_text_tokens,
+        stop_after_image=options.stop_after_image,
+    )
     prompts = read_document_prompts(options.prompts, defaults)
     folder = interleave(
         options.checkpoint,

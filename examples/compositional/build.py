@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from examples.compositional import language
 from examples.compositional.canvases import Painter
 from examples.compositional.scenes import NUM_PAIRS, SPLITS, Division, Scene, divide
 from mars_megatron.evaluation.dataclass_options import add_arguments, build, values_of
+from mars_megatron.files.writing import write_text
 from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
 from mars_megatron.program import Parser, run_program
 
@@ -89,13 +89,13 @@ def write_benchmark(folder: str | Path, settings: BuildSettings, *, progress: bo
     _write_canvases(folder / "held_out", scenes[: settings.held_out], painter, settings, progress)
     texts = list(language.documents(seen, settings.documents, settings.caption_forms, settings.seed))
     _write_lines(folder / "text" / CAPTIONS_FILE, ({"text": text} for text in texts))
-    _write(folder / "tokenizer.txt", "".join(text + "\n" for text in texts))
-    _write(folder / "symbols.txt", "".join(symbol + "\n" for symbol in language.symbols()))
+    write_text(folder / "tokenizer.txt", "".join(text + "\n" for text in texts))
+    write_text(folder / "symbols.txt", "".join(symbol + "\n" for symbol in language.symbols()))
     prompts = list(_prompts(division, settings, rng))
     shown = {(line["split"], line["group"]): line["prompt"] for line in prompts}
-    _write(folder / "shown_prompts.txt", "".join(prompt + "\n" for prompt in shown.values()))
+    write_text(folder / "shown_prompts.txt", "".join(prompt + "\n" for prompt in shown.values()))
     unseen = [asdict(thing) for thing in division.unseen]
-    _write(folder / "settings.json", json.dumps({**asdict(settings), "unseen": unseen}, indent=2) + "\n")
+    write_text(folder / "settings.json", json.dumps({**asdict(settings), "unseen": unseen}, indent=2) + "\n")
     _write_lines(folder / "facts.jsonl", _facts(prompts, rng))
     _write_lines(folder / PROMPTS_FILE, prompts)
     return division
@@ -147,15 +147,7 @@ def _write_canvases(
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _write(path: Path, text: str) -> None:
-    """Under its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from mars_megatron.files.writing import write_text
 from mars_megatron.indexing.sources.listing import CAPTIONS_FILE
 
 SPLITS = ("train", "held_out")
@@ -122,8 +122,5 @@ def write_digits(
                 Image.fromarray(image.contiguous().numpy()).save(folder / name)
                 lines.append({"image": name, "captions": list(captions(digit)), "label": str(digit)})
                 bar.update()
-    temporary = folder / f"{CAPTIONS_FILE}.tmp"
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / CAPTIONS_FILE)
+    write_text(folder / CAPTIONS_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return len(lines)

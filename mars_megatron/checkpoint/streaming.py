@@ -40,7 +40,7 @@ from tqdm import tqdm
 from mars_megatron.checkpoint import folders
 from mars_megatron.checkpoint.compatible import CONFIG_FILE
 from mars_megatron.checkpoint.mapped import map_tensor
-from mars_megatron.checkpoint.store import CONTENT, Position
+from mars_megatron.checkpoint.save_load import CONTENT, Position
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
 from mars_megatron.checkpoint.tokenizers import write_record
 from mars_megatron.config import to_yaml

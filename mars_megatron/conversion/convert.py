@@ -122,7 +122,7 @@ def export_hf(
             empty.
         OSError: The disk is full, or not writable.
     """
-    from mars_megatron.export.folder import write_companions  # slow: transformers
+    from mars_megatron.export.companions import write_companions  # slow: transformers
 
     opened = _open(source, "checkpoint")
     if opened.config.model.shared_experts:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mars_megatron.checkpoint.tensors import TensorSource
 from mars_megatron.conversion.checkpoints import Opened, open_checkpoint
+from mars_megatron.conversion.mapping import parameters
 from mars_megatron.files.weights import NoNumbersError
 
 # Elements compared at once, so that the comparison needs little beside the two tensors.
@@ -114,7 +115,14 @@ def compare(
     """
     names = [name for name in dict.fromkeys((*first.parts.tensors, *second.parts.tensors))]
     if first.format != second.format:
-        names = [name for name in names if _could_have(first, name) and _could_have(second, name)]
+        visual = {
+            part
+            for opened in (first, second)
+            for parameter in parameters(opened.config)
+            if parameter.expert == "visual"
+            for part in parameter.parts
+        }
+        names = [name for name in names if all(_could_have(opened, name, visual) for opened in (first, second))]
     result = Comparison(problems=_settings(first, second))
     both = [name for name in names if name in first.parts.tensors and name in second.parts.tensors]
     result.problems += [f"missing  {name}" for name in names if name not in second.parts.tensors]
@@ -146,10 +154,10 @@ def _settings(first: Opened, second: Opened) -> list[str]:
     ]
 
 
-def _could_have(opened: Opened, name: str) -> bool:
+def _could_have(opened: Opened, name: str, visual: set[str]) -> bool:
     if opened.format == "visual":
         return name in opened.parts.tensors
-    return opened.format != "language_model" or "visual" not in name.split(".")
+    return opened.format != "language_model" or name not in visual
 
 
 def _compare_one(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mars_megatron import platform
-from mars_megatron.evaluation.context import score_shared
+from mars_megatron.evaluation.context import Context, over_ranks
 from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
 from mars_megatron.evaluation.pretrained import ClipSimilarity, model_type
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import read_texts, spread
 
 
@@ -44,8 +44,8 @@ class ClipScore:
         texts = spread(read_texts(self.prompts), self.max_prompts)
         images = context.draw(texts, self.samples_per_prompt)
         asked = [text for text in texts for _ in range(self.samples_per_prompt)]
-        similarities = score_shared(
-            len(asked), lambda numbers: clip(images[list(numbers)], [asked[number] for number in numbers])
+        similarities = over_ranks(
+            len(asked), lambda numbers: clip(images[numbers], [asked[number] for number in numbers])
         )
         # at least 0 as a whole, not each: torchmetrics' definition
         found = mean_of_groups([100 * value for value in similarities], self.samples_per_prompt)

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from mars_megatron.files.hashes import value_fingerprint
+from mars_megatron.files.plain_text import read_json
 from mars_megatron.files.writing import complete
 from mars_megatron.platform.parallel import only_on_rank_0
 from mars_megatron.sampling import Sampler
@@ -25,8 +25,8 @@ _UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")
 Item = TypeVar("Item")
 
 
-class RunContext:
-    """The `Context` of a suite; every rank makes the same.
+class Context:
+    """What a suite works with. Every rank makes the same calls, and gets the same.
 
     Args:
         sampler: The model.
@@ -55,35 +55,53 @@ class RunContext:
             self._say(text)
 
     def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
-        """See `Context`."""
+        """uint8 [len(texts) * per_prompt, height, width, 3] on the CPU, all images of the first text first.
+
+        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
+        last images that are there, and suites that draw the same share them. A text that is there twice has other
+        images each time.
+
+        Args:
+            texts: What to draw.
+            per_prompt: Images of each text.
+            variant: What a suite that changes the model in between calls the change; images of one are never taken
+                for those of another.
+        """
         wanted = [text for text in texts for _ in range(per_prompt)]
         numbers = image_numbers(wanted)
         config, groups = self.sampler.loaded.config, self.sampler.loaded.groups
 
-        def draw(part: slice) -> list[torch.Tensor]:
-            return list(self.sampler.sample_each(wanted[part], numbers[part]))
+        def draw(part: slice) -> list[list[int]]:
+            codes: list[list[int]] = self.sampler.sample_each(wanted[part], numbers[part]).tolist()
+            return codes
 
-        codes = self._go_on(
-            kept_codes(self._kept / self._key(wanted, variant)),
-            variant or "images",
-            len(wanted),
-            config.generation.batch_size * groups.dp.size(),
-            draw,
-        )
-        return self.sampler.decode(torch.stack(codes))
+        size = config.generation.batch_size * groups.dp.size()
+        codes = self._go_on(self._kept / self._key(wanted, variant), variant or "images", len(wanted), size, draw)
+        return self.sampler.decode(torch.tensor(codes))
 
     def compute(
         self, what: str, count: int, work: Callable[[list[int]], Sequence[Any]], at_once: int | None = None
     ) -> list[Any]:
-        """See `Context`."""
+        """Results of `count` things by the model, in order.
+
+        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
+        last results that are there.
+
+        Args:
+            what: What they are ("captions"); a suite that calls this twice gives two names.
+            count: How many.
+            work: Gives the results of the things with these numbers: plain values, or lists and dicts of them with
+                strings as keys. The ranks of one replica call it together.
+            at_once: Most things that `work` is asked for; None takes the batch size of generation.
+        """
         config, groups = self.sampler.loaded.config, self.sampler.loaded.groups
 
         def shared(part: slice) -> list[Any]:
             here = range(count)[part]
-            return over_replicas(len(here), groups.dp, lambda numbers: work([here[number] for number in numbers]))
+            return over_ranks(len(here), lambda numbers: work([here[number] for number in numbers]), groups.dp)
 
         size = (at_once or config.generation.batch_size) * groups.dp.size()
-        return self._go_on(kept_values(self._kept / self._job / value_fingerprint(what)), what, count, size, shared)
+        return self._go_on(self._kept / self._job / value_fingerprint(what), what, count, size, shared)
 
     def forget(self) -> None:
         """Remove what `compute` has kept: the result is there. Called on one rank."""
@@ -91,17 +109,32 @@ class RunContext:
             shutil.rmtree(self._kept / self._job)
 
     def _go_on(
-        self, kept: _Chunks[Item], what: str, count: int, size: int, work: Callable[[slice], Sequence[Item]]
-    ) -> list[Item]:
-        """All results: those that are kept, and behind them those that `work` gives, `size` at a time."""
-        results = kept.read()
+        self, folder: Path, what: str, count: int, size: int, work: Callable[[slice], Sequence[Any]]
+    ) -> list[Any]:
+        """All results: those that are kept in a folder, and behind them those that `work` gives, `size` at a time.
+
+        A file of results is named by the number of the first one; JSON gives every float back to the last bit.
+        """
+
+        def path(number: int) -> Path:
+            return folder / f"{number:08d}.json"
+
+        def kept() -> list[Any]:
+            found: list[Any] = []
+            while path(len(found)).is_file():
+                found += read_json(path(len(found)))
+            return found
+
+        results = only_on_rank_0(kept)
         if 0 < len(results) < count:
             self.say(f"{len(results)} of {count} {what} are there already")
         hidden = not self.progress or torch.distributed.get_rank() != 0
         with tqdm(total=count, initial=len(results), desc=what, disable=hidden) as bar:
             for start in range(len(results), count, size):
                 part = work(slice(start, start + size))
-                kept.write(start, part)
+                if torch.distributed.get_rank() == 0:
+                    with complete(path(start), durable=False) as temporary:
+                        temporary.write_text(json.dumps(list(part), ensure_ascii=False), encoding="utf-8")
                 results += part
                 bar.update(len(part))
         return results
@@ -113,112 +146,27 @@ class RunContext:
         return value_fingerprint([self._model, generation, list(wanted), variant])
 
 
-class _Chunks(Generic[Item]):
-    """Results as files, each named by the number of its first one and written by rank 0.
-
-    Args:
-        folder: Where they are.
-        suffix: Of the files.
-        load: Reads a file.
-        save: Writes one.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        suffix: str,
-        load: Callable[[Path], list[Item]],
-        save: Callable[[Path, Sequence[Item]], None],
-    ) -> None:
-        self._folder, self._suffix, self._load, self._save = folder, suffix, load, save
-
-    def read(self) -> list[Item]:
-        """Those that are there without a gap, in order; on every rank what rank 0 sees."""
-
-        def found() -> list[Item]:
-            results: list[Item] = []
-            while (path := self._path(len(results))).is_file():
-                results += self._load(path)
-            return results
-
-        return only_on_rank_0(found)
-
-    def write(self, start: int, results: Sequence[Item]) -> None:
-        """Keep the results from number `start` on."""
-        if torch.distributed.get_rank() == 0:
-            with complete(self._path(start), durable=False) as temporary:
-                self._save(temporary, results)
-
-    def _path(self, start: int) -> Path:
-        return self._folder / f"{start:08d}{self._suffix}"
-
-
-def kept_codes(folder: Path) -> _Chunks[torch.Tensor]:
-    """Of int64 tensors of one shape, as NumPy files."""
-
-    def load(path: Path) -> list[torch.Tensor]:
-        # Each on its own: a row that is a view is sent to other ranks with all of its file.
-        return [row.clone() for row in torch.from_numpy(np.load(path, allow_pickle=False))]
-
-    def save(path: Path, codes: Sequence[torch.Tensor]) -> None:
-        with path.open("wb") as file:  # np.save would give the name another ending
-            np.save(file, torch.stack(list(codes)).numpy())
-
-    return _Chunks(folder, ".npy", load, save)
-
-
-def kept_values(folder: Path) -> _Chunks[Any]:
-    """Of plain values, as JSON files, which give every float back to the last bit."""
-
-    def load(path: Path) -> list[Any]:
-        values: list[Any] = json.loads(path.read_text(encoding="utf-8"))
-        return values
-
-    def save(path: Path, values: Sequence[Any]) -> None:
-        path.write_text(json.dumps(list(values), ensure_ascii=False), encoding="utf-8")
-
-    return _Chunks(folder, ".json", load, save)
-
-
-def my_share(count: int) -> range:
-    """Numbers below `count` that this rank works on; those of all ranks together are all of them."""
-    return range(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
-
-
-def score_shared(count: int, score: Callable[[Sequence[int]], Sequence[float]]) -> list[float]:
-    """Scores of `count` things, each computed on one rank; every rank must call it, and gets all.
-
-    Args:
-        count: How many there are.
-        score: Gives the scores of the things with these numbers.
-    """
-    mine = my_share(count)
-    part = [float(value) for value in score(mine)] if len(mine) else []
-    assert len(part) == len(mine), (len(part), len(mine))
-    ranks = torch.distributed.get_world_size()
-    parts: list[list[float]] = [part] * ranks
-    torch.distributed.all_gather_object(parts, part)
-    whole = [0.0] * count
-    for rank, values in enumerate(parts):
-        whole[rank::ranks] = values
-    return whole
-
-
-def over_replicas(
-    count: int, group: torch.distributed.ProcessGroup, work: Callable[[list[int]], Sequence[Item]]
+def over_ranks(
+    count: int, work: Callable[[list[int]], Sequence[Item]], group: torch.distributed.ProcessGroup | None = None
 ) -> list[Item]:
-    """What `work` gives for `count` things, shared among the replicas of the model; every rank must call it, and gets
-    all.
+    """What `work` gives for `count` things, shared among ranks, each of which must call it, and gets all.
 
     Args:
         count: How many things there are.
-        group: The data-parallel group.
-        work: Gives the results of the things with these numbers; the ranks of one replica call it together.
+        work: Gives the results of the things with these numbers.
+        group: The ranks; None takes all of the job. With the data-parallel group the ranks of one replica of the model
+            call `work` together.
     """
-    replicas, mine = group.size(), list(range(group.rank(), count, group.size()))
+    mine = my_share(count, group)
     part = list(work(mine)) if mine else []
     assert len(part) == len(mine), (len(part), len(mine))
-    parts: list[list[Item]] = [part] * replicas
-    if replicas > 1:
+    ranks = torch.distributed.get_world_size(group)
+    parts: list[list[Item]] = [part] * ranks
+    if ranks > 1:
         torch.distributed.all_gather_object(parts, part, group=group)
-    return [parts[number % replicas][number // replicas] for number in range(count)]
+    return [parts[number % ranks][number // ranks] for number in range(count)]
+
+
+def my_share(count: int, group: torch.distributed.ProcessGroup | None = None) -> list[int]:
+    """Numbers below `count` that this rank works on; those of all ranks of the group together are all of them."""
+    return list(range(torch.distributed.get_rank(group), count, torch.distributed.get_world_size(group)))

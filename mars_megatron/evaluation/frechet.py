@@ -25,8 +25,9 @@ class Moments:
 class FeatureSums:
     """Sums over features that come in parts and on several ranks.
 
-    Deviations from the mean so far are summed, never raw squares, whose difference would lose the digits of features
-    that vary little about a large mean.
+    Deviations from the mean so far are summed, never raw squares, whose difference would cancel in features
+    that vary little about a large mean. torchmetrics' FrechetInceptionDistance sums raw squares, and takes no published
+    mean and covariance.
     """
 
     def __init__(self) -> None:

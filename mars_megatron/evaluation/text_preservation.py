@@ -12,8 +12,9 @@ import torch
 from mars_megatron import platform
 from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.compatible import check_same_model
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate, mean
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import read_sentences, spread
 from mars_megatron.model import MARSModel
 from mars_megatron.model.experts import expert_of
@@ -113,30 +114,20 @@ def text_logits(model: MARSModel, samples: Sequence[Sequence[int]], vocabulary: 
 
 
 def compare_text(
-    model: MARSModel,
-    base: MARSModel,
-    samples: Sequence[Sequence[int]],
-    vocabulary: Vocabulary,
-    batch_size: int = 16,
+    model: MARSModel, base: MARSModel, samples: Sequence[Sequence[int]], vocabulary: Vocabulary
 ) -> list[Comparison]:
-    """Compare two models of the same layout on the same texts.
+    """Compare two models of the same layout on the same texts, in one forward pass of each.
 
     Args:
         model: The trained model.
         base: The language model that it was made from.
         samples: Text ids of each text; none empty.
         vocabulary: Layout of the joined ids.
-        batch_size: Texts in one forward pass.
     """
-    assert samples
-    found = []
-    for start in range(0, len(samples), batch_size):
-        part = samples[start : start + batch_size]
-        lengths = [len(sample) for sample in part]
-        ours, theirs = text_logits(model, part, vocabulary), text_logits(base, part, vocabulary)
-        by_sample = zip(ours.split(lengths), theirs.split(lengths), part, strict=True)
-        found += [_compare(of_model, of_base, sample) for of_model, of_base, sample in by_sample]
-    return found
+    lengths = [len(sample) for sample in samples]
+    ours, theirs = text_logits(model, samples, vocabulary), text_logits(base, samples, vocabulary)
+    by_sample = zip(ours.split(lengths), theirs.split(lengths), samples, strict=True)
+    return [_compare(of_model, of_base, sample) for of_model, of_base, sample in by_sample]
 
 
 def _compare(ours: torch.Tensor, theirs: torch.Tensor, ids: Sequence[int]) -> Comparison:

@@ -107,11 +107,12 @@ class MarsConfig(PretrainedConfig):
     sliding_window = None
 
     def __init__(self, **kwargs: Any) -> None:
-        for name, default in _DEFAULTS.items():
-            setattr(self, name, kwargs.pop(name, default))
-        if self.num_text_ids is None:
-            self.num_text_ids = self.text_vocab_size
-        self.image_generation = {**IMAGE_GENERATION, **(self.image_generation or {})}
+        values = {name: kwargs.pop(name, default) for name, default in _DEFAULTS.items()}
+        if values["num_text_ids"] is None:
+            values["num_text_ids"] = values["text_vocab_size"]
+        values["image_generation"] = {**IMAGE_GENERATION, **(values["image_generation"] or {})}
+        for name, value in values.items():
+            setattr(self, name, value)
         self._derive(kwargs)
         self._check()
         if kwargs.pop("tie_word_embeddings", False):

@@ -16,8 +16,7 @@ from mars_megatron.sampling.logits_to_ids import (
     GUIDANCE_SCHEDULES,
     guidance_at,
     guide,
-    image_key,
-    image_numbers,
+    image_keys,
     sample_ids,
     uniforms,
 )
@@ -135,14 +134,7 @@ class MarsGenerationMixin(GenerationMixin):
         )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; accepted: 1 or more")
-        for number, prompt in enumerate(prompt_ids):
-            if any(not 0 <= token < self.config.text_vocab_size for token in prompt):
-                raise ValueError(
-                    f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {self.config.text_vocab_size - 1}"
-                )
-        seeds = [seed] * len(prompt_ids) if isinstance(seed, int) else seed
-        numbers = image_numbers(prompt_ids) if numbers is None else numbers
-        keys = [image_key(*key) for key in zip(seeds, prompt_ids, numbers, strict=True)]
+        keys = image_keys(prompt_ids, self.config.text_vocab_size, seed, numbers)
         codes = torch.zeros((len(prompt_ids), self.config.image_grid**2), dtype=torch.int64)
         with _evaluation(self):  # type: ignore[arg-type]
             for start in range(0, len(prompt_ids), batch_size):

@@ -22,7 +22,7 @@ from mars_megatron.indexing.images import load_image
 from mars_megatron.platform.parallel import only_on_rank_0
 from mars_megatron.sampling.load import agreed_checkpoint, load_for_inference
 from mars_megatron.sampling.sampler import Sampler
-from mars_megatron.sampling.to_documents import LEAST, Document, Part
+from mars_megatron.sampling.to_documents import LEAST, Document, DocumentLimits, Part
 from mars_megatron.tokenizers import ImageTokenizer
 
 FORM = (
@@ -39,19 +39,14 @@ img { min-width: 64px; image-rendering: pixelated; vertical-align: middle; margi
 
 
 @dataclass(frozen=True)
-class DocumentPrompt:
+class DocumentPrompt(DocumentLimits):
     """One line of a file of documents.
 
     Args:
         parts: (kind, text or path) of each part; a kind is "text" or "image".
-        seed, max_images, max_text_tokens, stop_after_image: See `joint.Request`.
     """
 
     parts: tuple[tuple[str, str], ...] = ()
-    seed: int = 0
-    max_images: int = 1
-    max_text_tokens: int = 64
-    stop_after_image: bool = False
 
     def images(self) -> list[str]:
         """Paths of the image files."""
@@ -63,7 +58,7 @@ class DocumentPrompt:
         Raises:
             ValueError: An image file is not there.
         """
-        return {**asdict(self), "parts": [_described(kind, value) for kind, value in self.parts]}
+        return {"parts": [_described(kind, value) for kind, value in self.parts], **self.limits()}
 
 
 def read_document_prompts(path: str | Path, defaults: DocumentPrompt) -> list[DocumentPrompt]:
@@ -105,8 +100,7 @@ def _load(prompt: DocumentPrompt, tokenizer: ImageTokenizer, resolution: int) ->
         images = torch.stack([load_image(path, resolution) for path in prompt.images()])
     codes = iter(tokenizer.encode(images)) if len(images) else iter(())
     parts: list[Part] = [next(codes) if kind == "image" else value for kind, value in prompt.parts]
-    limits = (prompt.seed, prompt.max_images, prompt.max_text_tokens, prompt.stop_after_image)
-    return Document(tuple(parts), *limits), images.permute(0, 2, 3, 1)
+    return Document(tuple(parts), **prompt.limits()), images.permute(0, 2, 3, 1)
 
 
 def _parse(line: str, where: str, folder: Path, defaults: DocumentPrompt) -> DocumentPrompt:

@@ -130,7 +130,7 @@ def _import_problem(module: str) -> str:
 
 
 def _gpus() -> Finding:
-    cost = "training runs on the CPU: enough for the recipes tiny and digits, not for mars_7b"
+    cost = "training runs on the CPU: enough for the recipe tiny and for examples/, not for mars_7b"
     if _import_problem("torch"):
         return Finding("GPUs", False, "cannot be seen without torch", cost)
     import torch

@@ -46,6 +46,30 @@ def image_numbers(prompts: Sequence[Sequence[Any]]) -> list[int]:
     return numbers
 
 
+def image_keys(
+    prompts: Sequence[Sequence[int]], text_size: int, seeds: int | Sequence[int], numbers: Sequence[int] | None
+) -> list[Key]:
+    """What decides the random numbers of each image; see `image_key`.
+
+    Args:
+        prompts: Text ids of each prompt; an empty one is an image without a caption.
+        text_size: Text ids lie in [0, text_size).
+        seeds: Of all images, or of each.
+        numbers: Of each image; None: those of `image_numbers`.
+
+    Raises:
+        ValueError: A prompt holds an id that is not text.
+    """
+    for place, prompt in enumerate(prompts):
+        if any(not 0 <= token < text_size for token in prompt):
+            raise ValueError(
+                f"prompt {place} has the ids {list(prompt)}; accepted: 0 to {text_size - 1}, the rows of the text table"
+            )
+    each = [seeds] * len(prompts) if isinstance(seeds, int) else seeds
+    numbers = image_numbers(prompts) if numbers is None else numbers
+    return [image_key(*key) for key in zip(each, prompts, numbers, strict=True)]
+
+
 def guide(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598) on logits of the same shape."""
     return unconditional + scale * (conditional - unconditional)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -22,23 +23,36 @@ LEAST = {"max_text_tokens": 1, "max_images": 0, "seed": 0}  # accepted values of
 Part = str | torch.Tensor  # a text, or the codes of an image, int64 [codes] on the CPU
 
 
-@dataclass(frozen=True)
-class Request:
-    """One document to go on with.
+@dataclass(frozen=True, kw_only=True)
+class DocumentLimits:
+    """How far a document is gone on with.
 
     Args:
-        ids: Joined ids that it begins with: text, and whole images as BOI codes EOI, in any order; not empty.
         seed: Seed of its random numbers, which depend on nothing else.
         max_images: Most images that it may begin.
         max_text_tokens: Most text tokens that it may write, images aside; it ends there.
         stop_after_image: It ends behind its first image.
     """
 
-    ids: Sequence[int]
     seed: int = 0
     max_images: int = 1
     max_text_tokens: int = 64
     stop_after_image: bool = False
+
+    def limits(self) -> dict[str, Any]:
+        """The values by name, for another class with these limits."""
+        return {field.name: getattr(self, field.name) for field in fields(DocumentLimits)}
+
+
+@dataclass(frozen=True)
+class Request(DocumentLimits):
+    """One document to go on with, as ids.
+
+    Args:
+        ids: Joined ids that it begins with: text, and whole images as BOI codes EOI, in any order; not empty.
+    """
+
+    ids: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -264,19 +278,14 @@ class _Batch:
 
 
 @dataclass(frozen=True)
-class Document:
+class Document(DocumentLimits):
     """The beginning of a document that a model shall go on with, and how far.
 
     Args:
         parts: Texts and images in any order; not all empty.
-        seed, max_images, max_text_tokens, stop_after_image: See `joint.Request`.
     """
 
     parts: tuple[Part, ...]
-    seed: int = 0
-    max_images: int = 1
-    max_text_tokens: int = 64
-    stop_after_image: bool = False
 
 
 def to_request(document: Document, tokenizer: TextTokenizer, joint: Joint) -> Request:
@@ -293,7 +302,7 @@ def to_request(document: Document, tokenizer: TextTokenizer, joint: Joint) -> Re
             raise ValueError(f"an image has codes of shape {list(part.shape)}; accepted: [{joint.num_codes}]")
         else:
             ids += joint.vocabulary.frame(part).tolist()
-    return Request(ids, document.seed, document.max_images, document.max_text_tokens, document.stop_after_image)
+    return Request(ids, **document.limits())
 
 
 def to_parts(

@@ -11,7 +11,7 @@ from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig, ImageConfig
 from mars_megatron.model import MARSModel
 from mars_megatron.sampling.decoding import Decoder, agree, ids_sampler, inference
-from mars_megatron.sampling.logits_to_ids import Key, guidance_at, guide, image_key, image_numbers, uniforms
+from mars_megatron.sampling.logits_to_ids import guidance_at, guide, image_keys, uniforms
 from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.vocabulary import Vocabulary
@@ -106,8 +106,7 @@ def sample_images(
     Raises:
         ValueError: The model is split over pipeline stages, or a prompt holds an id that is not text.
     """
-    check_prompts(prompts, vocabulary)
-    keys = image_keys(prompts, config.seed, seeds, numbers)
+    keys = image_keys(prompts, vocabulary.text_size, config.seed if seeds is None else seeds, numbers)
     codes = torch.zeros((len(prompts), num_codes), dtype=torch.int64)
     hidden = not progress or torch.distributed.get_rank() != 0
     with inference(model), tqdm(total=codes.numel(), desc="sample", unit="code", disable=hidden) as bar:
@@ -119,29 +118,6 @@ def sample_images(
             unconditional = [[vocabulary.boi]] * len(beginnings)
             codes[part] = sample_codes(model, beginnings, unconditional, vocabulary, noise, config, bar).cpu()
     return codes
-
-
-def image_keys(
-    prompts: Sequence[Sequence[int]], seed: int, seeds: Sequence[int] | None, numbers: Sequence[int] | None
-) -> list[Key]:
-    """What decides the random numbers of each image; arguments as for `sample_images`."""
-    seeds = [seed] * len(prompts) if seeds is None else seeds
-    numbers = image_numbers(prompts) if numbers is None else numbers
-    return [image_key(*key) for key in zip(seeds, prompts, numbers, strict=True)]
-
-
-def check_prompts(prompts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> None:
-    """Whether all ids are text.
-
-    Raises:
-        ValueError: One is not.
-    """
-    for number, prompt in enumerate(prompts):
-        if any(not 0 <= token < vocabulary.text_size for token in prompt):
-            raise ValueError(
-                f"prompt {number} has the ids {list(prompt)}; accepted: 0 to {vocabulary.text_size - 1} "
-                "(vocabulary.text_size is that of the text tokenizer in use)"
-            )
 
 
 def upscale(
@@ -185,8 +161,8 @@ def upscale(
             f"low-resolution codes of shape {list(low_codes.shape)} for {len(prompts)} prompts; this model was trained "
             f"on {image.num_low_codes} codes per image (image.low_resolution {image.low_resolution})"
         )
-    check_prompts(prompts, vocabulary)
-    keys = [(*key, STREAM) for key in image_keys(prompts, config.seed, seeds, numbers)]
+    seeds = config.seed if seeds is None else seeds
+    keys = [(*key, STREAM) for key in image_keys(prompts, vocabulary.text_size, seeds, numbers)]
     order = torch.from_numpy(code_order(image))
     codes = torch.zeros((len(prompts), len(order)), dtype=torch.int64)
     low = vocabulary.frame(agree(low_codes.to(platform.device()), model).cpu()).tolist()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.export.folder import build_mars_config
+from mars_megatron.export.companions import build_mars_config
 from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel
 from mars_megatron.sampling.decoding import inference, pack_samples

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mars_megatron.export.folder import write_companions
+from mars_megatron.export.companions import write_companions
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference, sample_captions
 from tests.support.exported import exported_state
 from tests.support.tiny_run import TinyRun, write_run

@@ -15,7 +15,7 @@ from mars_megatron import platform
 from mars_megatron.config import validate
 from mars_megatron.config.schema import GenerationConfig, ImageConfig, ModelConfig, RunConfig, VocabularyConfig
 from mars_megatron.conversion.mapping import AttentionShape, parameters, split
-from mars_megatron.export.folder import build_mars_config
+from mars_megatron.export.companions import build_mars_config
 from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel

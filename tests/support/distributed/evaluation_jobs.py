@@ -12,7 +12,7 @@ import torch
 from mars_megatron import platform
 from mars_megatron.config import from_yaml
 from mars_megatron.config.parser import override
-from mars_megatron.evaluation.context import score_shared
+from mars_megatron.evaluation.context import over_ranks
 from mars_megatron.evaluation.fid import Fid
 from mars_megatron.evaluation.frechet import FeatureSums
 from mars_megatron.evaluation.jobs import make_jobs
@@ -48,8 +48,8 @@ def score(folder: str) -> dict[str, Any]:
         "between_halves": first.details["between_halves_of_reference"],
         "statistics": len(list(Path(cache).iterdir())),
         "brightness": own.run(context).scores["prompts_brightness"].value,
-        "shared": score_shared(7, lambda numbers: [number * number for number in numbers]),
-        "none": score_shared(0, lambda numbers: []),
+        "shared": over_ranks(7, lambda numbers: [number * number for number in numbers]),
+        "none": over_ranks(0, lambda numbers: []),
         "few": few.reduce(platform.device()).moments().mean.tolist(),
     }
 

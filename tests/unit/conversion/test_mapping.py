@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from examples.digits import recipes as digits
-from mars_megatron.checkpoint.store import _metadata, _sharded_model
+from mars_megatron.checkpoint.save_load import _metadata, _sharded_model
 from mars_megatron.config import validate
 from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConfig
 from mars_megatron.conversion.mapping import (

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from mars_megatron.evaluation.context import RunContext, kept_codes
+from mars_megatron.evaluation.context import Context
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.tiny_run import write_run
 
@@ -35,8 +34,8 @@ class Work:
 def test_computing_goes_on(sampler: Sampler, tmp_path: Path) -> None:
     said: list[str] = []
 
-    def context(job: str = "job") -> RunContext:
-        return RunContext(sampler, tmp_path, "model", job, said.append, progress=False)
+    def context(job: str = "job") -> Context:
+        return Context(sampler, tmp_path, "model", job, said.append, progress=False)
 
     first, second, third = Work(fails_at=5), Work(), Work()
     with pytest.raises(KeyboardInterrupt):
@@ -55,12 +54,3 @@ def test_computing_goes_on(sampler: Sampler, tmp_path: Path) -> None:
     again = Work()
     assert context().compute("things", 7, again) == found and again.asked == [list(range(7))]
     assert context("other").compute("things", 7, Work(fails_at=0)) == found  # forgotten is what is of one job alone
-
-
-def test_kept_codes_are_each_on_their_own(sampler: Sampler, tmp_path: Path) -> None:
-    """A view would be sent to the other ranks with all the codes of its file."""
-    codes = torch.arange(64).view(8, 8)
-    kept_codes(tmp_path).write(0, list(codes))
-    found = kept_codes(tmp_path).read()
-    assert torch.equal(torch.stack(found), codes)
-    assert all(row.untyped_storage().nbytes() == 8 * row.element_size() for row in found)

@@ -1,17 +1,22 @@
-"""Options of suites: documented, checked, and there without torch."""
+"""Suites by name and by dotted name; their options: documented, checked, and listed without torch."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 
 from mars_megatron.evaluation.dataclass_options import add_arguments, build, description_of, values_of
 from mars_megatron.evaluation.jobs import SUITES, make_jobs, suite_class
+
+ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -116,3 +121,100 @@ def test_suites_of_a_file() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             make_jobs(suites, "file")
+
+
+MINE = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Mine:
+    \"\"\"A suite of mine.
+
+    Args:
+        length: Of what.
+    \"\"\"
+
+    name: ClassVar[str] = "mine"
+    needs_image_tokenizer: ClassVar[bool] = False
+    length: int
+
+    def check(self): pass
+    def run(self, context): pass
+
+@dataclass(frozen=True)
+class Half:
+    name: ClassVar[str] = "half"
+
+class Plain:
+    name = "plain"
+    def check(self): pass
+    def run(self, context): pass
+
+def function(): pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current directory, which is not on the path, with suites of a user."""
+    (tmp_path / "suites_of_mine.py").write_text(MINE)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != ""])
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("suites_of_mine", None)
+
+
+@pytest.mark.parametrize("name", ["suites_of_mine.Mine", "suites_of_mine:Mine", "suites_of_mine.py:Mine"])
+def test_a_suite_of_the_users(name: str, folder: Path) -> None:
+    first, second, third = make_jobs(
+        {name: {"length": 1}, "longer": {"suite": name, "length": 2}, "likelihood": {}}, "file"
+    )
+    assert [(job.label, job.suite.name, job.source) for job in (first, second)] == [
+        ("mine", "mine", name),
+        ("longer", "mine", name),
+    ]
+    assert not first.needs_image_tokenizer and third.source == ""
+    with pytest.raises(ValueError, match="unknown option lenght; accepted: length"):
+        make_jobs({name: {"lenght": 1}}, "file")
+    with pytest.raises(ValueError, match="file asks for mine more than once"):
+        make_jobs({name: {"length": 1}, "mine": {"suite": name, "length": 2}}, "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("suites_of_mine.Half", "a type without check, run; accepted: a dataclass as mars_megatron.evaluation.suite"),
+        ("suites_of_mine.Plain", "a type; accepted: a dataclass"),
+        ("suites_of_mine:function", "a function without name, check, run; accepted: a dataclass"),
+        ("suites_of_mine.Absent", "has no Absent; it has Mine, Half, Plain, function"),
+        ("no_such_suites.Mine", "there is no module no_such_suites in .*; start where it is, or set PYTHONPATH"),
+        (
+            "compositionall",
+            "file: compositionall is 'compositionall'; accepted: prompt_fidelity, .*package.module.name",
+        ),
+    ],
+)
+def test_wrong_names_of_suites(name: str, message: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_jobs({name: {}}, "file")
+
+
+def test_a_short_name_of_earlier_versions_leads_to_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match=r"perhaps examples\.compositional\.suite\.Compositional; accepted"):
+        make_jobs({"compositional": {"benchmark": "folder"}}, "file")
+    name = "examples.compositional.suite.Compositional"
+    (job,) = make_jobs({"compositional": {"suite": name, "benchmark": "folder"}}, "file")
+    assert job.label == job.suite.name == "compositional" and job.needs_image_tokenizer
+
+
+def test_the_tool_takes_a_suite_of_the_current_directory(folder: Path) -> None:
+    """A script's own folder is on the path, not the current one; and its help does not wait for torch."""
+    tool = [sys.executable, "-X", "importtime", str(ROOT / "tools" / "evaluate.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*tool, "suites_of_mine.Mine", "--help"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "--length N" in done.stdout and "A suite of mine." in done.stdout
+    assert "| torch\n" not in done.stderr and "| mars_megatron.evaluation.jobs\n" in done.stderr
+    done = subprocess.run([*tool, "suites_of_mine.Other"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "SUITE is 'suites_of_mine.Other', but suites_of_mine has no Other" in done.stderr

@@ -195,18 +195,18 @@ def test_computing_goes_on(run: TinyRun, facts: str, tmp_path: Path, monkeypatch
     }
     jobs, batches = make_jobs(suites, "test"), {"overrides": ["--generation.batch_size=2"]}
     calls: list[str] = []
-    over_replicas = context.over_replicas
+    over_ranks = context.over_ranks
 
     def limited(limit: int) -> None:
         calls.clear()
 
-        def counted(count: int, group: Any, work: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
             if len(calls) == limit:
                 raise KeyboardInterrupt
             calls.append("call")
-            return over_replicas(count, group, work)
+            return over_ranks(*arguments)
 
-        monkeypatch.setattr(context, "over_replicas", counted)
+        monkeypatch.setattr(context, "over_ranks", counted)
 
     limited(1000)
     whole = evaluate(run.checkpoint, jobs, tmp_path / "whole", **batches)  # type: ignore[arg-type]
@@ -302,6 +302,22 @@ def test_files_behind_names_have_fingerprints(tmp_path: Path) -> None:
         assert fingerprint_of(name) not in ("", first), name
     assert fingerprint_of("openai/clip-vit-base-patch16") == fingerprint_of("nobody:nothing") == ""
     assert fingerprint_of("tests.support.command_lines:load_tool") != ""
+
+
+def test_a_suite_of_the_users_is_computed_again_when_it_changes(
+    tool: ModuleType, run: TinyRun, facts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my_facts.py"
+    source = (
+        "import dataclasses\nfrom mars_megatron.evaluation.facts import Facts\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine(Facts):\n    __doc__, name = Facts.__doc__, 'mine'\n"
+    )
+    file.write_text(source)
+    line = [f"{file}:Mine", run.checkpoint, "--facts", facts, "--output", str(tmp_path / "out")]
+    assert tool.main(line) == tool.main(line) == 0
+    assert "mine.json, from an earlier run" in capsys.readouterr().out
+    file.write_text(source + "# another\n")
+    assert tool.main(line) == 2 and "with other inputs.suite" in capsys.readouterr().err
 
 
 def test_a_base_is_its_checkpoint(run: TinyRun, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[3] / "examples" / "reproduce"
 # Stands in for mars_megatron.train: asked to stop, it ends without an error, as that does behind a checkpoint.
 TRAINING = """
 import pathlib, signal, sys, time

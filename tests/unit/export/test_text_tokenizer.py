@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer
 
 from mars_megatron.config.schema import RunConfig, VocabularyConfig
-from mars_megatron.export.folder import write_companions
+from mars_megatron.export.companions import write_companions
 from mars_megatron.export.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_text_tokenizer
 from tests.support import clean_environment, look_alikes

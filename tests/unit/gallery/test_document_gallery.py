@@ -115,7 +115,7 @@ def pictures(root: Path, sampler: Sampler) -> dict[str, torch.Tensor]:
 
 
 def test_the_model_draws_what_it_has_written_about(sampler: Sampler, pictures: dict[str, torch.Tensor]) -> None:
-    documents = [Document((f"a {colour} square",), seed) for colour in COLOURS for seed in (0, 1)]
+    documents = [Document((f"a {colour} square",), seed=seed) for colour in COLOURS for seed in (0, 1)]
     for document, parts in zip(documents, sampler.continue_documents(documents), strict=True):
         colour = str(document.parts[0]).split()[1]
         image, after = parts

@@ -11,7 +11,7 @@ import torch
 
 from mars_megatron.checkpoint.tokenizers import fingerprint, keep_copies
 from mars_megatron.data.store import Store
-from mars_megatron.export.folder import write_companions
+from mars_megatron.export.companions import write_companions
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.sampling import Sampler, load_for_inference

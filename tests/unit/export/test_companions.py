@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from mars_megatron.config import from_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.export.folder import build_mars_config, write_companions
+from mars_megatron.export.companions import build_mars_config, write_companions
 from mars_megatron.tokenizers import load_text_tokenizer
 from tests.support.exported_run import STEP, Exported
 
