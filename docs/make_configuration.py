@@ -17,8 +17,8 @@ HEAD = """\
 <!-- Made by docs/make_configuration.py from mars_megatron/config. Edit the docstrings there. -->
 
 A run is one tree of settings. A setting is an option of `python -m mars_megatron.train` under its dotted name
-(`--model.num_layers 8`), and a key of a YAML file (`model: {num_layers: 8}`). The defaults below are those of the schema;
-a recipe changes them. `--print-config` prints the settings of a run.
+(`--model.num_layers 8`), and a key of a YAML file (`model: {num_layers: 8}`). The defaults below are those of the
+schema; a recipe changes them. `--print-config` prints the settings of a run.
 """
 
 

@@ -18,9 +18,7 @@ BUDGET = 84
 def bar(axes, x: float, y: float, tokens: int, colour: str, unit: float = 0.058) -> float:
     """Tokens as a bar of `unit` inches each; returns where it ends."""
     hatch = "////" if colour == PLAIN else None
-    axes.add_patch(
-        Rectangle((x, y), tokens * unit, 0.24, facecolor=colour, edgecolor=INK, linewidth=0.5, hatch=hatch)
-    )
+    axes.add_patch(Rectangle((x, y), tokens * unit, 0.24, facecolor=colour, edgecolor=INK, linewidth=0.5, hatch=hatch))
     return x + tokens * unit
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from style import INK, PLAIN, TEXT, VISUAL, cell, canvas, label, save
+from style import INK, PLAIN, TEXT, VISUAL, canvas, cell, label, save
 
 from mars_megatron.sequence.plan import build_plan
 

@@ -1,7 +1,7 @@
 """Run, or only parse, the commands of code blocks, all in this one process: imports take seconds.
 
-Reads a JSON list of {"place", "language", "text", "commands", "run"} and writes a list of {"place", "error"} to the file
-named on the command line. Works in the current folder.
+Its arguments are two files: a JSON list of {"place", "language", "text", "commands", "run"}, which it reads, and one of
+{"place", "error"}, which it writes. It works in the current folder.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def check_shell(words: Sequence[str]) -> None:
         ValueError: Something is not.
     """
     line = " ".join(words)
-    scripts = re.findall(r"(?:examples|tests)/[\w/]+\.sh|\.ci/run", line)
+    scripts = re.findall(r"(?:examples|tests|tools)/[\w/]+\.(?:sh|py)|\.ci/run", line)
     for script in scripts:
         if not (ROOT / script).is_file():
             raise ValueError(f"{script} does not exist")

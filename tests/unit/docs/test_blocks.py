@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from tests.support.doc_blocks import BLOCKS, NEEDS, ROOT
+from tests.support.doc_runner import handle_command
 
 SHELL = [block for block in BLOCKS if block.language == "bash"]
 CODE = [*SHELL, *(block for block in BLOCKS if block.language == "python")]
@@ -67,6 +68,39 @@ def errors(tmp_path_factory):
 @pytest.mark.parametrize("block", CODE, ids=lambda block: block.place)
 def test_commands_work(errors, block):
     assert not errors[block.place], errors[block.place]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python tools/generate.py --checkpoint a --prompts b --output c --num-pictures 4",
+        "python tools/evaluate.py facts runs/base --fact facts.json --nothing",
+        "python tools/convert_checkpoint.py init-from-hf a b --experts.vision 4",
+        "python tools/index_data.py combine --output corpus/train",
+        "python -m mars_megatron.train --recipe tiny --data.path corpus/train --modle.num_layers 4",
+        "torchrun --nproc-per-node 3 -m mars_megatron.train --recipe tiny --data.path a --parallel.tensor 2",
+        "bash examples/quickstrat.sh",
+        "DATA=corpus/train bash examples/pretrain_mars.sh",
+        ".venv/bin/flake9 .",
+        "make all",
+    ],
+)
+def test_wrong_commands_are_found(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError):
+        handle_command(command.split(), run=False)
+
+
+def test_right_commands_are_not_run(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    for command in (
+        f"python tools/generate.py --checkpoint a --prompts b --output {tmp_path}/images --num-images 4",
+        f"python tools/convert_checkpoint.py init-from-hf a {tmp_path}/b --experts.visual 4",
+        f"torchrun --nproc-per-node 2 -m mars_megatron.train --data.path a --checkpoint.dir {tmp_path}/run",
+        "DATA_PATH=corpus/train sbatch --nodes 8 examples/pretrain_mars.sh",
+    ):
+        handle_command(command.split(), run=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_most_tools_are_run_and_not_only_parsed():
