@@ -111,8 +111,14 @@ def world_size() -> int:
 
 
 def shut_down() -> None:
-    """Leave the job in step with the other ranks; gloo aborts a rank whose peer vanished before it."""
+    """Leave the job in step with the other ranks; gloo aborts a rank whose peer vanished before it.
+
+    The groups of a single rank on a CPU stay for the next run in this process: there is no peer, and torch keeps the
+    threads of every group to the end.
+    """
     if torch.distributed.is_initialized():
+        if world_size() == 1 and torch.distributed.get_backend() == "gloo":
+            return
         torch.distributed.barrier()
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()

@@ -17,9 +17,9 @@ import pytest
 
 from mars_megatron.checkpoint import folders, latest
 from mars_megatron.conversion.verify import compare, open_both
-from tests.distributed.corpus import write_corpus
-from tests.distributed.ranks import ROOT, environment, run_ranks
-from tests.waiting import wait_until
+from tests.support.corpus import write_corpus
+from tests.support.distributed.ranks import ROOT, environment, run_ranks
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.distributed
 
@@ -159,7 +159,14 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
     }
     process = subprocess.Popen(
         # Without torchrun, whose workers would outlive it.
-        [sys.executable, "-m", "tests.distributed.start", "save_every_step", json.dumps({"run": run}), os.devnull],
+        [
+            sys.executable,
+            "-m",
+            "tests.support.distributed.start",
+            "save_every_step",
+            json.dumps({"run": run}),
+            os.devnull,
+        ],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,

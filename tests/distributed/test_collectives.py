@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.distributed.ranks import run_ranks
+from tests.support.distributed.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
 

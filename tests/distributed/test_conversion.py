@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mars_megatron.conversion.convert import init_from_hf
-from tests.distributed.ranks import ROOT, environment
-from tests.unit.conversion.models import FAMILIES, OriginalQwen, language_model
+from tests.support.distributed.ranks import ROOT, environment
+from tests.support.language_models import FAMILIES, OriginalQwen, language_model
 
 pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore:the result has no text tokenizer")]
 
@@ -42,7 +42,7 @@ def test_text_logits_under_tensor_and_pipeline_parallelism(tmp_path: Path) -> No
     result = tmp_path / "result.json"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"),
-        *("-m", "tests.distributed.conversion_jobs", json.dumps(jobs), str(result)),
+        *("-m", "tests.support.distributed.conversion_jobs", json.dumps(jobs), str(result)),
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.corpus import write_corpus
-from tests.distributed.ranks import run_ranks
-from tests.synthetic_index import write_synthetic
+from tests.support.corpus import write_corpus
+from tests.support.distributed.ranks import run_ranks
+from tests.support.synthetic_index import write_synthetic
 
 pytestmark = pytest.mark.distributed
 

@@ -16,9 +16,9 @@ from PIL import Image
 from mars_megatron.checkpoint.tokenizers import read_record
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import EvaluationConfig
-from tests.distributed.evaluation_jobs import run_suites, score, train_with_suites
-from tests.distributed.ranks import ROOT, environment, launcher
-from tests.unit.sampling.tiny_run import with_index, write_run
+from tests.support.distributed.evaluation_jobs import run_suites, score, train_with_suites
+from tests.support.distributed.ranks import ROOT, environment, launcher
+from tests.support.tiny_run import with_index, write_run
 
 pytestmark = pytest.mark.distributed
 
@@ -28,7 +28,7 @@ def on_two_ranks(jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> list[A
     result = folder / "result.json"
     command = [
         *launcher(2),
-        *("-m", "tests.distributed.evaluation_jobs", json.dumps(jobs), str(result)),
+        *("-m", "tests.support.distributed.evaluation_jobs", json.dumps(jobs), str(result)),
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.corpus import write_corpus
-from tests.distributed.ranks import ROOT, environment, launcher
-from tests.unit.sampling.tiny_run import write_run
+from tests.support.corpus import write_corpus
+from tests.support.distributed.ranks import ROOT, environment, launcher
+from tests.support.tiny_run import write_run
 
 pytestmark = pytest.mark.distributed
 
@@ -21,7 +21,7 @@ Results = list[Any]
 def launch(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
     """Run jobs of generation_jobs.py; the results of the last rank."""
     result = folder / f"result_{num_ranks}.json"
-    command = [*launcher(num_ranks), "-m", "tests.distributed.generation_jobs", json.dumps(jobs), str(result)]
+    command = [*launcher(num_ranks), "-m", "tests.support.distributed.generation_jobs", json.dumps(jobs), str(result)]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
     return json.loads(result.read_text())

@@ -19,10 +19,10 @@ import pytest
 
 from mars_megatron.checkpoint import folders, latest
 from mars_megatron.config import to_yaml
-from tests.distributed.corpus import write_corpus
-from tests.distributed.jobs import tiny_config
-from tests.distributed.ranks import ROOT, environment, launcher, run_ranks
-from tests.waiting import scaled, wait_until
+from tests.support.corpus import write_corpus
+from tests.support.distributed.jobs import tiny_config
+from tests.support.distributed.ranks import ROOT, environment, launcher, run_ranks
+from tests.support.waiting import scaled, wait_until
 
 pytestmark = pytest.mark.distributed
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.corpus import write_corpus
-from tests.distributed.ranks import run_ranks
+from tests.support.corpus import write_corpus
+from tests.support.distributed.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
 

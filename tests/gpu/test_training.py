@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.corpus import write_corpus
-from tests.distributed.ranks import run_ranks
+from tests.support.corpus import write_corpus
+from tests.support.distributed.ranks import run_ranks
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 

@@ -25,7 +25,7 @@ from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import Sampler, load_for_inference
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.draws import guide, image_key, uniforms
-from tests import clean_environment
+from tests.support import clean_environment
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 

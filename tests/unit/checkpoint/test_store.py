@@ -20,7 +20,7 @@ from mars_megatron.config.schema import CheckpointConfig, ImageConfig, ModelConf
 from mars_megatron.model import build_model
 from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
-from tests.unit.model.tiny import one_rank
+from tests.support.tiny import one_rank
 
 CONFIG = RunConfig(
     model=ModelConfig(num_layers=2, hidden_size=16, ffn_hidden_size=24, num_attention_heads=2, num_query_groups=1),

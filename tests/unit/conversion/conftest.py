@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mars_megatron.conversion.convert import export_hf, init_from_hf
 from mars_megatron.conversion.visual import extract_visual
-from tests.unit.conversion.models import language_model
-
-SETTINGS = ("--vocabulary.codebook_size=13", "--image.resolution=16", "--image.downsample=4")
+from tests.support.language_models import language_model
+from tests.support.refusals import SETTINGS
 
 
 @pytest.fixture(scope="session")
@@ -69,18 +67,3 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
         return target
 
     return copy
-
-
-@contextmanager
-def refused(
-    target: Path, *messages: str | Path, error: type[Exception] = ValueError
-) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """The block fails with an error that says all of the messages, and neither `target` nor a part of it is there."""
-    before = set(target.parent.iterdir()) if target.parent.is_dir() else set()
-    with pytest.raises(error) as caught:
-        yield caught
-    for message in messages:
-        assert str(message) in str(caught.value)
-    assert not (target.exists() and target not in before)
-    left = set(target.parent.iterdir()) - before if target.parent.is_dir() else set()
-    assert not left, "nothing half-written stays"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
 from mars_megatron.conversion.visual import merge
-from tests.unit.conversion.conftest import SETTINGS, refused
+from tests.support.refusals import SETTINGS, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 

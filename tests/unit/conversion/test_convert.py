@@ -20,8 +20,8 @@ from mars_megatron.conversion.language_model import LanguageModelParts
 from mars_megatron.conversion.verify import compare, compare_logits, open_both
 from mars_megatron.conversion.visual import extract_visual, merge
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
-from tests.unit.conversion.conftest import SETTINGS, refused
-from tests.unit.conversion.models import language_model
+from tests.support.language_models import language_model
+from tests.support.refusals import SETTINGS, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 

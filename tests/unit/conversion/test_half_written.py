@@ -24,8 +24,8 @@ from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
 from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.visual import extract_visual, merge
-from tests.unit.conversion.conftest import SETTINGS, refused
-from tests.waiting import wait_until
+from tests.support.refusals import SETTINGS, refused
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 

@@ -12,8 +12,8 @@ from mars_megatron.conversion.convert import init_from_hf
 from mars_megatron.model import build_model
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.conversion.models import FAMILIES, OriginalQwen, language_model
-from tests.unit.model.tiny import one_rank
+from tests.support.language_models import FAMILIES, OriginalQwen, language_model
+from tests.support.tiny import one_rank
 
 TOKENS = torch.randint(0, 61, (40,), generator=torch.Generator().manual_seed(3))
 SETTINGS = ["--vocabulary.codebook_size=16", "--image.resolution=16", "--image.downsample=4"]

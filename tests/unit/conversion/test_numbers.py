@@ -19,9 +19,9 @@ from mars_megatron.conversion.formats import visual_header
 from mars_megatron.conversion.verify import compare, open_both
 from mars_megatron.conversion.visual import extract_visual, merge
 from mars_megatron.sampling import load_for_inference
-from tests.command_lines import load_tool
-from tests.unit.conversion.conftest import SETTINGS, refused
-from tests.unit.conversion.models import OriginalQwen, language_model
+from tests.support.command_lines import load_tool
+from tests.support.language_models import OriginalQwen, language_model
+from tests.support.refusals import SETTINGS, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 

@@ -25,8 +25,8 @@ from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.sampling.load import load_for_inference
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
-from tests.unit.conversion.conftest import SETTINGS, refused
-from tests.unit.model.tiny import one_rank, randomize, tiny_config
+from tests.support.refusals import SETTINGS, refused
+from tests.support.tiny import one_rank, randomize, tiny_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:the result has no text tokenizer")
 

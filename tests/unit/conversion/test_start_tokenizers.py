@@ -24,8 +24,8 @@ from mars_megatron.sampling.load import LoadedModel
 from mars_megatron.sampling.sampler import Sampler
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import load_text_tokenizer
-from tests.unit.conversion.conftest import SETTINGS, refused
-from tests.unit.conversion.models import SIZES
+from tests.support.language_models import SIZES
+from tests.support.refusals import SETTINGS, refused
 
 Made, Copied = Callable[[str], Path], Callable[[Path], Path]
 ROWS = SIZES["vocab_size"]

@@ -31,8 +31,8 @@ from mars_megatron.conversion.table import (
 from mars_megatron.model import build_model
 from mars_megatron.recipes import RECIPES
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.conversion.models import FAMILIES, OriginalQwen
-from tests.unit.model.tiny import one_rank, tiny_config
+from tests.support.language_models import FAMILIES, OriginalQwen
+from tests.support.tiny import one_rank, tiny_config
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -17,7 +17,7 @@ from mars_megatron.data.store import Store
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
+from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 ALL = TaskWeights(t2i=0.3, i2t=0.2, sr=0.1, text=0.15, interleaved=0.25)
 

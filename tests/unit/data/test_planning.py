@@ -15,7 +15,7 @@ from mars_megatron.data.blend import Part
 from mars_megatron.data.planning import DROPPED, CorpusArrays, RoundSettings, divide_documents, plan_round, scan
 from mars_megatron.index.modes import KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
 from mars_megatron.sequence.samples import T2I, TASKS_OF_KIND, TEXT_ONLY
-from tests.synthetic_index import random_document
+from tests.support.synthetic_index import random_document
 
 CODES, LOW = 16, 4
 BUDGET = 64

@@ -14,7 +14,7 @@ from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, Tas
 from mars_megatron.data import blend, flat_batches, open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
+from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 GLOBAL_BATCH = 4
 TASKS = TaskWeights(t2i=0.4, i2t=0.2, sr=0.1, text=0.1, interleaved=0.2)

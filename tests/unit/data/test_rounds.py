@@ -22,7 +22,7 @@ from mars_megatron.config.schema import (
 from mars_megatron.data import MicroBatches, blend, open_micro_batches, rounds
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
+from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 
 @pytest.fixture(autouse=True, scope="module")

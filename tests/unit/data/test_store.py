@@ -11,7 +11,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 from mars_megatron.data.store import Store
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import KIND_IMAGE, KIND_TEXT, KINDS
-from tests.synthetic_index import write_synthetic
+from tests.support.synthetic_index import write_synthetic
 
 
 @pytest.fixture

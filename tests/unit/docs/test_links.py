@@ -13,7 +13,7 @@ from tests.support.doc_blocks import PAGES, ROOT
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"`((?:[\w.*-]+/)+[\w.*-]+\.(?:py|sh|md|h|so))\b")
+_FILE = re.compile(r"`((?:[a-z_.*\d-]+/)+[\w.*-]+\.(?:py|sh|md|h|so))\b")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 

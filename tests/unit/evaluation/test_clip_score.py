@@ -12,8 +12,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from mars_megatron import platform
 from mars_megatron.evaluation.clip_score import ClipScore
-from tests.unit.evaluation.small_context import SmallContext
-from tests.unit.evaluation.tiny_judges import SIDE, write_clip
+from tests.support.small_context import SmallContext
+from tests.support.tiny_judges import SIDE, write_clip
 
 TEXTS = ["a red square", "blue", "green circle", "two dogs"]
 

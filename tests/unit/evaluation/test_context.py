@@ -11,7 +11,7 @@ import torch
 from mars_megatron.evaluation.context import RunContext
 from mars_megatron.evaluation.kept import kept_codes
 from mars_megatron.sampling import Sampler, load_for_inference
-from tests.unit.sampling.tiny_run import write_run
+from tests.support.tiny_run import write_run
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from mars_megatron.evaluation.fid import Fid
 from mars_megatron.evaluation.frechet import FeatureSums, frechet_distance
 from mars_megatron.evaluation.reference_statistics import read_statistics
 from mars_megatron.sampling import Sampler, load_for_inference
-from tests.unit.evaluation.small_context import SmallContext
-from tests.unit.sampling.tiny_run import TinyRun, write_run
+from tests.support.small_context import SmallContext
+from tests.support.tiny_run import TinyRun, write_run
 
 CPU = torch.device("cpu")
 

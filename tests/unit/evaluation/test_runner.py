@@ -21,8 +21,8 @@ from mars_megatron.evaluation.runner import UNFINISHED, evaluate
 from mars_megatron.evaluation.suites.facts import Facts
 from mars_megatron.evaluation.suites.prompt_fidelity import PromptFidelity
 from mars_megatron.sampling import Sampler
-from tests.command_lines import load_tool
-from tests.unit.sampling.tiny_run import TinyRun, with_index, write_run
+from tests.support.command_lines import load_tool
+from tests.support.tiny_run import TinyRun, with_index, write_run
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,7 @@ def test_files_behind_names_have_fingerprints(tmp_path: Path) -> None:
         scorer.write_text("two")
         assert fingerprint_of(name) not in ("", first), name
     assert fingerprint_of("openai/clip-vit-base-patch16") == fingerprint_of("nobody:nothing") == ""
-    assert fingerprint_of("tests.command_lines:load_tool") != ""
+    assert fingerprint_of("tests.support.command_lines:load_tool") != ""
 
 
 def test_a_base_is_its_checkpoint(run: TinyRun, tmp_path: Path) -> None:

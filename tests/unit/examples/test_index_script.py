@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mars_megatron.data.store import Store
-from tests.small_index import lines, text_model
+from tests.support.small_index import lines, text_model
 
 __all__ = ["lines", "text_model"]
 

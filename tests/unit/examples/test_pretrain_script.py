@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE, write_corpus
+from tests.support.corpus import CODEBOOK_SIZE, TEXT_SIZE, write_corpus
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "examples" / "pretrain_mars.sh"

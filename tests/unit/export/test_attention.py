@@ -11,8 +11,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from mars_megatron.export import attention_mars
 from mars_megatron.export.configuration_mars import MarsConfig
 from mars_megatron.export.modeling_mars import MarsForCausalLM
-from tests.unit.export.conftest import Exported
-from tests.unit.export.exported import INTERLEAVED, KINDS, model_of, padded
+from tests.support.exported import INTERLEAVED, KINDS, model_of, padded
+from tests.support.exported_run import Exported
 
 NAMES = ("eager", "sdpa")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from packaging.version import Version
 
-from tests import clean_environment
-from tests.unit.export.conftest import Exported, greedy_captions
-from tests.unit.export.exported import reference_logits
+from tests.support import clean_environment
+from tests.support.exported import reference_logits
+from tests.support.exported_run import Exported, greedy_captions
 
 ABSENT = ("mars_megatron", "megatron", "diffusers", "PIL", "accelerate", "jsonargparse")
 PROMPTS = ["a red square", "绿色方块", ""]

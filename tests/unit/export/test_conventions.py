@@ -15,8 +15,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.trainer_pt_utils import LabelSmoother
 
 from mars_megatron.export.modeling_mars import MarsForCausalLM
-from tests.unit.export.conftest import Exported
-from tests.unit.export.exported import CODE, INTERLEAVED, KINDS, model_of, padded
+from tests.support.exported import CODE, INTERLEAVED, KINDS, model_of, padded
+from tests.support.exported_run import Exported
 
 IDS, MASK = padded(INTERLEAVED, "left")
 

@@ -15,7 +15,7 @@ from mars_megatron.config import from_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.export.folder import build_mars_config, write_companions
 from mars_megatron.tokenizers import load_text_tokenizer
-from tests.unit.export.conftest import STEP, Exported
+from tests.support.exported_run import STEP, Exported
 
 
 def write(folder: Path, config: RunConfig, **settings: str) -> Path:

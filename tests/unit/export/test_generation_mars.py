@@ -21,11 +21,11 @@ from mars_megatron.export.processing_mars import MarsProcessor, located
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.sampling import generate_captions, generate_images
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.export.conftest import Exported, greedy_captions
-from tests.unit.export.exported import CONDITIONED as ROUTER
-from tests.unit.export.exported import KINDS, export, model_of, padded
-from tests.unit.model.tiny import one_rank
-from tests.unit.sampling.conftest import CONFIG, NUM_CODES, PROMPTS
+from tests.support.decoding import CONFIG, NUM_CODES, PROMPTS
+from tests.support.exported import CONDITIONED as ROUTER
+from tests.support.exported import KINDS, export, model_of, padded
+from tests.support.exported_run import Exported, greedy_captions
+from tests.support.tiny import one_rank
 
 SQUARE = replace(CONFIG, image=ImageConfig(resolution=12, downsample=4))  # 3 x 3 codes
 CONDITIONED = replace(SQUARE, experts=ExpertsConfig(visual=4), router=RouterConfig(condition="text"))

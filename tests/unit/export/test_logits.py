@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
-from tests.unit.export.exported import padded, reference_logits, tiny_pair
-from tests.unit.model.tiny import make_samples
+from tests.support.exported import padded, reference_logits, tiny_pair
+from tests.support.tiny import make_samples
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoProcessor, DataCollatorForLanguageModeling
 
 from mars_megatron.export.model_card import ADAPTED, model_card
-from tests.unit.export.conftest import Exported
-from tests.unit.export.exported import CONDITIONED, KINDS, ROUTED, model_of
-from tests.unit.model.tiny import tiny_config
+from tests.support.exported import CONDITIONED, KINDS, ROUTED, model_of
+from tests.support.exported_run import Exported
+from tests.support.tiny import tiny_config
 
 
 def card(overrides: dict[str, Any] | None = None, has_text: bool = True) -> str:

@@ -10,7 +10,7 @@ from transformers import StaticCache
 
 from mars_megatron.export.cache_mars import MarsCache
 from mars_megatron.export.routing_mars import Routing, build_blocks
-from tests.unit.export.exported import BOI, CODE, CONDITIONED, INTERLEAVED, ROUTED, model_of, padded, whole
+from tests.support.exported import BOI, CODE, CONDITIONED, INTERLEAVED, ROUTED, model_of, padded, whole
 
 IDS = torch.tensor([[3, 4]])
 

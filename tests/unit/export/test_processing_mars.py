@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from mars_megatron.export.processing_mars import MarsProcessor
 from mars_megatron.indexing.images import load_image
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY, make_sample
-from tests.unit.export.conftest import Exported
-from tests.unit.sampling.tiny_run import RESOLUTION
+from tests.support.exported_run import Exported
+from tests.support.tiny_run import RESOLUTION
 
 TEXTS = ["a red square", "绿色"]
 

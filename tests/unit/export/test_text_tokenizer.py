@@ -16,8 +16,7 @@ from mars_megatron.config.schema import RunConfig, VocabularyConfig
 from mars_megatron.export.folder import write_companions
 from mars_megatron.export.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_text_tokenizer
-from tests import clean_environment
-from tests.unit.tokenizers import look_alikes
+from tests.support import clean_environment, look_alikes
 
 FAMILIES = [*look_alikes.JSON, *look_alikes.SENTENCEPIECE]
 LINES = look_alikes.lines()

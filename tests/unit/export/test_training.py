@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.export.exported import BOI, CODE, INTERLEAVED, ROUTED, exported_state, model_of, padded
-from tests.unit.model.tiny import MIXED, make_batch, make_samples, randomize, tiny_config, tiny_model
+from tests.support.exported import BOI, CODE, INTERLEAVED, ROUTED, exported_state, model_of, padded
+from tests.support.tiny import MIXED, make_batch, make_samples, randomize, tiny_config, tiny_model
 
 
 @pytest.mark.parametrize(

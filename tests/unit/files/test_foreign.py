@@ -15,8 +15,8 @@ from mars_megatron.conversion.convert import init_from_hf
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.files.foreign import refuse_foreign
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from tests.small_index import lines, text_model
-from tests.unit.conversion.models import language_model
+from tests.support.language_models import language_model
+from tests.support.small_index import lines, text_model
 
 __all__ = ["lines", "text_model"]
 

@@ -33,7 +33,7 @@ from mars_megatron.sampling import Document, Sampler, load_for_inference
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
 from mars_megatron.training import Trainer
-from tests.command_lines import load_tool
+from tests.support.command_lines import load_tool
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 RESOLUTION, NUM_CODES, CODEBOOK = 8, 16, 16

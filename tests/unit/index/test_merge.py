@@ -18,8 +18,8 @@ from mars_megatron.data.store import Store
 from mars_megatron.index.manifest import Manifest, SourceInfo
 from mars_megatron.index.merge import already_merged, merge_indices, remove_shards, shard_prefixes
 from mars_megatron.indexing.validation import validate_index
-from tests.unit.index.small_indices import IMAGE, MIXED, PAIRS, TEXT, documents, write_index
-from tests.waiting import wait_until
+from tests.support.small_indices import IMAGE, MIXED, PAIRS, TEXT, documents, write_index
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 

@@ -1,8 +1,8 @@
-"""The small index of tests/small_index.py, and its tokenizers loaded."""
+"""The small index of tests/support/small_index.py, and its tokenizers loaded."""
 
 import pytest
 
-from tests.small_index import folder, image_model, index, lines, one_thread, text_model
+from tests.support.small_index import folder, image_model, index, lines, one_thread, text_model
 
 __all__ = ["folder", "image_model", "index", "lines", "one_thread", "text_model"]
 

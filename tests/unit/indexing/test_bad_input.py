@@ -15,8 +15,8 @@ from PIL import Image
 from mars_megatron.data.store import Store
 from mars_megatron.indexing.records import KEPT
 from mars_megatron.indexing.sources import lines as lines_module
-from tests.unit.indexing.raw import build, documents, image_bytes, log, picture, write_lines, write_tar
-from tests.unit.odd_pictures import odd_pictures
+from tests.support.odd_pictures import odd_pictures
+from tests.support.raw import build, documents, image_bytes, log, picture, write_lines, write_tar
 
 GOOD = {"image": "good.png", "caption": "a red square"}
 ODD = odd_pictures()

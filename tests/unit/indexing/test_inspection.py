@@ -18,10 +18,10 @@ from mars_megatron.indexing.decoded_samples import choose_documents, decode_docu
 from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.validation import validate_index
-from tests.command_lines import load_tool
-from tests.unit.index.small_indices import IMAGE, MIXED, documents, write_index
+from tests.support.command_lines import load_tool
+from tests.support.small_indices import IMAGE, MIXED, documents, write_index
 
-FORMAT = Path(__file__).parents[3] / "mars_megatron" / "data" / "FORMAT.md"
+FORMAT = Path(__file__).parents[3] / "mars_megatron" / "index" / "FORMAT.md"
 WEIGHTS = [0.5, 2, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1]
 
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from mars_megatron.index.manifest import Manifest
-from tests.command_lines import load_tool
-from tests.unit.indexing.raw import image_bytes, log, picture, write_tar
+from tests.support.command_lines import load_tool
+from tests.support.raw import image_bytes, log, picture, write_tar
 
 RED = b"a red square"
 

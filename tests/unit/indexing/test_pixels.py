@@ -15,7 +15,7 @@ from PIL import Image
 from mars_megatron.indexing.images import load_image, load_images
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import Refused
-from tests.unit.indexing.raw import image_bytes, picture
+from tests.support.raw import image_bytes, picture
 
 
 def read(data, size=8, fit="crop", **limits):

@@ -16,9 +16,9 @@ from mars_megatron.indexing.pool import WorkerPool
 from mars_megatron.indexing.records import Refused
 from mars_megatron.indexing.sources import inputs
 from mars_megatron.indexing.worker import WorkerSettings
-from tests.unit.indexing.deadly import Deadly
-from tests.unit.indexing.raw import build, documents, log, write_lines
-from tests.waiting import scaled
+from tests.support.deadly import Deadly
+from tests.support.raw import build, documents, log, write_lines
+from tests.support.waiting import scaled
 
 ROOT = Path(__file__).parents[3]
 

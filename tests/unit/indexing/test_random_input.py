@@ -19,8 +19,8 @@ from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import KEPT, Refused
 from mars_megatron.indexing.validation import validate_index
 from mars_megatron.pictures.picture import REASONS
-from tests.unit.indexing.raw import build, image_bytes, log, picture, write_lines, write_tar
-from tests.unit.odd_pictures import odd_pictures
+from tests.support.odd_pictures import odd_pictures
+from tests.support.raw import build, image_bytes, log, picture, write_lines, write_tar
 
 FRAMES = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
 IMAGES = {

@@ -20,8 +20,8 @@ from mars_megatron.data.store import Store
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.merge import merge_indices, remove_shards, shard_prefixes
 from mars_megatron.index.writer import IndexWriter
-from tests.unit.indexing.raw import build, contents, documents, index_bytes, many_lines, picture, write_lines, write_tar
-from tests.waiting import scaled, wait_until
+from tests.support.raw import build, contents, documents, index_bytes, many_lines, picture, write_lines, write_tar
+from tests.support.waiting import scaled, wait_until
 
 ROOT = Path(__file__).parents[3]
 

@@ -14,7 +14,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 
 from mars_megatron.data.store import Store
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
-from tests.unit.indexing.raw import (
+from tests.support.raw import (
     LOW,
     RESOLUTION,
     build,

@@ -17,8 +17,8 @@ from mars_megatron.indexing.inspection import inspect_index
 from mars_megatron.indexing.unknown import count_unknown
 from mars_megatron.indexing.validation import validate_index
 from mars_megatron.tokenizers import load_text_tokenizer
-from tests.command_lines import load_tool
-from tests.unit.indexing.raw import build, log, picture, write_lines
+from tests.support.command_lines import load_tool
+from tests.support.raw import build, log, picture, write_lines
 
 LINES = [
     {"text": "a red square"},

@@ -15,7 +15,7 @@ from mars_megatron.index.merge import merge_indices
 from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.sources.folder import folder_sha256
 from mars_megatron.indexing.validation import validate_index
-from tests.unit.index.small_indices import MIXED, PAIRS, documents, write_index
+from tests.support.small_indices import MIXED, PAIRS, documents, write_index
 
 WEIGHTS = [0.5, 2, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1]
 

@@ -17,7 +17,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.sequence.batch import Sample, collate
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.model.tiny import MIXED, make_samples, randomize, tiny_config, tiny_model
+from tests.support.tiny import MIXED, make_samples, randomize, tiny_config, tiny_model
 
 ALL_TRAINED = {"freeze.text": False, "freeze.norms": False}
 CASES: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from transformers import (
 
 from mars_megatron.model import MARSModel
 from mars_megatron.sequence.samples import TEXT_ONLY
-from tests.unit.model.tiny import BASE, VOCABULARY, make_batch, make_samples, randomize, tiny_model
+from tests.support.tiny import BASE, VOCABULARY, make_batch, make_samples, randomize, tiny_model
 
 SHAPE = BASE.model
 

@@ -17,7 +17,7 @@ from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.sequence.batch import Batch, collate
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.training.expert_report import expert_report
-from tests.unit.model.tiny import (
+from tests.support.tiny import (
     BASE,
     MIXED,
     VOCABULARY,

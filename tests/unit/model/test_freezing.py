@@ -7,16 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
-from torch import Tensor
 
-from mars_megatron.model import MARSModel
 from mars_megatron.sequence.batch import Batch
-from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
-from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
-from mars_megatron.training.step import Stepper
-from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
+from mars_megatron.sequence.samples import I2T, T2I
+from tests.support.gradients import gradients, training
+from tests.support.tiny import make_batch, randomize, tiny_model
 
 EXPERT_NORMS = {"model.expert_norms": True, "freeze.norms": False}
 
@@ -24,16 +19,6 @@ EXPERT_NORMS = {"model.expert_norms": True, "freeze.norms": False}
 def with_shortcut(batch: Batch, enabled: bool) -> Batch:
     """The batch with another opinion on whether an image stands before text."""
     return dataclasses.replace(batch, plan=dataclasses.replace(batch.plan, image_before_text=not enabled))
-
-
-def gradients(model: MARSModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """Losses, and the gradient of every parameter (None where autograd did not reach it)."""
-    model.zero_grad()
-    losses = model(batch)
-    losses.square().sum().backward()  # unequal weights
-    return losses.detach(), {
-        name: None if parameter.grad is None else parameter.grad.clone() for name, parameter in model.named_parameters()
-    }
 
 
 @pytest.mark.parametrize("case", [{}, EXPERT_NORMS], ids=["paper", "expert_norms"])
@@ -146,22 +131,6 @@ def test_norms_of_an_expert_follow_it(norms: bool) -> None:
     for name, parameter in model.named_parameters():
         assert "shared" not in name
         assert parameter.requires_grad == ("visual" in name.split(".")), name
-
-
-def training(overrides: dict[str, Any]) -> tuple[MARSModel, list[DistributedDataParallel], MegatronOptimizer, Any]:
-    """A model ready to train: itself, its wrapper, optimiser, and a function that takes one step."""
-    settings = {"training.global_batch_size": 2, "training.steps": 3, "optimizer.lr": 0.01, **overrides}
-    config, model = tiny_config(settings), randomize(tiny_model(settings))
-    groups = one_rank()
-    wrapped = wrap_data_parallel([model], config, groups)
-    optimizer, scheduler = build_optimizer(wrapped, config, groups)
-    stepper = Stepper(wrapped, config, groups)
-
-    def step() -> Any:
-        scheduler.step(increment=1)
-        return stepper.train([iter([make_batch(MIXED), make_batch([TEXT_ONLY])])], optimizer)
-
-    return model, wrapped, optimizer, step
 
 
 FREEZES = {

@@ -14,8 +14,8 @@ from torch import Tensor
 from mars_megatron.model import MARSModel, freeze
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.training.step import _loss
-from tests.host_reads import HostRead, NoHostReads
-from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
+from tests.support.host_reads import HostRead, NoHostReads
+from tests.support.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 BATCHES = {"t2i": [T2I, T2I, T2I], "i2t": [I2T, I2T], "text": [TEXT_ONLY, TEXT_ONLY], "mixed": MIXED}
 RECOMPUTE = ["none", "selective", "full"]

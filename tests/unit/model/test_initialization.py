@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mars_megatron.model import MARSModel
 from mars_megatron.model.initialization import start_from_language_model
-from tests.unit.model.tiny import BASE, VOCABULARY, one_rank, randomize, tiny_config, tiny_model
+from tests.support.tiny import BASE, VOCABULARY, one_rank, randomize, tiny_config, tiny_model
 
 
 def values(model: MARSModel) -> dict[str, Tensor]:

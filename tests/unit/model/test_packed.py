@@ -7,7 +7,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 from mars_megatron.model.packed import RoutedSeqParams, plan_of
-from tests.unit.model.tiny import MIXED, make_batch, tiny_model
+from tests.support.tiny import MIXED, make_batch, tiny_model
 
 
 def test_the_plan_is_found_again() -> None:

@@ -12,7 +12,7 @@ from mars_megatron.sampling.batches import pack_samples, sample_lengths
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.samples import I2T, T2I
-from tests.unit.model.tiny import VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
+from tests.support.tiny import VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 QK_NORM = {"model.qk_norm": True}
 

@@ -8,8 +8,8 @@ import torch
 from mars_megatron.model import MARSModel
 from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.sequence.samples import TEXT_ONLY
-from tests.unit.model.test_freezing import gradients, training
-from tests.unit.model.tiny import MIXED, VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
+from tests.support.gradients import gradients, training
+from tests.support.tiny import MIXED, VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 TRAINED = {"freeze.text": False, "freeze.norms": False, "model.qk_norm": True}
 SHARED = {**TRAINED, "model.shared_experts": True}

@@ -17,9 +17,9 @@ from mars_megatron.indexing.records import Refused
 from mars_megatron.pictures.colours import srgb_transform
 from mars_megatron.pictures.picture import REASONS, UnusablePicture
 from mars_megatron.pictures.pixels import upright_rgb
-from tests.unit.export.conftest import Exported
-from tests.unit.odd_pictures import odd_pictures
-from tests.unit.odd_samples import ALPHA, GREY, RGB, bits8, full, seen, with_alpha
+from tests.support.exported_run import Exported
+from tests.support.odd_pictures import odd_pictures
+from tests.support.odd_samples import ALPHA, GREY, RGB, bits8, full, seen, with_alpha
 
 ODD = odd_pictures()
 

@@ -14,7 +14,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.recipes import get_recipe
 from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training import Trainer
-from tests.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
+from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic
 
 TABLES = ("embedding.visual.weight", "head.visual.weight")
 STAGES = ("digits_stage1", "digits_stage2", "digits_stage3")

@@ -16,24 +16,7 @@ from mars_megatron.sampling.decoding import Decoder, inference
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.sampling.conftest import CONFIG
-
-
-def draw_routers(model: MARSModel) -> None:
-    """Give decided routers: as drawn, they choose by a hair, and do not look at the text at all."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".router." in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-
-
-def whole_forward(model: MARSModel, vocabulary: Vocabulary, samples: list[list[int]]) -> list[torch.Tensor]:
-    """Logits of every token of each sample, without a cache."""
-    batch = pack_samples(samples, vocabulary, every_token=True)
-    with inference(model):
-        logits = model(batch, return_logits=True)
-    return list(logits.split([len(sample) for sample in samples]))
+from tests.support.decoding import CONFIG, draw_routers, whole_forward
 
 
 @pytest.mark.parametrize("direct", [True, False])

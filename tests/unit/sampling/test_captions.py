@@ -12,7 +12,7 @@ from mars_megatron.sampling import generate_captions
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.sampling.conftest import NUM_CODES
+from tests.support.decoding import NUM_CODES
 
 GREEDY = GenerationConfig(temperature=0, max_caption_tokens=10)
 CODES = torch.randint(0, 16, (6, NUM_CODES), generator=torch.Generator().manual_seed(1))

@@ -12,7 +12,7 @@ from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_leng
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sequence import TEXT, VISUAL
-from tests.unit.model.tiny import VOCABULARY, randomize, tiny_model
+from tests.support.tiny import VOCABULARY, randomize, tiny_model
 
 BOI, CODE, EOI = VOCABULARY.boi, VOCABULARY.text_size, VOCABULARY.eoi
 RAGGED = [[3, 4, 5, BOI], [BOI, CODE + 1, EOI, 7], [9, BOI, CODE + 2, CODE, EOI, 8, 2]]

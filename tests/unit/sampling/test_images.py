@@ -13,7 +13,7 @@ from mars_megatron.sampling import generate_images
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.sampling.conftest import NUM_CODES, PROMPTS
+from tests.support.decoding import NUM_CODES, PROMPTS
 
 SAMPLED = GenerationConfig(seed=3, temperature=3.0)
 

@@ -15,8 +15,7 @@ from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sampling.joint import Joint, Request, write_and_draw
 from mars_megatron.sampling.mixed_decoding import MixedDecoder
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.sampling.conftest import CONFIG, NUM_CODES
-from tests.unit.sampling.test_cache import whole_forward
+from tests.support.decoding import CONFIG, NUM_CODES, whole_forward
 
 EOS, NUM_TEXT = 1, 27
 GREEDY = GenerationConfig(temperature=0, text_temperature=0, guidance=2.0)

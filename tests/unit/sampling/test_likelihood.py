@@ -10,7 +10,7 @@ from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.sampling.likelihood import caption_likelihood
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.sampling.conftest import NUM_CODES, PROMPTS
+from tests.support.decoding import NUM_CODES, PROMPTS
 
 CODES = torch.randint(0, 16, (4, NUM_CODES), generator=torch.Generator().manual_seed(0))
 CAPTIONS = [PROMPTS[0], PROMPTS[3], PROMPTS[0][::-1], PROMPTS[1]]

@@ -13,7 +13,7 @@ from mars_megatron.checkpoint import read_config, resolve
 from mars_megatron.gallery.cascade import model_record
 from mars_megatron.gallery.prompts import Prompt, read_prompts
 from mars_megatron.sampling import Sampler, load_for_inference
-from tests.unit.sampling.tiny_run import TinyRun, write_run
+from tests.support.tiny_run import TinyRun, write_run
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from mars_megatron.sampling.draws import guide
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.samples import SR, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.model.tiny import one_rank
-from tests.unit.sampling.conftest import CONFIG, PROMPTS
+from tests.support.decoding import CONFIG, PROMPTS
+from tests.support.tiny import one_rank
 
 IMAGES = {
     "plain": ImageConfig(resolution=16, low_resolution=8, next_k=1),

@@ -20,7 +20,7 @@ from mars_megatron.sequence import (
     reference,
     to_samples,
 )
-from tests.host_reads import NoHostReads
+from tests.support.host_reads import NoHostReads
 
 IMPLS = ["native", "reference"]
 FP8 = [torch.float8_e4m3fn, torch.float8_e5m2]

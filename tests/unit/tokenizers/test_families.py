@@ -19,8 +19,8 @@ from mars_megatron.sampling.load import LoadedModel
 from mars_megatron.sampling.sampler import Sampler
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers import TextTokenizer, load_text_tokenizer
-from tests.command_lines import load_tool
-from tests.unit.tokenizers import look_alikes
+from tests.support import look_alikes
+from tests.support.command_lines import load_tool
 
 FAMILIES = [*look_alikes.JSON, *look_alikes.SENTENCEPIECE]
 LINES = look_alikes.lines()

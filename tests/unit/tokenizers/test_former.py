@@ -16,7 +16,7 @@ from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.tokenizers.former import first_difference, warn_of_former_checkpoint
-from tests.unit.tokenizers import look_alikes
+from tests.support import look_alikes
 
 OPTIONS = BuildOptions(workers=0)
 

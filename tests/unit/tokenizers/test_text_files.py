@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from mars_megatron.tokenizers import load_text_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table
-from tests.unit.tokenizers import look_alikes
+from tests.support import look_alikes
 
 
 @pytest.fixture

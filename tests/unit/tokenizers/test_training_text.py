@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
 from mars_megatron.tokenizers.training_text import LIMIT, TrainingText
-from tests.command_lines import load_tool
+from tests.support.command_lines import load_tool
 
 ROOT = Path(__file__).parents[3]
 Learn = Callable[..., tuple[list[str], str]]

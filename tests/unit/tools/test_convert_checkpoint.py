@@ -14,9 +14,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mars_megatron.config import from_yaml
-from tests.command_lines import load_tool
-from tests.unit.conversion.models import language_model
-from tests.unit.sampling.tiny_run import write_run
+from tests.support.command_lines import load_tool
+from tests.support.language_models import language_model
+from tests.support.tiny_run import write_run
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "convert_checkpoint.py"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mars_megatron.evaluation.runner import UNFINISHED
-from tests.command_lines import TOOLS, load_tool
-from tests.unit.sampling.tiny_run import write_run
-from tests.waiting import wait_until
+from tests.support.command_lines import TOOLS, load_tool
+from tests.support.tiny_run import write_run
+from tests.support.waiting import wait_until
 
 NUM_IMAGES = 600
 

@@ -18,8 +18,8 @@ from mars_megatron.config.schema import ImageConfig
 from mars_megatron.gallery import cascade
 from mars_megatron.gallery.image_folder import ImageFolder, read_manifest
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
-from tests.command_lines import load_tool
-from tests.unit.sampling.tiny_run import TinyRun, save_run, write_run
+from tests.support.command_lines import load_tool
+from tests.support.tiny_run import TinyRun, save_run, write_run
 
 PROMPTS = (
     '{"prompt": "a red square", "num_images": 3}',

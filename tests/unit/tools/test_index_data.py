@@ -11,8 +11,8 @@ import sentencepiece
 import torch
 from PIL import Image
 
-from tests.command_lines import load_tool
-from tests.waiting import scaled, wait_until
+from tests.support.command_lines import load_tool
+from tests.support.waiting import scaled, wait_until
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "index_data.py"

@@ -21,8 +21,8 @@ from mars_megatron.evaluation.texts import read_sentences, read_texts
 from mars_megatron.files.plain_text import check_unicode, parse_json, read_json, read_lines, read_text
 from mars_megatron.gallery.document_prompts import DocumentPrompt, read_document_prompts
 from mars_megatron.gallery.prompts import read_prompts
-from tests.command_lines import load_tool
-from tests.unit.sampling.tiny_run import TinyRun, write_run
+from tests.support.command_lines import load_tool
+from tests.support.tiny_run import TinyRun, write_run
 
 # What a file may be, its words among the good lines.
 BAD: dict[str, tuple[Callable[[str], bytes], str]] = {

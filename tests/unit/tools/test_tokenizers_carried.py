@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
-from tests.unit.conversion.models import language_model
-from tests.unit.tools.run_folder import (
+from tests.support.language_models import language_model
+from tests.support.run_folder import (
     Train,
     carried,
     exported,

@@ -16,7 +16,7 @@ from mars_megatron.checkpoint.tokenizers import RECORD, read_record
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.verify import compare_logits
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
-from tests.unit.tools.run_folder import (
+from tests.support.run_folder import (
     STEP,
     Train,
     carried,

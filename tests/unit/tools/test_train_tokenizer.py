@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from tests.command_lines import load_tool
+from tests.support.command_lines import load_tool
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE, write_corpus
-from tests.unit.model import tiny
+from tests.support import tiny
+from tests.support.corpus import CODEBOOK_SIZE, TEXT_SIZE, write_corpus
 
 BASE = RunConfig(
     model=ModelConfig(

@@ -13,8 +13,8 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.evaluation.registry import make_jobs
 from mars_megatron.evaluation.runner import evaluate
 from mars_megatron.training import Trainer
-from tests.unit.sampling.tiny_run import TinyRun, with_index, write_run
-from tests.unit.training.test_trainer import configured, lines, losses
+from tests.support.metrics import configured, lines, losses
+from tests.support.tiny_run import TinyRun, with_index, write_run
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from torch import Tensor
 from mars_megatron.model import MARSModel
 from mars_megatron.training.optimizer import build_optimizer, wrap_data_parallel
 from mars_megatron.training.step import Stepper
-from tests.unit.model.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
+from tests.support.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
 
 # Counters, norms and flags of megatron-core and torch: elements that no parameter has alone.
 FLAGS = 8

@@ -16,7 +16,7 @@ from mars_megatron.checkpoint import folders, latest
 from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
-from tests.waiting import wait_until
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 

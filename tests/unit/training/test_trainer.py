@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,14 @@ import torch
 
 from mars_megatron.checkpoint import Position, folders, latest, read_config
 from mars_megatron.checkpoint.streaming import write_checkpoint
-from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.parts import as_parameters
 from mars_megatron.training import Trainer
 from mars_megatron.training.optimizer import apply_settings
 from mars_megatron.training.signals import StopRequest
-from tests.distributed.corpus import write_corpus
-
-
-def configured(base: RunConfig, **overrides: Any) -> RunConfig:
-    """Overrides with __ for the dot."""
-    return override(base, [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()])
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(folder: Path) -> list[tuple]:
-    """Everything in metrics.jsonl that does not depend on the clock."""
-    return [
-        tuple((name, value) for name, value in line.items() if name not in ("seconds_per_step", "tokens_per_second"))
-        for line in lines(folder)
-    ]
+from tests.support.corpus import write_corpus
+from tests.support.metrics import configured, lines, losses
 
 
 def parameters(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ from mars_megatron.indexing.compositional import BuildSettings, build
 from mars_megatron.indexing.compositional.canvases import Painter
 from mars_megatron.indexing.compositional.scenes import SPLITS
 from mars_megatron.sampling import Sampler, load_for_inference
-from tests.unit.evaluation.small_context import SmallContext
-from tests.unit.sampling.tiny_run import write_run
+from tests.support.small_context import SmallContext
+from tests.support.tiny_run import write_run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from mars_megatron.evaluation.compositional.benchmark import read_scene_prompts
 from mars_megatron.evaluation.t2i_compbench import T2ICompBench
 from mars_megatron.indexing.compositional import BuildSettings, build
 from mars_megatron.indexing.compositional.canvases import Painter
-from tests.unit.evaluation.small_context import SmallContext
+from tests.support.small_context import SmallContext
 
 
 def test_canvases_score_as_their_scenes_say(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mars_megatron.evaluation.t2i_compbench.detection import CountScorer, DepthS
 from mars_megatron.evaluation.t2i_compbench.detector import Detector, Found, known_name
 from mars_megatron.evaluation.t2i_compbench.layout import depth_score, intersection_over_union, relation_score
 from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
-from tests.unit.evaluation.tiny_judges import (
+from tests.support.tiny_judges import (
     SIDE,
     write_blip,
     write_clip,

@@ -10,9 +10,9 @@ import torch
 
 from mars_megatron.evaluation.t2i_compbench import T2ICompBench
 from mars_megatron.sampling import Sampler, load_for_inference
-from tests.unit.evaluation.small_context import SmallContext
-from tests.unit.evaluation.tiny_judges import write_blip, write_clip, write_depth, write_detector
-from tests.unit.sampling.tiny_run import write_run
+from tests.support.small_context import SmallContext
+from tests.support.tiny_judges import write_blip, write_clip, write_depth, write_detector
+from tests.support.tiny_run import write_run
 
 PROMPTS = {
     "color_val": ["a red square and a blue circle", "a green cup and a red dog"],

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.indexing.raw import build, documents, log, picture, write_lines, write_tar
+from tests.support.raw import build, documents, log, picture, write_lines, write_tar
 
 BOM = b"\xef\xbb\xbf"
 TEXTS = [b'{"text": "the colour red"}\n', b'{"text": "a square"}\n']

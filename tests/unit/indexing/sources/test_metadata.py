@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mars_megatron.indexing.sources import folder_images
-from tests.unit.indexing.raw import LOW, build, documents, log, picture
+from tests.support.raw import LOW, build, documents, log, picture
 
 IMAGES = {"1.png": picture(1), "2.png": picture(2), "3.png": picture(3)}
 

@@ -11,7 +11,7 @@ import pytest
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.sources import parquet
 from mars_megatron.indexing.sources.parquet import read_parquet
-from tests.unit.indexing.raw import build, documents, picture
+from tests.support.raw import build, documents, picture
 
 NUM = 20_000
 TEXTS = pa.array([f"text {i} of a dictionary whose texts are all different" for i in range(NUM)])

@@ -16,7 +16,7 @@ from mars_megatron.indexing.records import Skip
 from mars_megatron.indexing.sources import tar as tar_module
 from mars_megatron.indexing.sources.reading import HashedFile
 from mars_megatron.indexing.sources.tar import TarCounts, read_tar
-from tests.unit.indexing.raw import build, documents, image_bytes, log, picture, write_tar
+from tests.support.raw import build, documents, image_bytes, log, picture, write_tar
 
 ROOT = Path(__file__).parents[4]
 

@@ -14,8 +14,8 @@ from mars_megatron import platform
 from mars_megatron.model import MARSModel, freeze
 from mars_megatron.sequence.batch import collate
 from mars_megatron.sequence.samples import I2T, T2I
-from tests.unit.model import tiny
-from tests.unit.model.tiny import MIXED, make_samples, one_rank, randomize, tiny_config, tiny_model
+from tests.support import tiny
+from tests.support.tiny import MIXED, make_samples, one_rank, randomize, tiny_config, tiny_model
 
 TINY = StepOptions(layers=2, hidden=32, ffn=48, heads=4, tokens=120, image_tokens=16, text_shares=("0.2",))
 

@@ -15,7 +15,7 @@ from benchmarks.convert_once import copy, peak_memory
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.command_lines import load_tool
+from tests.support.command_lines import load_tool
 
 TINY = ConversionOptions(
     gigabytes=0.001, hidden=64, ffn=96, heads=4, text_size=300, codebook_size=32, rounds=1, progress=False

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mars_megatron.data.store import Store
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig
-from tests.command_lines import load_tool
+from tests.support.command_lines import load_tool
 
 SIZES = (
     *("--captions", "300", "--text-vocabulary", "2000", "--workers", "1", "--images", "5", "--image-size", "40", "30"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_lines import load_tool
+from tests.support.command_lines import load_tool
 
 TOOL = Path(__file__).parents[3] / "tools" / "benchmark.py"
 

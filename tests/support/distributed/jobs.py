@@ -24,8 +24,8 @@ from mars_megatron.data import MicroBatches
 from mars_megatron.model.feed_forward import expert_parameters
 from mars_megatron.sequence.batch import Batch, flatten
 from mars_megatron.training import Trainer
-from tests.distributed.corpus import CODEBOOK_SIZE, TEXT_SIZE
-from tests.host_reads import NoHostReads
+from tests.support.corpus import CODEBOOK_SIZE, TEXT_SIZE
+from tests.support.host_reads import NoHostReads
 
 BASE = RunConfig(
     model=ModelConfig(

@@ -1,4 +1,4 @@
-"""What the ranks of test_conversion.py do: `python -m tests.distributed.conversion_jobs ARGUMENTS RESULT`."""
+"""What the ranks of test_conversion.py do: `python -m tests.support.distributed.conversion_jobs ARGUMENTS RESULT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts a job of `jobs.py` on this rank: `python -m tests.distributed.start JOB ARGUMENTS RESULT`.
+"""Starts a job of `jobs.py` on this rank: `python -m tests.support.distributed.start JOB ARGUMENTS RESULT`.
 
 Light to import: every checkpoint starts a process that imports the main module of the saving one again.
 """
@@ -15,7 +15,7 @@ def main() -> None:
     import torch
 
     from mars_megatron.training import shut_down
-    from tests.distributed import jobs
+    from tests.support.distributed import jobs
 
     job, arguments, result = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)

@@ -8,8 +8,8 @@ import struct
 import numpy as np
 from PIL import Image
 
-from tests.unit.odd_samples import ALPHA, GREY, RGB, SIZE, Odd, bits8, full, little, saved, seen, with_alpha
-from tests.unit.picture_writers import bmp, interlaced_png, jp2, packed, pfm, png, tga, with_boxes
+from tests.support.odd_samples import ALPHA, GREY, RGB, SIZE, Odd, bits8, full, little, saved, seen, with_alpha
+from tests.support.picture_writers import bmp, interlaced_png, jp2, packed, pfm, png, tga, with_boxes
 
 
 def pngs() -> dict[str, Odd]:

@@ -16,7 +16,7 @@ from mars_megatron.model import MARSModel
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference
 from mars_megatron.sequence.vocabulary import Vocabulary
-from tests.unit.model.tiny import EOS, VOCABULARY, randomize, tiny_config, tiny_model
+from tests.support.tiny import EOS, VOCABULARY, randomize, tiny_config, tiny_model
 
 CONDITIONED = {"experts.visual": 4, "router.condition": "text"}
 ROUTED = {"experts.visual": 4, "experts.text": 2, "router.top_k": 2}

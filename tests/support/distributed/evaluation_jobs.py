@@ -1,4 +1,4 @@
-"""What the ranks of test_evaluation.py do: `python -m tests.distributed.evaluation_jobs ARGUMENTS RESULT`."""
+"""What the ranks of test_evaluation.py do: `python -m tests.support.distributed.evaluation_jobs ARGUMENTS RESULT`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mars_megatron.evaluation.runner import evaluate
 from mars_megatron.evaluation.t2i_compbench import T2ICompBench
 from mars_megatron.platform.parallel import shut_down
 from mars_megatron.training import Trainer
-from tests.unit.evaluation.small_context import SmallContext
+from tests.support.small_context import SmallContext
 
 
 def score(folder: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.unit import odd_colours, odd_depths, odd_tiffs
-from tests.unit.odd_samples import Odd
+from tests.support import odd_colours, odd_depths, odd_tiffs
+from tests.support.odd_samples import Odd
 
 
 def odd_pictures() -> dict[str, Odd]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.unit.odd_samples import ALPHA, GREY, RGB, SIZE, Odd, bits8, full, little, saved, seen, with_alpha
-from tests.unit.picture_writers import packed, tiff, two_pages
+from tests.support.odd_samples import ALPHA, GREY, RGB, SIZE, Odd, bits8, full, little, saved, seen, with_alpha
+from tests.support.picture_writers import packed, tiff, two_pages
 
 
 def tiffs() -> dict[str, Odd]:

@@ -1,4 +1,4 @@
-"""What the ranks of test_generation.py do: `python -m tests.distributed.generation_jobs ARGUMENTS RESULT`."""
+"""What the ranks of test_generation.py do: `python -m tests.support.distributed.generation_jobs ARGUMENTS RESULT`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from mars_megatron.sampling.joint import Joint, Request, write_and_draw
 from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training import Trainer
-from tests.distributed.jobs import tiny_config
-from tests.unit.sampling.test_cache import draw_routers
+from tests.support.decoding import draw_routers
+from tests.support.distributed.jobs import tiny_config
 
 CONFIG = RunConfig(
     model=ModelConfig(

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -> list[str]:
     """The command line of a job; one rank needs no torchrun, which takes seconds to start."""
-    return [*launcher(num_ranks), "-m", "tests.distributed.start", job, json.dumps(arguments), str(result)]
+    return [*launcher(num_ranks), "-m", "tests.support.distributed.start", job, json.dumps(arguments), str(result)]
 
 
 def launcher(num_ranks: int) -> list[str]:

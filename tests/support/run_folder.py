@@ -19,9 +19,9 @@ from mars_megatron.config import to_yaml
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
-from tests.command_lines import load_tool
-from tests.unit.sampling.tiny_run import CODEBOOK_SIZE, with_index, write_run
-from tests.unit.training.test_trainer import configured
+from tests.support.command_lines import load_tool
+from tests.support.metrics import configured
+from tests.support.tiny_run import CODEBOOK_SIZE, with_index, write_run
 
 Train = Callable[..., int]
 STEP = "step_00000002"

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.unit.odd_samples import (
+from tests.support.odd_samples import (
     ADOBE,
     ALPHA,
     GREY,
@@ -29,7 +29,7 @@ from tests.unit.odd_samples import (
     seen,
     with_alpha,
 )
-from tests.unit.picture_writers import bmp, grey_icc, jp2, matrix_icc, png, table_icc, tiff, with_boxes
+from tests.support.picture_writers import bmp, grey_icc, jp2, matrix_icc, png, table_icc, tiff, with_boxes
 
 
 def pngs() -> dict[str, Odd]:
