@@ -12,7 +12,7 @@ using namespace pybind11::literals;
 namespace {
 
 // Raised with every change of what Python calls: sequence/native.py compares it with its own.
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 // Fields of DispatchPlan (sequence/plan.py).
 py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
@@ -23,8 +23,7 @@ py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
       "padded_text"_a = layout.padded_text, "padded_visual"_a = layout.padded_visual,
       "row_multiple"_a = row_multiple, "max_seqlen"_a = layout.max_seqlen,
       "num_text_blocks"_a = layout.num_text_blocks, "image_before_text"_a = layout.image_before_text,
-      "runs"_a = plan.runs, "cu_seqlens"_a = plan.cu_seqlens,
-      "position_ids"_a = plan.position_ids, "text_block"_a = plan.text_block,
+      "cu_seqlens"_a = plan.cu_seqlens, "position_ids"_a = plan.position_ids, "text_block"_a = plan.text_block,
       "sequence_to_sorted"_a = plan.sequence_to_sorted, "sorted_to_sequence"_a = plan.sorted_to_sequence,
       "padded_to_sorted"_a = plan.padded_to_sorted, "sorted_to_padded"_a = plan.sorted_to_padded);
 }

@@ -18,7 +18,7 @@ struct Segment {
   int64_t modality;
 };
 
-// A maximal stretch of tokens of one modality. Its four int64 are one row of the plan's `runs`.
+// A maximal stretch of tokens of one modality; it may span samples.
 struct Run {
   int64_t sequence_start;
   int64_t sorted_start;

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/empty.h>
 
-#include <cstring>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -26,28 +25,20 @@ at::Tensor copy_offsets(const at::Tensor& cu_seqlens) {
   return cu_seqlens.clone(at::MemoryFormat::Contiguous);
 }
 
-at::Tensor empty_indices(at::IntArrayRef shape) { return at::empty(shape, at::kLong); }
+at::Tensor empty_indices(int64_t size) { return at::empty({size}, at::kLong); }
 
 int64_t* write(const at::Tensor& indices) { return indices.mutable_data_ptr<int64_t>(); }
-
-at::Tensor runs_tensor(const std::vector<Run>& runs) {
-  static_assert(sizeof(Run) == 4 * sizeof(int64_t), "a run is a row of the tensor");
-  at::Tensor out = empty_indices({static_cast<int64_t>(runs.size()), 4});
-  std::memcpy(out.mutable_data_ptr(), runs.data(), runs.size() * sizeof(Run));
-  return out;
-}
 
 PlanTensors fill(PlanLayout layout, at::Tensor cu_seqlens) {
   PlanTensors plan;
   plan.layout = std::move(layout);
   plan.cu_seqlens = std::move(cu_seqlens);
-  plan.runs = runs_tensor(plan.layout.runs);
-  plan.position_ids = empty_indices({plan.layout.num_rows()});
-  plan.text_block = empty_indices({plan.layout.num_rows()});
-  plan.sequence_to_sorted = empty_indices({plan.layout.num_tokens});
-  plan.sorted_to_sequence = empty_indices({plan.layout.num_rows()});
-  plan.padded_to_sorted = empty_indices({plan.layout.num_places()});
-  plan.sorted_to_padded = empty_indices({plan.layout.num_rows()});
+  plan.position_ids = empty_indices(plan.layout.num_rows());
+  plan.text_block = empty_indices(plan.layout.num_rows());
+  plan.sequence_to_sorted = empty_indices(plan.layout.num_tokens);
+  plan.sorted_to_sequence = empty_indices(plan.layout.num_rows());
+  plan.padded_to_sorted = empty_indices(plan.layout.num_places());
+  plan.sorted_to_padded = empty_indices(plan.layout.num_rows());
   fill_plan(plan.layout, plan.cu_seqlens.const_data_ptr<int32_t>(),
             {write(plan.position_ids), write(plan.text_block), write(plan.sequence_to_sorted),
              write(plan.sorted_to_sequence), write(plan.padded_to_sorted), write(plan.sorted_to_padded)});

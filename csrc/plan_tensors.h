@@ -11,7 +11,6 @@ namespace mars {
 
 struct PlanTensors {
   PlanLayout layout;
-  at::Tensor runs;                // int64 [R, 4]
   at::Tensor cu_seqlens;          // int32 [S + 1], a copy
   at::Tensor position_ids;        // int64 [P]
   at::Tensor text_block;          // int64 [P]

@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${RUN_DIR:=runs/compositional}" # everything is written here
 : "${RANKS:=2}"                    # data-parallel ranks
-: "${BUILD:=}"                     # options of tools/build_compositional.py
+: "${BUILD:=}"                     # options of examples.compositional.build
 : "${MARS:=}"                      # settings of the training of MARS
 : "${SAMPLES:=2}"                  # images scored of each prompt
 
@@ -26,7 +26,7 @@ text_tokenizer=$RUN_DIR/text.model image_tokenizer=$RUN_DIR/image_tokenizer
 read -ra build <<<"$BUILD"
 read -ra mars <<<"$MARS"
 
-phase raw_data "$data/prompts.jsonl" python tools/build_compositional.py --output "$data" "${build[@]}"
+phase raw_data "$data/prompts.jsonl" python -m examples.compositional.build --output "$data" "${build[@]}"
 mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text --input "$data/tokenizer.txt" \
     --output "$text_tokenizer" --model-type bpe --vocab-size 128 --at-most --symbols "${symbols[@]}"
@@ -40,17 +40,17 @@ phase index_images "$index/images.json" env OMP_NUM_THREADS="$cores" python tool
     --input "$data/train" --output "$index/images" --resolution 32 \
     --text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer"
 
-phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe compositional_base \
+phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe examples.compositional.recipes.base \
     --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base" \
     --checkpoint.interval 500
 phase language_model_score "$RUN_DIR/base/scores/facts.json" python tools/evaluate.py facts "$RUN_DIR/base" \
     --facts "$data/facts.jsonl" --output "$RUN_DIR/base/scores"
 
-phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe compositional \
+phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe examples.compositional.recipes.mars \
     --data.path "$index/images" --data.text_tokenizer "$text_tokenizer" --data.image_tokenizer "$image_tokenizer" \
     --checkpoint.init_from "$RUN_DIR/base" --checkpoint.dir "$RUN_DIR/mars" --checkpoint.interval 500 "${mars[@]}"
 phase score "$RUN_DIR/scores/compositional.json" torchrun --standalone --nproc-per-node "$RANKS" tools/evaluate.py \
-    compositional "$RUN_DIR/mars" --tensor 1 --benchmark "$data" --samples-per-prompt "$SAMPLES" \
+    examples.compositional.suite.Compositional "$RUN_DIR/mars" --tensor 1 --benchmark "$data" --samples-per-prompt "$SAMPLES" \
     --grid "$RUN_DIR/scored.png" --output "$RUN_DIR/scores"
 phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/generate.py \
     --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-images 8 \

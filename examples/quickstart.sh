@@ -19,7 +19,7 @@ data=$RUN_DIR/data index=$RUN_DIR/index
 text_tokenizer=$RUN_DIR/text.model image_tokenizer=$RUN_DIR/image_tokenizer
 read -ra base <<<"$BASE"
 
-phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --output "$data"
+phase raw_data "$data/prompts.jsonl" python -m examples.digits.prepare --output "$data"
 mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
     --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
@@ -32,13 +32,13 @@ phase index_images "$index/images.json" env OMP_NUM_THREADS="$cores" python tool
     --input "$data/train" --output "$index/images" --resolution 16 \
     --text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer"
 
-phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \
+phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe examples.digits.recipes.base \
     --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base" \
     --checkpoint.interval 500 "${base[@]}"
 phase language_model_score "$RUN_DIR/base/scores/facts.json" python tools/evaluate.py facts "$RUN_DIR/base" \
     --facts "$data/facts.jsonl" --output "$RUN_DIR/base/scores"
 
-phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe digits --parallel.tensor "$RANKS" \
+phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe examples.digits.recipes.mars --parallel.tensor "$RANKS" \
     --data.path "$index/images" --data.text_tokenizer "$text_tokenizer" --data.image_tokenizer "$image_tokenizer" \
     --checkpoint.init_from "$RUN_DIR/base" --checkpoint.dir "$RUN_DIR/mars" --checkpoint.interval 500 \
     --logging.sample_interval 500 --logging.sample_prompts '["a handwritten digit three", "一个手写数字七"]'
@@ -54,4 +54,4 @@ EOF
 # One rank: the text logits of base and MARS must be equal to the last bit.
 phase score "$RUN_DIR/mars/scores/text.json" python tools/evaluate.py all "$RUN_DIR/mars" \
     --config "$RUN_DIR/suites.yaml" --output "$RUN_DIR/mars/scores"
-python examples/quickstart/report.py --run "$RUN_DIR" --output "$RUN_DIR/report.json"
+python -m examples.digits.report --run "$RUN_DIR" --output "$RUN_DIR/report.json"

@@ -21,7 +21,7 @@ data=$RUN_DIR/data index=$RUN_DIR/index
 text_tokenizer=$RUN_DIR/text.model image_tokenizer=$RUN_DIR/image_tokenizer
 tokenizers=(--text-tokenizer "$text_tokenizer" --image-tokenizer "$image_tokenizer")
 
-phase raw_data "$data/prompts.jsonl" python examples/quickstart/prepare.py --output "$data" --resolution 32
+phase raw_data "$data/prompts.jsonl" python -m examples.digits.prepare --output "$data" --resolution 32
 mapfile -t symbols <"$data/symbols.txt"
 phase text_tokenizer "$text_tokenizer" python tools/train_tokenizer.py text \
     --input "$data/tokenizer.txt" --output "$text_tokenizer" --model-type bpe --vocab-size 256 --symbols "${symbols[@]}"
@@ -36,7 +36,7 @@ phase index_low "$index/low.json" env OMP_NUM_THREADS="$cores" python tools/inde
 phase index_pairs "$index/pairs.json" env OMP_NUM_THREADS="$cores" python tools/index_data.py build \
     --input "$data/train" --output "$index/pairs" --resolution 32 --low-resolution 16 "${tokenizers[@]}"
 
-phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe digits_base \
+phase language_model "$RUN_DIR/base/finished" train "$RANKS" --recipe examples.digits.recipes.base \
     --data.path "$index/text" --data.text_tokenizer "$text_tokenizer" --checkpoint.dir "$RUN_DIR/base"
 
 # stage NAME RECIPE START INDEX OPTION...: trains a stage from the run START.
@@ -45,9 +45,9 @@ stage() {
         --parallel.tensor "$RANKS" --data.path "$index/$4" --data.text_tokenizer "$text_tokenizer" \
         --data.image_tokenizer "$image_tokenizer" --checkpoint.dir "$RUN_DIR/$1" --checkpoint.interval 500 "${@:5}"
 }
-stage stage1 digits_stage1 base low
-stage stage2 digits_stage2 stage1 pairs
-stage stage3 digits_stage3 stage2 pairs
+stage stage1 examples.digits.recipes.stage1 base low
+stage stage2 examples.digits.recipes.stage2 stage1 pairs
+stage stage3 examples.digits.recipes.stage3 stage2 pairs
 names=(stage3)
 for variant in $SWEEP; do
     IFS=: read -r k order seed <<<"$variant"
@@ -55,11 +55,11 @@ for variant in $SWEEP; do
     names+=("$name")
     settings=(--image.next_k "$k" --image.order "$order")
     if [[ -n $seed ]]; then settings+=(--training.seed "$seed" --data.seed "$seed"); fi
-    stage "$name" digits_stage3 stage2 pairs "${settings[@]}"
+    stage "$name" examples.digits.recipes.stage3 stage2 pairs "${settings[@]}"
 done
 
 # What is in scores.json is not scored again; another SWEEP adds to it.
-python examples/stages/score.py --run-dir "$RUN_DIR" --stage3 "${names[@]}" ${SAMPLES:+--samples-per-prompt "$SAMPLES"}
+python -m examples.digits.score_stages --run-dir "$RUN_DIR" --stage3 "${names[@]}" ${SAMPLES:+--samples-per-prompt "$SAMPLES"}
 phase samples "$RUN_DIR/samples/sheet.png" python tools/generate.py --checkpoint "$RUN_DIR/stage1" \
     --prompts "$data/shown_prompts.txt" --num-images 8 --resolution high --super-resolution "$RUN_DIR/stage3" \
     --keep-low --output "$RUN_DIR/samples"

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
+
+from mars_megatron.program import EXIT_CODES, exit_code, quiet
 
 
 def main() -> int:
-    """Parse the command line and train; returns the exit code."""
+    """Parse the command line and train; returns the exit code, see `mars_megatron.program`."""
+    return exit_code(train)
+
+
+def train() -> None:
+    """The training run of the command line."""
     parent = os.getppid()
     from mars_megatron.recipes.command_line import parse
 
-    config = parse()
-    # megatron-core warns of every GPU library that is missing; `python -m mars_megatron.platform` says it once.
-    warnings.filterwarnings("ignore", module=r"megatron\.core.*")
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
+    config = parse(epilog=EXIT_CODES)
+    quiet()  # `python -m mars_megatron.platform` says once what is missing
     from mars_megatron.platform.processes import end_with_launcher
     from mars_megatron.training import Trainer, shut_down
 
     end_with_launcher(parent)
-    try:
-        Trainer(config).run()
-    except (ValueError, OSError) as error:
-        rank = os.environ.get("RANK", "0")
-        print(f"error (rank {rank}): {error}", file=sys.stderr)
-        return 2
+    Trainer(config).run()
     shut_down()
-    return 0
 
 
 def run_as_program() -> None:
     """End with the code of `main`; after an error at once, so that the launcher can end the other ranks."""
     try:
         code = main()
-    except (Exception, KeyboardInterrupt) as error:
+    except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank
-        code = 130 if isinstance(error, KeyboardInterrupt) else 1
-    if code:
+        code = 1
+    if code and "torch" in sys.modules:  # nothing waits before
         from mars_megatron.platform.processes import exit_at_once
 
         exit_at_once(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

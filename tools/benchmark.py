@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mars_megatron.program import Parser, run_program
+
 EPILOG = """\
 Every ratio is the other's time / ours, medians of one run: above 1, ours is faster. --json writes
 {"ratios": {...}, "seconds": {...}, "machine": {...}}.
@@ -73,7 +75,7 @@ In the JSON, ratios["BATCH, guidance G"][NAME] and seconds["BATCH, guidance G"][
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     form: Any = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, **form)
+    parser = Parser(description=__doc__, epilog=EPILOG, **form)
     parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert|data|sample")
 
     dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
@@ -200,34 +202,27 @@ def add(parser: argparse.ArgumentParser, name: str, default: int, text: str, **h
     parser.add_argument(name, type=int, metavar="N", default=default, help=f"{text} (default: %(default)s)", **how)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
+def run(options: argparse.Namespace) -> None:
     # after the arguments: --help and a wrong option should not wait for torch
-    import logging
-    import warnings
 
     import torch
     from benchmarks.timing import machine, write_report
 
     from mars_megatron import platform
 
-    # Of GPU libraries that are not there, and of names that torch renames.
-    warnings.filterwarnings("ignore", module=r"(megatron\.core|torch\.distributed).*")
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
-    try:
-        if options.json and not Path(options.json).absolute().parent.is_dir():
-            raise ValueError(f"--json {options.json}: its folder is not there; make it first")
-        platform.initialize("auto")
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        print("\n".join(f"{name}: {value}" for name, value in machine().items()), flush=True)
-        ratios, seconds = _RUN[options.part](options)
-        if options.json:
-            write_report(options.json, ratios, seconds)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise ValueError(f"--json {options.json}: its folder is not there; make it first")
+    platform.initialize("auto")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    print("\n".join(f"{name}: {value}" for name, value in machine().items()), flush=True)
+    ratios, seconds = _RUN[options.part](options)
+    if options.json:
+        write_report(options.json, ratios, seconds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_program(parse_arguments, run, arguments)
 
 
 def run_dispatch(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:

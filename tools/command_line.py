@@ -1,11 +1,11 @@
-"""What the tools that run a checkpoint share: options for its settings, fewer warnings, errors in one line."""
+"""What the tools that run a checkpoint share: options for its settings, and their end."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Callable
+
+from mars_megatron.program import run_program
 
 # Settings of the checkpoint that have an option of their own.
 SETTINGS = {
@@ -41,20 +41,18 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return [f"--{setting}={value}" for setting, value in given]
 
 
-def run_tool(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Call `run`, after --help and wrong options have been answered for: they should not wait for torch.
+def run_on_ranks(
+    parse: Callable[[list[str]], argparse.Namespace],
+    run: Callable[[argparse.Namespace], int | None],
+    arguments: list[str] | None,
+) -> int:
+    """`run_program` for what torchrun may start on several ranks, which leave together."""
 
-    Returns:
-        The exit code: 0, or 2 behind an error that the user can do something about.
-    """
-    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    try:
-        run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    from mars_megatron.platform.parallel import shut_down
+    def together(options: argparse.Namespace) -> int | None:
+        code = run(options)
+        from mars_megatron.platform.parallel import shut_down
 
-    shut_down()
-    return 0
+        shut_down()
+        return code
+
+    return run_program(parse, together, arguments)

@@ -8,6 +8,8 @@ import re
 import sys
 import warnings
 
+from mars_megatron.program import Parser, run_program
+
 EPILOG = """\
   python tools/convert_checkpoint.py init-from-hf Qwen2.5-7B start --image-tokenizer vq --experts.visual 4
   python -m mars_megatron.train --recipe mars_7b_stage1 --config start/model.yaml --checkpoint.init_from start ...
@@ -16,7 +18,6 @@ EPILOG = """\
 
 Everything runs on one CPU, tensor by tensor, whatever the model's size; COMMAND --help says more. A checkpoint of this
 project loads under any tensor x pipeline x expert x data parallel layout, optimiser included: no need to reshard.
-Exit codes: 0 fine, 1 verify found differences, 2 an error.
 """
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -31,7 +32,7 @@ def size(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=formatter)
+    parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=formatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *places: tuple[str, str]) -> argparse.ArgumentParser:
@@ -100,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, settings: list[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     from mars_megatron.conversion import convert, formats, visual
 
     progress = not getattr(options, "no_progress", True)
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace, settings: list[str]) -> int:
             options.source,
             options.target,
             image_tokenizer=options.image_tokenizer,
-            overrides=settings,
+            overrides=options.settings,
             dtype=options.dtype,
             progress=progress,
         )
@@ -163,19 +164,16 @@ def verify(options: argparse.Namespace, progress: bool) -> int:
     return 0 if same else 1
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
-    options, settings = parser.parse_known_args(arguments)
-    if settings and options.command != "init-from-hf":
-        parser.error(f"unrecognized arguments: {' '.join(settings)}")
-    # after the arguments: --help and a wrong option should not wait for torch
-    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    try:
-        return run(options, settings)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options, options.settings = parser.parse_known_args(arguments)
+    if options.settings and options.command != "init-from-hf":
+        parser.error(f"unrecognized arguments: {' '.join(options.settings)}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run_program(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from command_line import add_layout_options, add_settings, overrides, run_tool
+from command_line import add_layout_options, add_settings, overrides, run_on_ranks
+
+from mars_megatron.program import Parser
 
 EPILOG = """\
   python tools/evaluate.py facts runs/base --facts facts.jsonl
-  torchrun --nproc-per-node 2 tools/evaluate.py prompt_fidelity runs/digits --prompts prompts.jsonl --images held_out
-  python tools/evaluate.py all runs/digits --config suites.yaml
+  torchrun --nproc-per-node 2 tools/evaluate.py prompt_fidelity runs/mars --prompts prompts.jsonl --images held_out
+  python tools/evaluate.py all runs/mars --config suites.yaml
   python tools/evaluate.py SUITE --help
 
-suites.yaml has the options of each suite, and loads the model once:
+SUITE may be a class of your own, such as my_package.my_module.MySuite (mars_megatron/evaluation/suite.py says what it
+must have). suites.yaml has the options of each suite, and loads the model once:
 
   facts: {facts: facts.jsonl}
   fidelity_at_3: {suite: prompt_fidelity, prompts: prompts.jsonl, images: held_out, samples_per_prompt: 5}
@@ -35,36 +39,41 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    from mars_megatron.evaluation.options import add_arguments, description_of
-    from mars_megatron.evaluation.registry import SUITES, suite_class
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    from mars_megatron.evaluation.dataclass_options import add_arguments, description_of
+    from mars_megatron.evaluation.jobs import SUITES, suite_class
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     suites = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
-    for name in SUITES:
-        suite = suite_class(name)
-        short, long = (part.replace("%", "%%") for part in description_of(suite))
-        one = suites.add_parser(name, help=short, description=f"{short}\n\n{long}")
-        one.formatter_class = argparse.RawDescriptionHelpFormatter
-        add_arguments(one, suite)
-        add_common_options(one)
+    chosen = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    for name, (_, about) in SUITES.items():
+        if name != chosen:
+            suites.add_parser(name, help=about)
     every = suites.add_parser("all", help="all suites that a file asks for")
     every.add_argument("--config", required=True, metavar="FILE", help="YAML or JSON of suites with their options")
     add_common_options(every)
+    if chosen and chosen != "all":
+        try:
+            kind = suite_class(chosen, "SUITE")
+        except ValueError as error:
+            parser.error(str(error))
+        one = suites.add_parser(chosen, description=description_of(kind).replace("%", "%%"))
+        one.formatter_class = argparse.RawDescriptionHelpFormatter
+        add_arguments(one, kind, f"options of {kind.name}")
+        add_common_options(one)
+        one.set_defaults(kind=kind)
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> None:
-    from mars_megatron.config.yaml_io import read_yaml
-    from mars_megatron.evaluation.options import from_arguments
-    from mars_megatron.evaluation.registry import Job, make_jobs, suite_class
+    from mars_megatron.config.parser import read_yaml
+    from mars_megatron.evaluation.dataclass_options import values_of
+    from mars_megatron.evaluation.jobs import make_job, make_jobs
 
     if options.suite == "all":
         jobs = make_jobs(read_yaml(options.config), options.config)
     else:
-        jobs = [Job(options.suite, from_arguments(suite_class(options.suite), options))]
+        jobs = [make_job(options.suite, values_of(options.kind, options), options.suite)]
     from mars_megatron.evaluation.runner import evaluate
 
     evaluate(
@@ -79,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_tool(run, parse_arguments(arguments))
+    return run_on_ranks(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

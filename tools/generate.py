@@ -6,7 +6,9 @@ import argparse
 import os
 import sys
 
-from command_line import SETTINGS, add_layout_options, add_settings, overrides, run_tool
+from command_line import SETTINGS, add_layout_options, add_settings, overrides, run_on_ranks
+
+from mars_megatron.program import Parser
 
 EPILOG = """\
   python tools/generate.py --checkpoint runs/digits --prompt "a handwritten digit three" --output three --num-images 8
@@ -34,9 +36,7 @@ HIGH = {
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", metavar="FILE", help="prompts, see below")
     what.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt (repeatable)")
@@ -99,7 +99,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error(f"without effect {reason}: {', '.join(f'--{names[name]}' for name in sorted(useless))}")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     from mars_megatron.gallery.cascade import Models
 
     changed = overrides(options)
@@ -112,10 +112,10 @@ def run(options: argparse.Namespace) -> None:
         options.tensor,
         options.device,
     )
-    (draw_again if options.again else draw)(options, models)
+    return (draw_again if options.again else draw)(options, models)
 
 
-def draw(options: argparse.Namespace, models: object) -> None:
+def draw(options: argparse.Namespace, models: object) -> int:
     from mars_megatron.files.plain_text import check_unicode
     from mars_megatron.gallery.draw import generate
     from mars_megatron.gallery.prompts import Prompt
@@ -138,19 +138,25 @@ def draw(options: argparse.Namespace, models: object) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"{made.num_images} images of {len(requests)} prompts, {made.num_new} of them new: {made.path}")
         print(f"contact sheet: {made.sheet}")
+    return 0
 
 
-def draw_again(options: argparse.Namespace, models: object) -> None:
-    from mars_megatron.gallery.redraw import redraw
+def draw_again(options: argparse.Namespace, models: object) -> int:
+    from mars_megatron.gallery.redraw import DrawnOtherwise, redraw
 
-    written = redraw(options.again, models, only=options.only or (), output=options.output)
+    try:
+        written = redraw(options.again, models, only=options.only or (), output=options.output)
+    except DrawnOtherwise as error:
+        print(error)
+        return 1
     if os.environ.get("RANK", "0") == "0":
         others = ", ..." * (len(written) > 3)
         print(f"as the manifest says, {len(written)}: {', '.join(map(str, written[:3]))}{others}")
+    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_tool(run, parse_arguments(arguments))
+    return run_on_ranks(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

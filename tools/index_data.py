@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
+
+from mars_megatron.program import Parser, run_program
 
 BUILD_EPILOG = """\
 An input is one of these, or a glob in quotes; each file becomes an index of its own, and these are merged:
@@ -319,8 +320,11 @@ def add_validate(subparsers: Any) -> None:
 
 def run_validate(options: argparse.Namespace) -> int:
     """Print one line if all is well, else every problem."""
+    from mars_megatron.index.reader import index_path
     from mars_megatron.indexing.validation import validate_index
 
+    if not any(index_path(options.prefix, ending).exists() for ending in ("json", "idx", "bin")):
+        raise ValueError(f"there is no index {options.prefix}; give the path of one, without ending")
     found = validate_index(options.prefix, sources=options.sources, progress=not options.no_progress)
     if not found.problems:
         print(f"{options.prefix} is sound: {found.summary}")
@@ -331,47 +335,26 @@ def run_validate(options: argparse.Namespace) -> int:
     return 1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_build, add_merge, add_inspect, add_validate):
-        add(subparsers)
-    return parser
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; one that begins with an option is that of `build`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help"):
         arguments.insert(0, "build")
-    return make_parser().parse_args(arguments)
+    parser = Parser(description=__doc__)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (add_build, add_merge, add_inspect, add_validate):
+        add(subparsers)
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    return options.run(options)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    warnings.filterwarnings("ignore", module=r"megatron\.core.*")  # of every GPU library that is missing
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
-    try:
-        # Each imports what it needs: --help and a wrong option should not wait for torch.
-        return options.run(options)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
-            raise
-        hint = "a smaller --batch-size, or --device cpu" if hasattr(options, "batch_size") else "--device cpu"
-        print(f"error: the GPU has too little memory free; give {hint} ({str(error).splitlines()[0]})", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run it again to go on", file=sys.stderr)
-        return 128 + signal.SIGINT
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+    return run_program(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)  # of a scheduler: leave nothing half-written behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a scheduler: leave nothing half-written behind
     sys.exit(main())

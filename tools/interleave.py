@@ -6,7 +6,9 @@ import argparse
 import os
 import sys
 
-from command_line import SETTINGS, add_layout_options, add_settings, overrides, run_tool
+from command_line import SETTINGS, add_layout_options, add_settings, overrides, run_on_ranks
+
+from mars_megatron.program import Parser
 
 EPILOG = """\
   python tools/interleave.py --checkpoint runs/mine --prompts documents.jsonl --output documents
@@ -26,9 +28,7 @@ OPTIONS["--text-temperature"] = "generation.text_temperature"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, metavar="FOLDER", help="a checkpoint, or the folder of a run")
     parser.add_argument("--prompts", required=True, metavar="FILE", help="JSONL, see below")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where results go")
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    return run_tool(run, parse_arguments(arguments))
+    return run_on_ranks(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

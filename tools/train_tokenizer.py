@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mars_megatron.program import Parser, run_program
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     text = commands.add_parser(
@@ -119,14 +121,12 @@ def train_image(options: argparse.Namespace) -> None:
     )
 
 
+def run(options: argparse.Namespace) -> None:
+    (train_text if options.command == "text" else train_image)(options)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    try:
-        (train_text if options.command == "text" else train_image)(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_program(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

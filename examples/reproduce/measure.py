@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from examples.reproduce.runs import KEPT_INTERVAL, Run, all_runs
 from mars_megatron.checkpoint import folders
 from mars_megatron.evaluation.classifier import ImageClassifier, split
-from mars_megatron.evaluation.completion import completion_accuracy, read_facts
+from mars_megatron.evaluation.facts import completion_accuracy, read_facts
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
-from runs import KEPT_INTERVAL, Run, all_runs
 
 GUIDANCE = 3.0
 TEMPERATURE = 0.2

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plots import NAMES, plot_arms
-from results import Results
 
+from examples.reproduce.plots import NAMES, plot_arms
+from examples.reproduce.results import Results
+from examples.reproduce.runs import SEEDS, STEPS
 from mars_megatron.files.plain_text import read_json
-from runs import SEEDS, STEPS
 
 SHARING = ("frozen", "trained", "frozen_copied", "trained_copied", "shared")
 JOINT = ("joint_frozen", "joint_shared")

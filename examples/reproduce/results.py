@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from examples.reproduce.runs import all_runs
 from mars_megatron.files.plain_text import parse_json, read_lines
-from runs import all_runs
 
 TARGETS = 17  # of a picture: 16 codes and the end of the image
 

@@ -22,6 +22,6 @@ source examples/common.sh
 phase index_held_out "$digits/index/held_out.json" python tools/index_data.py build \
     --input "$digits/data/held_out" --output "$digits/index/held_out" --resolution 16 \
     --text-tokenizer "$digits/text.model" --image-tokenizer "$digits/image_tokenizer"
-python examples/reproduce/train.py --run-dir "$RUN_DIR" --jobs "$JOBS"
-python examples/reproduce/measure.py --run-dir "$RUN_DIR"
-python examples/reproduce/report.py --run-dir "$RUN_DIR"
+python -m examples.reproduce.train --run-dir "$RUN_DIR" --jobs "$JOBS"
+python -m examples.reproduce.measure --run-dir "$RUN_DIR"
+python -m examples.reproduce.report --run-dir "$RUN_DIR"

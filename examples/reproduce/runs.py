@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+RECIPE = "examples.digits.recipes.mars"
 SEEDS = (1, 2, 3)
 STEPS = 1200
 CURVE_INTERVAL = 100  # steps between validations
@@ -46,7 +47,7 @@ class Run:
         arm: What is compared.
         seed: Seed of the data (order, tasks, captions) and of visual experts that begin with random values; all else
             starts from the same language model.
-        settings: Dotted settings that differ from the recipe `digits`.
+        settings: Dotted settings that differ from the recipe.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Run:
             **self.settings,
         }
         values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
-        return ["--recipe", "digits", *(f"--{name}={value}" for name, value in values.items())]
+        return ["--recipe", RECIPE, *(f"--{name}={value}" for name, value in values.items())]
 
 
 def all_runs() -> Iterator[Run]:

@@ -13,7 +13,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from runs import Run, all_runs
+from examples.reproduce.runs import Run, all_runs
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ def check_same_model(folder: Path, config: RunConfig, *, image: bool = True, vis
         ValueError: naming every setting that differs.
     """
     names = [f"{section}.{name}" for section in ("model", "vocabulary") for name in asdict(getattr(config, section))]
-    names = [name for name in names if not name.endswith("init_std")] + ["experts.text"]
+    names = [name for name in names if name not in ("model.init_std", "model.embedding_init_std")] + ["experts.text"]
     if image:
         names += [f"image.{name}" for name in asdict(config.image)]
     if visual:

@@ -43,10 +43,10 @@ from mars_megatron.checkpoint.mapped import map_tensor
 from mars_megatron.checkpoint.store import CONTENT, Position
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
 from mars_megatron.checkpoint.tokenizers import write_record
-from mars_megatron.checkpoint.written_files import BackgroundSync, naming, sync
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.weights import check_numbers
+from mars_megatron.files.writing import BackgroundSync, naming, sync
 
 _OPTIMIZER = "optimizer."
 # What reading a damaged index raises.

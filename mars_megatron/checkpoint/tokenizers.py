@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mars_megatron.checkpoint.compatible import read_config
-from mars_megatron.checkpoint.written_files import naming
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.plain_text import parse_json, read_text
+from mars_megatron.files.writing import naming
 from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
 from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
 from mars_megatron.tokenizers.text import load_text_tokenizer

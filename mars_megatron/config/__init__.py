@@ -3,6 +3,7 @@
 The command line is `mars_megatron.recipes.command_line`; it is not imported here because it knows the recipes.
 """
 
+from mars_megatron.config.parser import from_yaml, to_yaml
 from mars_megatron.config.schema import (
     CheckpointConfig,
     CorpusConfig,
@@ -25,7 +26,6 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.config.validate import validate
-from mars_megatron.config.yaml_io import from_yaml, to_yaml
 
 __all__ = [
     "CheckpointConfig",

@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+# Rows of data.micro_batch_tokens that packing keeps free for padding each modality to the tensor-parallel size,
+# and the largest size that fits. Always the same amount: the packs, and with them the losses, must not depend on
+# the parallel layout.
+RESERVED_ROWS = 64
+MAX_SEQUENCE_PARALLEL = 32
+MAX_CORPORA = 256  # a packed sample names its corpus in a byte
+
 
 @dataclass(frozen=True)
 class TaskWeights:

@@ -1,38 +1,50 @@
-"""The parser of RunConfig: every setting an option, its help from the docstrings, its type checked."""
+"""Settings as text: the parser of RunConfig, with an option for each setting, and YAML in and out."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from mars_megatron.config.problems import Problems
 from mars_megatron.config.schema import RunConfig, to_dict
+from mars_megatron.files.plain_text import read_text
 
 
-def build_parser(defaults: RunConfig, **options: Any) -> ArgumentParser:
-    """A parser with one option for each setting. Its parse methods raise ArgumentError.
+def build_parser(**options: Any) -> ArgumentParser:
+    """A parser with one option for each setting, its help from the docstrings. Its parse methods raise ArgumentError.
 
     Args:
-        defaults: What settings are when not given.
         options: Passed to jsonargparse's ArgumentParser.
     """
     parser = ArgumentParser(exit_on_error=False, default_env=False, allow_abbrev=False, **options)
     parser.add_class_arguments(RunConfig)
-    parser.set_defaults(_dotted(defaults))
     return parser
 
 
-def build(defaults: RunConfig, settings: dict[str, Any], source: str) -> RunConfig:
+@cache
+def _settings_parser() -> ArgumentParser:
+    """The parser of settings alone. It takes a tenth of a second to build, and is told the defaults in each call."""
+    return build_parser()
+
+
+def build(
+    defaults: RunConfig, settings: dict[str, Any], source: str, parser: ArgumentParser | None = None
+) -> RunConfig:
     """Nested settings over defaults.
 
     Args:
         defaults: What settings are when not given.
         settings: Nested mapping, as read from YAML.
         source: Where the settings come from, for errors.
+        parser: One of `build_parser` that is there already.
 
     Raises:
         ValueError: An unknown setting, or a value of another type.
@@ -40,9 +52,9 @@ def build(defaults: RunConfig, settings: dict[str, Any], source: str) -> RunConf
     problems = _unknown(settings, defaults)
     if problems:
         raise ValueError("\n".join(f"{source}: {problem}" for problem in problems))
-    parser = build_parser(defaults)
+    parser = parser or _settings_parser()
     try:
-        return instantiate(parser, parser.parse_object(settings))
+        return instantiate(parser, parser.parse_object(settings, _namespace(defaults)))
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
 
@@ -53,9 +65,9 @@ def override(defaults: RunConfig, overrides: Sequence[str]) -> RunConfig:
     Raises:
         ValueError: An unknown setting, or a value of another type.
     """
-    parser = build_parser(defaults)
+    parser = _settings_parser()
     try:
-        return instantiate(parser, parser.parse_args(list(overrides)))
+        return instantiate(parser, parser.parse_args(list(overrides), _namespace(defaults)))
     except ArgumentError as error:
         raise ValueError(str(error)) from error
 
@@ -72,6 +84,25 @@ def instantiate(parser: ArgumentParser, settings: Namespace) -> RunConfig:
     problems.types()
     problems.raise_if_any()
     return config
+
+
+def dotted(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Plain value of every setting below a section, by dotted name; a setting that is a mapping stays one."""
+    flat: dict[str, Any] = {}
+    for name, value in to_dict(section).items():
+        inner = getattr(section, name)
+        if dataclasses.is_dataclass(inner):
+            flat |= dotted(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _namespace(config: RunConfig) -> Namespace:
+    settings = Namespace()
+    for name, value in dotted(config).items():
+        settings[name] = value
+    return settings
 
 
 def _unknown(settings: dict[Any, Any], section: Any, prefix: str = "") -> list[str]:
@@ -91,13 +122,77 @@ def _unknown(settings: dict[Any, Any], section: Any, prefix: str = "") -> list[s
     return found
 
 
-def _dotted(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Plain value of every setting below a section, by dotted name; a setting that is a mapping stays one."""
-    flat: dict[str, Any] = {}
-    for name, value in to_dict(section).items():
-        inner = getattr(section, name)
-        if dataclasses.is_dataclass(inner):
-            flat |= _dotted(inner, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML; `from_yaml` gives back an equal one."""
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def from_yaml(path: str | Path) -> RunConfig:
+    """Read a YAML file; settings it leaves out have their schema defaults.
+
+    Raises:
+        ValueError: The file is missing or not YAML, names an unknown or repeated setting, or a value of another type.
+    """
+    return build(RunConfig(), read_yaml(path), source=str(path))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, before any check of its settings.
+
+    Raises:
+        ValueError: The file is missing, not YAML, not a mapping, or repeats a key.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"configuration file {path} does not exist; give the path of a YAML file")
+    return parse_yaml(read_text(path, "configuration file"), f"configuration file {path}")
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping in YAML text; `source` is what messages call it.
+
+    Raises:
+        ValueError: It is not YAML, not a mapping, or repeats a key.
+    """
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} holds a {type(content).__name__}; accepted: a mapping of settings")
+    return content
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe dumping that quotes what is not printable: plain, Unicode's own line breaks would become spaces."""
+
+
+def _represent_string(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_string)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe loading that refuses repeated keys and reads 1e-4 as a number, as YAML 1.2 does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"setting {key!r} appears twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# The dumper too, so that a string that looks like such a number is quoted.
+for _class in (_StrictLoader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )

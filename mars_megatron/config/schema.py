@@ -141,6 +141,26 @@ class ImageConfig:
     next_k: int = 1
     order: Literal["raster", "regions"] = "raster"
 
+    @property
+    def side(self) -> int:
+        """Tokens along each side of an image."""
+        return self.resolution // self.downsample
+
+    @property
+    def num_codes(self) -> int:
+        """Tokens of an image."""
+        return self.side**2
+
+    @property
+    def low_side(self) -> int:
+        """Tokens along each side of a low-resolution image; 0 without one."""
+        return self.low_resolution // self.downsample
+
+    @property
+    def num_low_codes(self) -> int:
+        """Tokens of a low-resolution image; 0 without one."""
+        return self.low_side**2
+
 
 @dataclass(frozen=True)
 class FreezeConfig:
@@ -155,6 +175,12 @@ class FreezeConfig:
     text: bool = True
     visual: bool = False
     norms: bool = True
+
+    def of(self, expert: str, is_norm: bool) -> bool:
+        """Whether parameters of an expert are frozen: text, visual, or shared, which without the norms follow text."""
+        if expert == "shared":
+            return self.norms if is_norm else self.text
+        return self.visual if expert == "visual" else self.text
 
 
 @dataclass(frozen=True)
@@ -222,6 +248,8 @@ class OptimizerConfig:
         eps: AdamW epsilon.
         weight_decay: Decoupled weight decay (not on biases and norms).
         clip_grad: Global gradient-norm limit; 0 disables clipping.
+        grad_norm_skip_threshold: A step whose global gradient norm is above this changes nothing; 0 disables. Needs
+            megatron-core 0.18 or later.
     """
 
     lr: float = 1e-3
@@ -232,6 +260,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_grad: float = 1.0
+    grad_norm_skip_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -274,6 +303,8 @@ class CheckpointConfig:
             are.
         init_optimizer: What init_from gives the optimiser. fresh: nothing. keep, with init_visual keep: its moments
             and master weights; schedule and position in the data start anew.
+        verify_integrity: Save SHA-256 sums of a checkpoint's files, and compare them before one that has them is
+            loaded; reads every file once more. Needs megatron-core 0.18 or later.
     """
 
     dir: str = ""
@@ -282,6 +313,7 @@ class CheckpointConfig:
     init_from: str = ""
     init_visual: Literal["copy", "random", "keep"] = "copy"
     init_optimizer: Literal["fresh", "keep"] = "fresh"
+    verify_integrity: bool = False
 
 
 @dataclass(frozen=True)
@@ -386,6 +418,11 @@ class RunConfig:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether neither the text experts nor the norms in front of them are trained."""
+        return self.freeze.text and (self.freeze.norms or self.model.expert_norms)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from mars_megatron.config.data_schema import MAX_CORPORA, MAX_SEQUENCE_PARALLEL, RESERVED_ROWS
 from mars_megatron.config.problems import Problems
-from mars_megatron.config.schema import RopeScalingConfig, RunConfig
-from mars_megatron.config.validate_data import MAX_SEQUENCE_PARALLEL, check_data
+from mars_megatron.config.schema import RopeScalingConfig, RunConfig, TaskWeights
 
 
 def validate(config: RunConfig, world_size: int | None = None, *, training: bool = False) -> RunConfig:
@@ -24,19 +26,8 @@ def validate(config: RunConfig, world_size: int | None = None, *, training: bool
     problems = Problems(config)
     problems.types()
     if not problems.lines:  # the rest does arithmetic on the values
-        for check in (
-            _model,
-            _rope_scaling,
-            _vocabulary_and_image,
-            check_data,
-            _trainable,
-            _parallel,
-            _experts,
-            _shared_experts,
-            _recompute,
-        ):
-            check(config, problems)
-        for check in (_optimizer, _training, _checkpoint_and_logging, _generation):
+        shape = (_model, _rope_scaling, _vocabulary_and_image, _data, _trainable, _parallel, _experts, _shared_experts)
+        for check in (*shape, _recompute, _optimizer, _training, _checkpoint_and_logging, _generation):
             check(config, problems)
         if world_size is not None and not problems.lines:
             _world(config, world_size, problems)
@@ -118,16 +109,69 @@ def _vocabulary_and_image(config: RunConfig, problems: Problems) -> None:
         "image.next_k",
         "1, because image.low_resolution is 0: it concerns the high-resolution part of super-resolution alone",
     )
-    codes = (image.resolution // image.downsample) ** 2
-    problems.check(codes % image.next_k == 0, "image.next_k", f"a divisor of the {codes} codes of an image")
+    problems.check(
+        image.num_codes % image.next_k == 0, "image.next_k", f"a divisor of the {image.num_codes} codes of an image"
+    )
+
+
+def _data(config: RunConfig, problems: Problems) -> None:
+    """Record what is wrong with config.data, and with config.image for it."""
+    data, image = config.data, config.image
+    fraction = data.validation_fraction
+    problems.check(0 <= fraction < 1, "data.validation_fraction", "from 0 up to, but not including, 1")
+    problems.check(0 <= data.caption_dropout <= 1, "data.caption_dropout", "a probability from 0 to 1")
+    problems.at_least(0, "data.num_workers", "data.prefetch", "data.seed")
+    _blend(config, problems)
+    super_resolution = any(tasks.sr > 0 for tasks in task_weights(config))
+    if super_resolution or image.low_resolution != 0:
+        fine = 0 < image.low_resolution < image.resolution
+        accepted = "above 0 and below image.resolution, for data.tasks.sr"
+        problems.check(fine, "image.low_resolution", accepted if super_resolution else "0, or below image.resolution")
+    if image.downsample >= 1 and image.resolution >= 1:
+        # BOI, the codes, EOI, and the shortest caption and its end of sequence.
+        shortest = image.num_codes + 4
+        if super_resolution:
+            shortest += image.num_low_codes + 2
+        least = shortest + RESERVED_ROWS
+        problems.check(
+            data.micro_batch_tokens >= least,
+            "data.micro_batch_tokens",
+            f"{least} or more: one image sample needs {shortest} rows and {RESERVED_ROWS} are kept for padding",
+        )
+
+
+def task_weights(config: RunConfig) -> list[TaskWeights]:
+    """The task mixture of every corpus."""
+    return [corpus.tasks or config.data.tasks for corpus in config.data.blend] or [config.data.tasks]
+
+
+def _blend(config: RunConfig, problems: Problems) -> None:
+    data = config.data
+    names = [field.name for field in dataclasses.fields(TaskWeights)]
+    mixtures = {"data.tasks": data.tasks}
+    for number, corpus in enumerate(data.blend):
+        setting = f"data.blend.{number}"
+        problems.check(corpus.path != "", f"{setting}.path", "the prefix of an index made by tools/index_data.py")
+        problems.at_least(0, f"{setting}.weight")
+        if corpus.tasks is not None:
+            mixtures[f"{setting}.tasks"] = corpus.tasks
+    for setting, tasks in mixtures.items():
+        problems.at_least(0, *(f"{setting}.{name}" for name in names))
+        total = sum(getattr(tasks, name) for name in names)
+        problems.check(total > 0, f"{setting}.t2i", f"a weight above 0 here or in another of {', '.join(names)}")
+    if data.blend:
+        problems.check(data.path == "", "data.path", "empty, because data.blend names the corpora")
+        weights = [corpus.weight for corpus in data.blend]
+        problems.check(any(weight > 0 for weight in weights), "data.blend.0.weight", "above 0 for one corpus or more")
+        watched = {corpus.path for corpus in data.blend if corpus.weight == 0}
+        both = [corpus.path for corpus in data.blend if corpus.weight > 0 and corpus.path in watched]
+        problems.check(not both, "data.blend", f"no path both with and without a weight (it is {', '.join(both)})")
+        problems.check(len(weights) <= MAX_CORPORA, "data.blend", f"at most {MAX_CORPORA} corpora; merge some")
 
 
 def _trainable(config: RunConfig, problems: Problems) -> None:
-    freeze = config.freeze
-    # With expert norms the norms are frozen with their expert, whatever freeze.norms says.
-    norms = freeze.norms or config.model.expert_norms
     problems.check(
-        not (freeze.text and freeze.visual and norms),
+        not (config.text_is_frozen and config.freeze.visual),
         "freeze.visual",
         "false here or in freeze.text: with both experts and the norms frozen there is nothing to train",
     )
@@ -231,7 +275,7 @@ def _recompute(config: RunConfig, problems: Problems) -> None:
 def _optimizer(config: RunConfig, problems: Problems) -> None:
     optimizer = config.optimizer
     problems.above(0, "optimizer.lr", "optimizer.eps")
-    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad")
+    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad", "optimizer.grad_norm_skip_threshold")
     problems.check(
         0 <= optimizer.min_lr <= optimizer.lr, "optimizer.min_lr", f"from 0 to optimizer.lr, which is {optimizer.lr}"
     )

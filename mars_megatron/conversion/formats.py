@@ -14,9 +14,8 @@ from safetensors import SafetensorError, safe_open
 from mars_megatron.checkpoint import folders, read_config
 from mars_megatron.checkpoint.tensors import TensorInfo, TensorSource
 from mars_megatron.config import from_yaml, validate
-from mars_megatron.config.parser import build
+from mars_megatron.config.parser import build, parse_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.yaml_io import parse_yaml
 from mars_megatron.conversion.files import HuggingFaceFiles
 from mars_megatron.conversion.language_model import LanguageModelParts, model_type, read_shape
 from mars_megatron.conversion.parts import CheckpointParts

@@ -85,10 +85,15 @@ class StartParts:
     def __init__(self, text: TensorSource, config: RunConfig) -> None:
         self._text, self._config = text, config
         self._parameter_of = {part: parameter for parameter in parameters(config) for part in parameter.parts}
+        self._twins = {
+            part: twin
+            for parameter in self._parameter_of.values()
+            for part, twin in zip(parameter.parts, parameter.text_parts, strict=True)
+        }
         dtype = next(iter(text.tensors.values())).dtype
         self.tensors: dict[str, TensorInfo] = {}
         for part, parameter in self._parameter_of.items():
-            source = text.tensors.get(part) or text.tensors.get(_text_twin(part))
+            source = text.tensors.get(part) or text.tensors.get(self._twins[part])
             self.tensors[part] = TensorInfo(parameter.parts[part], source.dtype if source else dtype)
 
     @cached_property
@@ -101,12 +106,12 @@ class StartParts:
         if parameter.expert != "visual":
             return self._text.read(name)
         if parameter.row.shape[0] == "vocabulary":
-            return self._mean_row(_text_twin(name)).to(info.dtype).expand(info.shape)
+            return self._mean_row(self._twins[name]).to(info.dtype).expand(info.shape)
         if parameter.row.when == "conditioned":
             return torch.zeros(info.shape, dtype=info.dtype)
         if parameter.row.shape[0] == "experts":
-            return draw(parameter.key, info.shape, self._config).to(info.dtype)
-        return self._text.read(_text_twin(name))
+            return draw(parameter.key, info.shape, self._config, "router").to(info.dtype)
+        return self._text.read(self._twins[name])
 
     def _mean_row(self, name: str) -> Tensor:
         table = self._text.read(name)
@@ -114,15 +119,6 @@ class StartParts:
         for rows in table.split(max(1, _AT_ONCE // table.shape[1])):
             total += rows.double().sum(0)
         return total / self._num_text
-
-
-def _text_twin(part: str) -> str:
-    """The part of the text expert of which a visual part is the copy."""
-    names = part.replace(".visual.", ".text.").split(".")
-    if "experts" in names:
-        place = names.index("experts")
-        del names[place : place + 2]
-    return ".".join(names)
 
 
 class ConvertedParts:

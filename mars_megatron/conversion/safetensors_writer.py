@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, prefetched
-from mars_megatron.checkpoint.written_files import BackgroundSync, naming
+from mars_megatron.files.writing import BackgroundSync, naming
 
 INDEX = "model.safetensors.index.json"
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mars_megatron.checkpoint.written_files import sync, sync_file
+from mars_megatron.files.writing import sync, sync_file
 
 INCOMPLETE = ".incomplete"
 

@@ -176,6 +176,7 @@ class Parameter:
         key: In the distributed checkpoint.
         key_shape: There, with padding rows.
         parts: Names in an exported model, with the shape of each.
+        text_parts: Names of the parts of the dense text expert of which those of a visual one are copies; else its own.
         qwen: Name in the original Qwen; empty if it has none.
     """
 
@@ -184,6 +185,7 @@ class Parameter:
     key: str
     key_shape: tuple[int, ...]
     parts: dict[str, tuple[int, ...]]
+    text_parts: tuple[str, ...]
     qwen: str
 
 
@@ -207,9 +209,12 @@ def _expand(row: Row, config: RunConfig, layer: int) -> Iterator[Parameter]:
             shapes = [_shape(row, place, expert, config) for place in range(len(parts))]
             key_shape = _key_shape(row, shapes, expert, config)
             qwen = _name(row.qwen, names) if expert != "visual" else ""
-            yield Parameter(
-                row, expert, _name(row.key, names, keep=True), key_shape, dict(zip(parts, shapes, strict=True)), qwen
-            )
+            twins = parts
+            if expert == "visual":
+                dense = (part.replace(".experts.{number}", "") for part in row.parts)
+                twins = [_name(part, {**names, "expert": "text"}) for part in dense]
+            key, shape_of = _name(row.key, names, keep=True), dict(zip(parts, shapes, strict=True))
+            yield Parameter(row, expert, key, key_shape, shape_of, tuple(twins), qwen)
 
 
 def _name(pattern: str, names: dict[str, object], keep: bool = False) -> str:
@@ -238,12 +243,8 @@ def _experts(row: Row, config: RunConfig) -> Sequence[str]:
 
 
 def is_trained(parameter: Parameter, freeze: FreezeConfig) -> bool:
-    """Whether a run trains a parameter; the rule of `model.build.freeze`."""
-    if parameter.expert == "visual":
-        return not freeze.visual
-    if parameter.expert == "text" or parameter.row.when != "norm":
-        return not freeze.text
-    return not freeze.norms
+    """Whether a run trains a parameter."""
+    return not freeze.of(parameter.expert, is_norm=parameter.row.when == "norm")
 
 
 def part_names(config: RunConfig, trained: bool) -> list[str]:

@@ -151,9 +151,8 @@ def sequences(opened: Sequence[Opened], seed: int = 0) -> dict[str, list[int]]:
     if all(each.format != "language_model" for each in opened):
         config = opened[0].config
         vocabulary = Vocabulary.from_config(config)
-        num_codes = (config.image.resolution // config.image.downsample) ** 2
-        codes = torch.randint(0, vocabulary.codebook_size, (num_codes,), generator=generator)
-        image = [vocabulary.boi, *vocabulary.code_to_id(codes).tolist(), vocabulary.eoi]
+        codes = torch.randint(0, vocabulary.codebook_size, (config.image.num_codes,), generator=generator)
+        image = vocabulary.frame(codes).tolist()
         samples |= {"text-to-image": [*words, *image], "captioning": [*image, *words]}
     return samples
 

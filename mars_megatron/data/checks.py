@@ -103,8 +103,7 @@ def _check_images(store: Store, config: RunConfig, vocabulary: Vocabulary) -> No
             f"vocabulary.codebook_size is {vocabulary.codebook_size}; the image tokenizer of {store.prefix} "
             f"has {image.codebook_size} codes"
         )
-    side = config.image.resolution // config.image.downsample
-    low_side = config.image.low_resolution // config.image.downsample
+    side, low_side = config.image.side, config.image.low_side
     if image.low_grid and low_side and image.low_grid != (low_side, low_side):
         raise ValueError(
             f"image.low_resolution / image.downsample is {config.image.low_resolution} / {config.image.downsample}, a "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_megatron.config.validate_data import MAX_SEQUENCE_PARALLEL as MAX_ROW_MULTIPLE
-from mars_megatron.config.validate_data import RESERVED_ROWS
+from mars_megatron.config.data_schema import MAX_SEQUENCE_PARALLEL as MAX_ROW_MULTIPLE
+from mars_megatron.config.data_schema import RESERVED_ROWS
 
 __all__ = ["CHOSEN_SAMPLES", "LOOKAHEAD", "MAX_ROW_MULTIPLE", "RESERVED_ROWS", "best_sum", "pack"]
 

@@ -11,9 +11,7 @@ import numpy as np
 from mars_megatron.data import hashing
 from mars_megatron.data.packing import pack
 from mars_megatron.index.modes import (
-    KIND_IMAGE,
     KIND_INTERLEAVED,
-    KIND_PAIR,
     KIND_TEXT,
     KINDS,
     MODE_IMAGE,
@@ -21,6 +19,8 @@ from mars_megatron.index.modes import (
     MODE_PART_IMAGE,
     MODE_PART_TEXT,
     MODE_TEXT,
+    NUM_IMAGES,
+    document_kind,
 )
 from mars_megatron.sequence.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEXT_ONLY
 
@@ -28,19 +28,13 @@ if TYPE_CHECKING:
     from mars_megatron.data.planning import CorpusArrays, RoundSettings, Stream
 
 _MAX_CAPTIONS = 65535
-_NUM_IMAGES = {KIND_TEXT: 0, KIND_IMAGE: 1, KIND_PAIR: 2}
 DROPPED = 0x80  # bit of a sample's task
 
 
 def kind_of(corpus: CorpusArrays, document: int) -> int:
     """Kind of a document."""
     begin, end = corpus.boundaries[document : document + 2].tolist()
-    last = corpus.modes[end - 1]
-    if last in (MODE_PART_TEXT, MODE_PART_IMAGE):
-        return KIND_INTERLEAVED
-    if last != MODE_IMAGE:
-        return KIND_TEXT
-    return KIND_PAIR if end - begin > 1 and corpus.modes[end - 2] == MODE_LOW else KIND_IMAGE
+    return document_kind(corpus.modes[begin:end])
 
 
 def scan(corpus: CorpusArrays) -> dict[str, Any]:
@@ -80,7 +74,7 @@ def _check_document(corpus: CorpusArrays, document: int, kind: int) -> tuple[str
             if length != sizes.get(mode, length):
                 return other_size, 0
         return "", sample_rows(corpus, document, INTERLEAVED, 0)
-    num_captions = len(modes) - _NUM_IMAGES[kind]
+    num_captions = len(modes) - int(NUM_IMAGES[kind])
     if num_captions == 0:
         return "has an image without a caption", 0
     if num_captions > _MAX_CAPTIONS:
@@ -188,7 +182,7 @@ def _walk(
 
 def _choose_caption(corpus: CorpusArrays, document: int, kind: int, point: float) -> int:
     begin, end = corpus.boundaries[document : document + 2].tolist()
-    number = end - begin - _NUM_IMAGES[kind]
+    number = end - begin - int(NUM_IMAGES[kind])
     if number == 1 or corpus.weights is None:
         return int(point * number)
     ends = np.cumsum(corpus.weights[begin : begin + number].astype(np.float64)).tolist()

@@ -14,14 +14,12 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 from mars_megatron.data import planning, reference
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import (
-    KIND_IMAGE,
     KIND_INTERLEAVED,
-    KIND_PAIR,
-    KIND_TEXT,
     KINDS,
     MODE_IMAGE,
     MODE_LOW,
     MODE_PART_IMAGE,
+    NUM_IMAGES,
 )
 
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -97,13 +95,13 @@ class Store:
     def num_codes(self) -> int:
         """Tokens of one image; 0 for an index of text alone."""
         image = self.manifest.image_tokenizer
-        return image.grid[0] * image.grid[1] if image else 0
+        return image.num_codes if image else 0
 
     @property
     def num_low_codes(self) -> int:
         """Tokens of the low-resolution image of a pair; 0 for an index without pairs."""
         image = self.manifest.image_tokenizer
-        return image.low_grid[0] * image.low_grid[1] if image and image.low_grid else 0
+        return image.num_low_codes if image else 0
 
     def tokens(self, sequence: int) -> np.ndarray:
         """One sequence as int64: text ids, or raw codes."""
@@ -120,7 +118,7 @@ class Store:
     def num_captions(self, document: int) -> int:
         """Text sequences of a document that is not interleaved (1 for a text document)."""
         first, end = self.boundaries[document : document + 2].tolist()
-        return end - first - {KIND_TEXT: 0, KIND_IMAGE: 1, KIND_PAIR: 2}[self.kind(document)]
+        return end - first - int(NUM_IMAGES[self.kind(document)])
 
     def caption(self, document: int, number: int) -> np.ndarray:
         """Text ids of one caption, int64 (the text itself for number 0 of a text document)."""

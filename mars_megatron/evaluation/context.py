@@ -1,20 +1,21 @@
-"""What suites work with: a loaded model, and results that are kept while they work."""
+"""What suites work with: a loaded model, results that are kept while they work, and the ranks that share the work."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from mars_megatron.evaluation.kept import Chunks, kept_codes, kept_values
-from mars_megatron.evaluation.ranks import over_replicas
+from mars_megatron.files.hashes import value_fingerprint
+from mars_megatron.files.writing import complete
+from mars_megatron.platform.parallel import only_on_rank_0
 from mars_megatron.sampling import Sampler
 from mars_megatron.sampling.draws import image_numbers
 
@@ -82,7 +83,7 @@ class RunContext:
             return over_replicas(len(here), groups.dp, lambda numbers: work([here[number] for number in numbers]))
 
         size = (at_once or config.generation.batch_size) * groups.dp.size()
-        return self._go_on(kept_values(self._kept / self._job / digest(what)), what, count, size, shared)
+        return self._go_on(kept_values(self._kept / self._job / value_fingerprint(what)), what, count, size, shared)
 
     def forget(self) -> None:
         """Remove what `compute` has kept: the result is there. Called on one rank."""
@@ -90,7 +91,7 @@ class RunContext:
             shutil.rmtree(self._kept / self._job)
 
     def _go_on(
-        self, kept: Chunks[Item], what: str, count: int, size: int, work: Callable[[slice], Sequence[Item]]
+        self, kept: _Chunks[Item], what: str, count: int, size: int, work: Callable[[slice], Sequence[Item]]
     ) -> list[Item]:
         """All results: those that are kept, and behind them those that `work` gives, `size` at a time."""
         results = kept.read()
@@ -109,9 +110,115 @@ class RunContext:
         """What decides the codes, as a name."""
         config = self.sampler.loaded.config
         generation = {name: value for name, value in asdict(config.generation).items() if name not in _UNIMPORTANT}
-        return digest([self._model, generation, list(wanted), variant])
+        return value_fingerprint([self._model, generation, list(wanted), variant])
 
 
-def digest(value: Any) -> str:
-    """A short name of plain values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:24]
+class _Chunks(Generic[Item]):
+    """Results as files, each named by the number of its first one and written by rank 0.
+
+    Args:
+        folder: Where they are.
+        suffix: Of the files.
+        load: Reads a file.
+        save: Writes one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        suffix: str,
+        load: Callable[[Path], list[Item]],
+        save: Callable[[Path, Sequence[Item]], None],
+    ) -> None:
+        self._folder, self._suffix, self._load, self._save = folder, suffix, load, save
+
+    def read(self) -> list[Item]:
+        """Those that are there without a gap, in order; on every rank what rank 0 sees."""
+
+        def found() -> list[Item]:
+            results: list[Item] = []
+            while (path := self._path(len(results))).is_file():
+                results += self._load(path)
+            return results
+
+        return only_on_rank_0(found)
+
+    def write(self, start: int, results: Sequence[Item]) -> None:
+        """Keep the results from number `start` on."""
+        if torch.distributed.get_rank() == 0:
+            with complete(self._path(start), durable=False) as temporary:
+                self._save(temporary, results)
+
+    def _path(self, start: int) -> Path:
+        return self._folder / f"{start:08d}{self._suffix}"
+
+
+def kept_codes(folder: Path) -> _Chunks[torch.Tensor]:
+    """Of int64 tensors of one shape, as NumPy files."""
+
+    def load(path: Path) -> list[torch.Tensor]:
+        # Each on its own: a row that is a view is sent to other ranks with all of its file.
+        return [row.clone() for row in torch.from_numpy(np.load(path, allow_pickle=False))]
+
+    def save(path: Path, codes: Sequence[torch.Tensor]) -> None:
+        with path.open("wb") as file:  # np.save would give the name another ending
+            np.save(file, torch.stack(list(codes)).numpy())
+
+    return _Chunks(folder, ".npy", load, save)
+
+
+def kept_values(folder: Path) -> _Chunks[Any]:
+    """Of plain values, as JSON files, which give every float back to the last bit."""
+
+    def load(path: Path) -> list[Any]:
+        values: list[Any] = json.loads(path.read_text(encoding="utf-8"))
+        return values
+
+    def save(path: Path, values: Sequence[Any]) -> None:
+        path.write_text(json.dumps(list(values), ensure_ascii=False), encoding="utf-8")
+
+    return _Chunks(folder, ".json", load, save)
+
+
+def my_share(count: int) -> range:
+    """Numbers below `count` that this rank works on; those of all ranks together are all of them."""
+    return range(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
+
+
+def score_shared(count: int, score: Callable[[Sequence[int]], Sequence[float]]) -> list[float]:
+    """Scores of `count` things, each computed on one rank; every rank must call it, and gets all.
+
+    Args:
+        count: How many there are.
+        score: Gives the scores of the things with these numbers.
+    """
+    mine = my_share(count)
+    part = [float(value) for value in score(mine)] if len(mine) else []
+    assert len(part) == len(mine), (len(part), len(mine))
+    ranks = torch.distributed.get_world_size()
+    parts: list[list[float]] = [part] * ranks
+    torch.distributed.all_gather_object(parts, part)
+    whole = [0.0] * count
+    for rank, values in enumerate(parts):
+        whole[rank::ranks] = values
+    return whole
+
+
+def over_replicas(
+    count: int, group: torch.distributed.ProcessGroup, work: Callable[[list[int]], Sequence[Item]]
+) -> list[Item]:
+    """What `work` gives for `count` things, shared among the replicas of the model; every rank must call it, and gets
+    all.
+
+    Args:
+        count: How many things there are.
+        group: The data-parallel group.
+        work: Gives the results of the things with these numbers; the ranks of one replica call it together.
+    """
+    replicas, mine = group.size(), list(range(group.rank(), count, group.size()))
+    part = list(work(mine)) if mine else []
+    assert len(part) == len(mine), (len(part), len(mine))
+    parts: list[list[Item]] = [part] * replicas
+    if replicas > 1:
+        torch.distributed.all_gather_object(parts, part, group=group)
+    return [parts[number % replicas][number // replicas] for number in range(count)]

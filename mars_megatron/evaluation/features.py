@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from mars_megatron.config.user_code import is_attribute, load_attribute, source_file
 from mars_megatron.evaluation.pretrained import load_pretrained, load_processor, model_type
-from mars_megatron.evaluation.user_code import is_attribute, load_attribute, source_file
-from mars_megatron.index.writer import file_sha256
+from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.tokenizers.image import channels_first
 
 PIXELS_SIDE = 8  # `pixels` averages images to this height and width
@@ -92,7 +91,7 @@ def load_extractor(name: str, device: torch.device) -> FeatureExtractor:
         return _transformers(Path(name), device)
     extract = load_attribute("extractor", name)
     source = source_file(name)
-    fingerprint = f"{name} {file_sha256(source) if source else ''}"
+    fingerprint = f"{name} {_fingerprint(source) if source else ''}"
     return FeatureExtractor(_short(name.rpartition(":")[2]), fingerprint, extract, device)
 
 
@@ -122,7 +121,7 @@ def _inception(weights: Path, device: torch.device) -> FeatureExtractor:
 
     # The resizing without antialiasing is TensorFlow's, with which FIDs are published.
     network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights), antialias=False).to(device)
-    return FeatureExtractor("inception", file_sha256(weights), network, device)
+    return FeatureExtractor("inception", _fingerprint(weights), network, device)
 
 
 def _torchscript(path: Path, device: torch.device) -> FeatureExtractor:
@@ -136,7 +135,7 @@ def _torchscript(path: Path, device: torch.device) -> FeatureExtractor:
     def extract(images: torch.Tensor) -> torch.Tensor:
         return network(images, return_features=True) if has_choice else network(images)
 
-    return FeatureExtractor(_short(path.stem), file_sha256(path), extract, device)
+    return FeatureExtractor(_short(path.stem), _fingerprint(path), extract, device)
 
 
 def _transformers(folder: Path, device: torch.device) -> FeatureExtractor:
@@ -155,10 +154,11 @@ def _transformers(folder: Path, device: torch.device) -> FeatureExtractor:
         states = found.last_hidden_state  # [N, tokens, hidden], of a convolutional network [N, hidden, rows, columns]
         return states.mean(dim=1) if states.ndim == 3 else states.mean(dim=(2, 3))
 
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)} {file_sha256(file)}\n".encode())
-    return FeatureExtractor(_short(folder.resolve().name), digest.hexdigest(), extract, device)
+    return FeatureExtractor(_short(folder.resolve().name), _fingerprint(folder), extract, device)
+
+
+def _fingerprint(path: Path) -> str:
+    return content_fingerprint(path, sampled=False)
 
 
 def _short(name: str) -> str:

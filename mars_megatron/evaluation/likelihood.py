@@ -1,19 +1,78 @@
-"""Losses of packed micro-batches, sample by sample."""
+"""Likelihood of held-out data, sample by sample."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
 from mars_megatron import platform
+from mars_megatron.config.schema import RunConfig
+from mars_megatron.data import Store, open_micro_batches
 from mars_megatron.evaluation.intervals import Estimate, mean
+from mars_megatron.evaluation.suite import Context, Result, check_least
 from mars_megatron.model import MARSModel
+from mars_megatron.sampling.decoding import inference, row_multiple
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.samples import TASKS
 
 MODALITIES = ("text", "visual")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Nats per token of held-out samples: of text and of image tokens, over all tasks and for each.
+
+    Captions are never dropped here. Intervals are over samples.
+
+    Args:
+        index: Prefix of an index made by tools/index_data.py, all of which is used; empty takes the validation split
+            of the data that the run is trained on.
+        max_micro_batches: Most micro-batches, of all tasks in turn; 0 for all.
+        micro_batch_tokens: Most tokens of one; 0 takes those of the run.
+    """
+
+    name: ClassVar[str] = "likelihood"
+    needs_image_tokenizer: ClassVar[bool] = False
+    index: str = field(default="", metadata={"or_data_of_run": True})
+    max_micro_batches: int = 0
+    micro_batch_tokens: int = 0
+
+    def check(self) -> None:
+        """See `Suite`; whether the index fits the model is found out when that is there."""
+        check_least(self, max_micro_batches=0, micro_batch_tokens=0)
+        if self.index:
+            Store(self.index)
+
+    def run(self, context: Context) -> Result:
+        """Read and sum."""
+        model, config, _, vocabulary = context.sampler.loaded
+        batches = open_micro_batches(
+            self._with_data(config), vocabulary, split="validation", row_multiple=row_multiple(model)
+        )
+        available = batches.rounds.round(0).num_packs
+        count = min(self.max_micro_batches or available, available)
+
+        def score(numbers: list[int]) -> list[list[dict[str, float]]]:
+            return [[asdict(loss) for loss in sample_losses(model, batches[number])] for number in numbers]
+
+        with inference(model):
+            found = context.compute("micro-batches", count, score, at_once=4)
+        losses = [SampleLoss(**values) for of_batch in found for values in of_batch]
+        return Result(estimates(losses), {"num_micro_batches": count, "of_micro_batches": available})
+
+    def _with_data(self, config: RunConfig) -> RunConfig:
+        """The settings with the data in question, whose packing is planned in memory."""
+        data = replace(config.data, cache_dir="")
+        if self.index:
+            data = replace(data, path=self.index, blend=(), validation_path=self.index)
+        if self.micro_batch_tokens:
+            data = replace(data, micro_batch_tokens=self.micro_batch_tokens)
+        if not data.path and not data.blend:
+            raise ValueError("this checkpoint names no data (data.path is empty); give likelihood an index")
+        return replace(config, data=data, checkpoint=replace(config.checkpoint, dir=""))
 
 
 @dataclass(frozen=True)

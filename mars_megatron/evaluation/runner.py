@@ -17,10 +17,10 @@ from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.folders import step_of
 from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config.schema import RunConfig, to_dict
-from mars_megatron.evaluation.context import RunContext, digest
-from mars_megatron.evaluation.registry import Job
-from mars_megatron.evaluation.report import ModelIdentity, Report, expected, fingerprint_of, read_report
-from mars_megatron.evaluation.table import table
+from mars_megatron.evaluation.context import RunContext
+from mars_megatron.evaluation.jobs import Job
+from mars_megatron.evaluation.results import ModelIdentity, Report, expected, fingerprint_of, read_report, table
+from mars_megatron.files.hashes import value_fingerprint
 from mars_megatron.platform.parallel import only_on_rank_0
 from mars_megatron.sampling import Sampler, load_for_inference
 
@@ -136,7 +136,7 @@ def run_jobs(
     for job in jobs:
         # Only rank 0 reads the inputs: other hosts may see other files.
         report = only_on_rank_0(partial(expected, job, model, config))
-        drawer = digest([model.fingerprint, report.inputs.get("text_tokenizer")])
+        drawer = value_fingerprint([model.fingerprint, report.inputs.get("text_tokenizer")])
         context = RunContext(sampler, work, drawer, report.key(), say, progress)
         start = time.monotonic()
         result = job.suite.run(context)

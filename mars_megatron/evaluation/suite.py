@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 
 from mars_megatron.evaluation.intervals import Estimate
+from mars_megatron.gallery.grid import image_grid
+from mars_megatron.gallery.output import save_image
 from mars_megatron.sampling import Sampler
 
 
@@ -68,17 +71,20 @@ class Context(Protocol):
 class Suite(Protocol):
     """A frozen dataclass whose fields are the suite's options, documented in its docstring (`Args:`).
 
-    Types of fields are those of `mars_megatron.evaluation.options.Option`. What a field names is taken for an input of
-    the suite, unless its metadata say that it is {"written": True}; with {"or_data_of_run": True} an empty one stands
-    for the data that the run is trained on. The module imports no torch before `run`.
+    Types of fields are those of `mars_megatron.evaluation.dataclass_options.build`. What a field names is taken for an
+    input of the suite, unless its metadata say that it is {"written": True}; with {"or_data_of_run": True} an empty one
+    stands for the data that the run is trained on.
 
-    Bad values and unreadable files raise ValueError in `check`, which is called before any model is loaded.
+    Attributes:
+        name: What its results are called.
+        needs_image_tokenizer: May be left out, which is true; a language model has none.
     """
 
     name: ClassVar[str]
+    needs_image_tokenizer: ClassVar[bool]
 
     def check(self) -> None:
-        """Look at the options and the files that they name.
+        """Look at the options and the files that they name, before any model is loaded.
 
         Raises:
             ValueError: What is wrong, and what would be accepted.
@@ -86,3 +92,27 @@ class Suite(Protocol):
 
     def run(self, context: Context) -> Result:
         """Score the model."""
+
+
+def check_least(suite: Any, **minimums: int) -> None:
+    """Whether options of a suite are at least so large.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for option, minimum in minimums.items():
+        if getattr(suite, option) < minimum:
+            raise ValueError(f"{suite.name}: {option} is {getattr(suite, option)}; accepted: {minimum} or more")
+
+
+def write_grid(texts: Sequence[str], images: torch.Tensor, path: str | Path) -> None:
+    """Write a picture of images with their texts beside them, on rank 0.
+
+    Args:
+        texts: The texts, each of which has the same number of images.
+        images: uint8 [N, height, width, 3], those of the first text first.
+        path: PNG file; it appears only when it is complete.
+    """
+    if torch.distributed.get_rank() == 0:
+        rows = images.numpy().reshape(len(texts), -1, *images.shape[1:])
+        save_image(image_grid(list(rows), texts), path)

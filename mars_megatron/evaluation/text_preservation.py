@@ -1,25 +1,89 @@
-"""Whether a model still is the language model that it was made from."""
+"""Text preservation: whether a model still is the language model that it was made from."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 
 from mars_megatron import platform
+from mars_megatron.checkpoint import resolve
+from mars_megatron.checkpoint.compatible import check_same_model
+from mars_megatron.evaluation.intervals import Estimate, mean
+from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.texts import read_sentences, spread
 from mars_megatron.model import MARSModel
+from mars_megatron.model.experts import expert_of
+from mars_megatron.sampling import load_for_inference
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import inference, row_multiple
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 
-def text_logits(model: MARSModel, samples: Sequence[Sequence[int]], vocabulary: Vocabulary) -> torch.Tensor:
-    """Logits of the text ids after every token of text-only samples: fp32 [tokens, text_size]."""
-    assert all(token < vocabulary.text_size for sample in samples for token in sample)
-    batch = pack_samples(samples, vocabulary, row_multiple(model), every_token=True)
-    with inference(model):
-        return model(batch.to(platform.device()), return_logits=True)[:, : vocabulary.text_size]
+@dataclass(frozen=True)
+class TextPreservation:
+    """How far a model has moved from the language model that it was made from, on text alone.
+
+    The largest difference of a logit, the frozen tensors that are not bitwise those of the base, and with texts the
+    perplexity of both, the nats per token that the model is worse, and the divergence KL(base || model) per token.
+
+    Args:
+        base: Checkpoint of the language model, or the folder of its run.
+        texts: Texts to compare on: a file with one on each line, or JSONL with "prompt" and perhaps "answer". Without,
+            all ids of the text tokenizer in rows of 32 are compared, and there is no perplexity.
+        max_texts: Most texts, spread evenly over the file; 0 for all.
+    """
+
+    name: ClassVar[str] = "text"
+    needs_image_tokenizer: ClassVar[bool] = False
+    base: str
+    texts: str = ""
+    max_texts: int = 256
+
+    def check(self) -> None:
+        """See `Suite`."""
+        check_least(self, max_texts=0)
+        resolve(self.base)
+        if self.texts:
+            read_sentences(self.texts)
+
+    def run(self, context: Context) -> Result:
+        """Load the base and compare."""
+        model, config, groups, vocabulary = context.sampler.loaded
+        check_same_model(resolve(self.base), config, image=False, visual=False)
+        base = load_for_inference(self.base, groups=groups, device=config.training.device).model
+        samples = spread(self._samples(context), self.max_texts)
+
+        def compare(numbers: list[int]) -> list[dict[str, float]]:
+            return [asdict(one) for one in compare_text(model, base, [samples[n] for n in numbers], vocabulary)]
+
+        compared = [Comparison(**values) for values in context.compute("texts", len(samples), compare, at_once=16)]
+        num_tokens = sum(len(sample) for sample in samples)
+        # max() would lose a NaN
+        differences = [sample.max_abs_difference for sample in compared]
+        largest = math.nan if any(map(math.isnan, differences)) else max(differences)
+        changed = changed_frozen_tensors(model, base)
+        scores = {
+            "logits_max_abs_diff": Estimate(largest, count=num_tokens),
+            "frozen_tensors_changed": Estimate(float(len(changed)), count=sum(1 for _ in model.parameters())),
+        }
+        if self.texts:
+            scores |= _likelihoods(compared)
+        return Result(scores, {"frozen_tensors_changed": changed, "num_texts": len(samples), "num_tokens": num_tokens})
+
+    def _samples(self, context: Context) -> list[list[int]]:
+        if not self.texts:
+            ids = list(range(context.sampler.num_text_ids))
+            return [ids[start : start + 32] for start in range(0, len(ids), 32)]
+        samples = [context.sampler.text_tokenizer.encode(text) for text in read_sentences(self.texts)]
+        # The first token is given, not predicted.
+        found = [sample for sample in samples if len(sample) > 1]
+        if not found:
+            raise ValueError(f"texts {self.texts} has no text of two tokens or more")
+        return found
 
 
 @dataclass(frozen=True)
@@ -39,6 +103,14 @@ class Comparison:
     nats: float
     base_nats: float
     divergence: float
+
+
+def text_logits(model: MARSModel, samples: Sequence[Sequence[int]], vocabulary: Vocabulary) -> torch.Tensor:
+    """Logits of the text ids after every token of text-only samples: fp32 [tokens, text_size]."""
+    assert all(token < vocabulary.text_size for sample in samples for token in sample)
+    batch = pack_samples(samples, vocabulary, row_multiple(model), every_token=True)
+    with inference(model):
+        return model(batch.to(platform.device()), return_logits=True)[:, : vocabulary.text_size]
 
 
 def compare_text(
@@ -88,12 +160,12 @@ def changed_frozen_tensors(model: MARSModel, base: MARSModel) -> list[str]:
     Visual parameters that the base does not have (it may have other visual experts) are not compared. Every
     tensor-parallel rank must call it.
     """
-    theirs = dict(base.named_parameters())
+    theirs, experts = dict(base.named_parameters()), expert_of(model)
     changed = [
         name
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad
-        and not (name not in theirs and ".visual." in name)
+        and not (name not in theirs and experts[parameter] == "visual")
         and not _same_bits(parameter, theirs[name])
     ]
     of_ranks: list[list[str]] = [changed] * model.tp_group.size()
@@ -105,3 +177,24 @@ def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
     if first.shape != second.shape or first.dtype != second.dtype:
         return False
     return torch.equal(first.detach().contiguous().view(torch.uint8), second.detach().contiguous().view(torch.uint8))
+
+
+def _likelihoods(compared: list[Comparison]) -> dict[str, Estimate]:
+    """Over the texts, weighted by their predicted tokens."""
+    counts = [sample.num_predicted for sample in compared]
+    ours = mean([sample.nats / sample.num_predicted for sample in compared], counts)
+    theirs = mean([sample.base_nats / sample.num_predicted for sample in compared], counts)
+    # of the same texts: the interval of the difference is far narrower than those of the two
+    worse = mean([(sample.nats - sample.base_nats) / sample.num_predicted for sample in compared], counts)
+    divergence = mean([sample.divergence / sample.num_predicted for sample in compared], counts)
+
+    def exponential(of: Estimate) -> Estimate:
+        assert of.low is not None and of.high is not None
+        return Estimate(math.exp(of.value), math.exp(of.low), math.exp(of.high), of.count)
+
+    return {
+        "perplexity": exponential(ours),
+        "base_perplexity": exponential(theirs),
+        "nats_per_token_above_base": worse,
+        "divergence_from_base": divergence,
+    }

@@ -161,14 +161,13 @@ def model_card(
         has_images: The folder has an image tokenizer.
         needs_sentencepiece: Its text tokenizer is a SentencePiece model.
     """
-    grid = config.image.resolution // config.image.downsample
     images = has_text and has_images
     extras = "; texts need `sentencepiece`" if needs_sentencepiece else ""
     extras += "; images need `diffusers` and `pillow`, the trainer `accelerate`" if images else ""
     values = {
         "title": title,
         "codes": config.vocabulary.codebook_size,
-        "grid": grid,
+        "grid": config.image.side,
         "resolution": config.image.resolution,
         "step": step,
         "dtype": dtype,

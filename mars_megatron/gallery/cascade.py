@@ -12,10 +12,10 @@ import torch
 from mars_megatron import platform
 from mars_megatron.checkpoint import read_config
 from mars_megatron.checkpoint.folders import step_of
-from mars_megatron.checkpoint.identity import content_fingerprint
 from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.gallery.requests import Drawing, decisive
 from mars_megatron.sampling.load import agreed_checkpoint, load_for_inference
 from mars_megatron.sampling.sampler import Sampler

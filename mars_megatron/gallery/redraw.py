@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mars_megatron import platform
-from mars_megatron.checkpoint.identity import content_fingerprint
+from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.gallery.cascade import Cascade, Models
 from mars_megatron.gallery.image_folder import ImageFolder, Line, differences_of, read_manifest
 from mars_megatron.gallery.pictures import made_batches, make_again, origin, progress_bar
 from mars_megatron.platform.parallel import only_on_rank_0
+
+
+class DrawnOtherwise(ValueError):
+    """Images came out otherwise than their manifest says."""
 
 
 def redraw(
@@ -39,8 +43,8 @@ def redraw(
         The files written.
 
     Raises:
-        ValueError: The manifest is damaged or has no such image, a model is another one, or an image came out otherwise
-            than the manifest says; that one is not written.
+        ValueError: The manifest is damaged or has no such image, or a model is another one.
+        DrawnOtherwise: An image came out otherwise than the manifest says; that one is not written.
     """
     platform.initialize(models.device)
     platform.init_process_group()
@@ -66,7 +70,7 @@ def redraw(
                 else:
                     other.append(line["file"])
     if other:
-        raise ValueError(
+        raise DrawnOtherwise(
             f"{len(other)} of {len(chosen)} images came out otherwise than {manifest} says, and were not written: "
             f"{_some(other)}. Other versions of torch, devices or numbers of ranks round differently (then "
             f"{lines[0]['layout']}, now {cascade.layout})"

@@ -55,6 +55,16 @@ class ImageTokenizerInfo:
     low_grid: tuple[int, int] | None = None
     low_resolution: int = 0
 
+    @property
+    def num_codes(self) -> int:
+        """Codes of an image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_low_codes(self) -> int:
+        """Codes of a low-resolution image; 0 without pairs."""
+        return self.low_grid[0] * self.low_grid[1] if self.low_grid else 0
+
 
 @dataclass(frozen=True)
 class SourceInfo:

@@ -17,14 +17,16 @@ from mars_megatron.index.modes import (
     MODE_PART_IMAGE,
     MODE_PART_TEXT,
     MODE_TEXT,
+    NUM_IMAGES,
     NUM_MODES,
+    document_kinds,
 )
 from mars_megatron.index.reader import (
     BLOCK_SEQUENCES,
     ITEM_BYTES,
     IndexArrays,
 )
-from mars_megatron.index.writer import VISUAL_MODES, document_kinds
+from mars_megatron.index.writer import VISUAL_MODES
 
 MAX_CAPTIONS = 65535  # csrc/corpus.cpp counts them in 16 bits
 
@@ -74,11 +76,10 @@ def check_documents(arrays: IndexArrays, manifest: Manifest | None, found: Valid
         found.many(
             f"{name}: a document whose modes are of no kind", "document", ~_well_formed(kind, modes, boundaries), first
         )
-        num_images = np.array([0, 1, 2, 0])[kind]  # of text, image, pair
         found.many(
             f"{name}: a document of more than {MAX_CAPTIONS} captions, which a loader refuses",
             "document",
-            (kind != KIND_INTERLEAVED) & (np.diff(boundaries) - num_images > MAX_CAPTIONS),
+            (kind != KIND_INTERLEAVED) & (np.diff(boundaries) - NUM_IMAGES[kind] > MAX_CAPTIONS),
             first,
         )
         kinds += np.bincount(kind, minlength=len(KINDS))
@@ -109,9 +110,9 @@ def _image_lengths(manifest: Manifest | None) -> np.ndarray:
     lengths = np.full(NUM_MODES, -1, dtype=np.int64)
     image = manifest.image_tokenizer if manifest is not None else None
     if image is not None:
-        lengths[[MODE_IMAGE, MODE_PART_IMAGE]] = image.grid[0] * image.grid[1]
+        lengths[[MODE_IMAGE, MODE_PART_IMAGE]] = image.num_codes
         if image.low_grid is not None:
-            lengths[MODE_LOW] = image.low_grid[0] * image.low_grid[1]
+            lengths[MODE_LOW] = image.num_low_codes
     return lengths
 
 

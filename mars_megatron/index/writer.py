@@ -24,15 +24,11 @@ from filelock import FileLock, Timeout
 
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import (
-    KIND_IMAGE,
-    KIND_INTERLEAVED,
-    KIND_PAIR,
-    KIND_TEXT,
     KINDS,
     MODE_IMAGE,
     MODE_LOW,
     MODE_PART_IMAGE,
-    MODE_PART_TEXT,
+    document_kinds,
 )
 
 TOKEN_DTYPE = np.int32
@@ -282,22 +278,6 @@ class Contents:
             here = slice(first, first + _BLOCK)
             codes += int(self.lengths[here][np.isin(self.modes[here], VISUAL_MODES)].sum(dtype=np.int64))
         return {"text": total - codes, "visual": codes}
-
-
-def document_kinds(modes: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
-    """Kind of each document, int8 [D], from its last modes; whether the others fit is validation's question.
-
-    Args:
-        modes: int8 [S].
-        boundaries: int64 [D + 1]; every document has a sequence.
-    """
-    last = modes[boundaries[1:] - 1]
-    before = modes[np.maximum(boundaries[1:] - 2, boundaries[:-1])]
-    kinds = np.full(len(last), KIND_TEXT, dtype=np.int8)
-    kinds[last == MODE_IMAGE] = KIND_IMAGE
-    kinds[(last == MODE_IMAGE) & (before == MODE_LOW)] = KIND_PAIR
-    kinds[(last == MODE_PART_TEXT) | (last == MODE_PART_IMAGE)] = KIND_INTERLEAVED
-    return kinds
 
 
 class _Blocks:

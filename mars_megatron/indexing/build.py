@@ -119,8 +119,8 @@ def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool
     opened: list[Output] = []
     options = recipe.options
     info = recipe.image_info()
-    num_codes = info.grid[0] * info.grid[1] if info else 0
-    num_low_codes = info.low_grid[0] * info.low_grid[1] if info and info.low_grid else 0
+    num_codes = info.num_codes if info else 0
+    num_low_codes = info.num_low_codes if info else 0
     settings = WorkerSettings(options, recipe.text_tokenizer.path, _MODES, num_codes, num_low_codes)
     pool = WorkerPool(settings, recipe.text_tokenizer, options.workers, say)
     total = sum(shard.num_bytes for _, shard in todo)

@@ -22,9 +22,10 @@ from mars_megatron.index.modes import (
     KINDS,
     MODE_LOW,
     MODE_PART_IMAGE,
+    document_kind,
 )
 from mars_megatron.index.reader import OpenedIndex, open_index
-from mars_megatron.index.writer import VISUAL_MODES, document_kinds
+from mars_megatron.index.writer import VISUAL_MODES
 from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
@@ -119,7 +120,7 @@ def decode_documents(
                 decoded.append(pictures[row, column] if is_image else text.decode(tokens.tolist()))
             modes = tuple(mode for mode, _ in sequences)
             first, end = index.arrays.boundaries[number : number + 2].tolist()
-            kind = document_kinds(np.array(modes, dtype=np.int8), np.array([0, end - first]))[0]
+            kind = document_kind(np.array(modes, dtype=np.int8))
             weights = None if index.weights is None else tuple(index.weights[first:end].tolist())
             yield DecodedDocument(number, KINDS[kind], tuple(decoded), modes, weights)
 

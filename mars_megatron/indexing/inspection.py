@@ -19,9 +19,11 @@ from mars_megatron.index.modes import (
     MODE_PART_IMAGE,
     MODE_PART_TEXT,
     MODE_TEXT,
+    NUM_IMAGES,
+    document_kinds,
 )
 from mars_megatron.index.reader import open_index
-from mars_megatron.index.writer import ENDINGS, document_kinds
+from mars_megatron.index.writer import ENDINGS
 
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _FEW = 1 << 16  # values below it are counted in a table
@@ -132,8 +134,8 @@ class _Counted:
         self.pair_captions.add(lengths[caption & in_pair])
         self.texts.add(lengths[(modes == MODE_TEXT) & (kind_of_sequence == KIND_TEXT)])
         self.text_parts.add(lengths[modes == MODE_PART_TEXT])
-        self.captions_per_image.add(sizes[kinds == KIND_IMAGE] - 1)
-        self.captions_per_image.add(sizes[kinds == KIND_PAIR] - 2)
+        with_image = NUM_IMAGES[kinds] > 0
+        self.captions_per_image.add((sizes - NUM_IMAGES[kinds])[with_image])
         self.parts.add(sizes[kinds == KIND_INTERLEAVED])
         if (kinds == KIND_INTERLEAVED).any():  # BOI and EOI around each image
             rows = np.add.reduceat(lengths + 2 * (modes == MODE_PART_IMAGE), boundaries[:-1])
@@ -145,8 +147,8 @@ class _Counted:
 def _rows(counted: _Counted, manifest: Manifest) -> dict[str, dict[str, float] | None]:
     """Input rows of the samples of each task, one sample for each caption; the layouts are those of data.samples."""
     image = manifest.image_tokenizer
-    codes = image.grid[0] * image.grid[1] if image else 0
-    low = image.low_grid[0] * image.low_grid[1] if image and image.low_grid else 0
+    codes = image.num_codes if image else 0
+    low = image.num_low_codes if image else 0
     return {
         "t2i": counted.captions.summary(codes + 1),
         "i2t": counted.captions.summary(codes + 2),

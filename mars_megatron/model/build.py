@@ -7,6 +7,7 @@ from torch import nn
 
 from mars_megatron import platform
 from mars_megatron.config.schema import FreezeConfig, RunConfig
+from mars_megatron.model.experts import RMSNorm, expert_of
 from mars_megatron.model.initialization import initialize_parameters
 from mars_megatron.model.mars import MARSModel
 
@@ -38,14 +39,9 @@ def build_model(config: RunConfig, groups: ProcessGroupCollection, initialize: b
 
 
 def freeze(model: nn.Module, config: FreezeConfig) -> None:
-    """Set requires_grad of every parameter by the expert it belongs to; `shared` parts other than norms follow text."""
+    """Set requires_grad of every parameter by the expert it belongs to."""
+    experts = expert_of(model)
+    norms = {module.weight for module in model.modules() if isinstance(module, RMSNorm)}
     for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        if "visual" in parts:
-            frozen = config.visual
-        elif "text" in parts:
-            frozen = config.text
-        else:
-            assert "shared" in parts, f"{name} belongs to no expert"
-            frozen = config.norms if "norm" in name else config.text
-        parameter.requires_grad_(not frozen)
+        assert parameter in experts, f"{name} belongs to no expert"
+        parameter.requires_grad_(not config.of(experts[parameter], is_norm=parameter in norms))

@@ -1,17 +1,21 @@
-"""Two experts side by side: the unit from which every SemVIE sub-layer is built."""
+"""What each modality has of its own: the unit from which every SemVIE sub-layer is built, and the norms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from mars_megatron.sequence import TEXT, VISUAL
+
+# How a parameter is filled at random (see model.initialization); "normal" where nothing else is marked.
+Initial = Literal["normal", "zeros", "ones", "embedding", "output", "router"]
 
 
 class Rows(NamedTuple):
@@ -57,15 +61,61 @@ def split_rows(hidden: Tensor, num_text: int, text_has_grad: bool) -> Rows:
     return Rows(text if text_has_grad else text.detach(), visual, text_has_grad)
 
 
-class Experts(MegatronModule):
+class ByModality(MegatronModule):
+    """Base of what serves each modality by a module of its own, `text` and `visual`, or both by one of them.
+
+    The one is called `shared`, or `text` where it is a language model's. All parameters of the model lie in such
+    modules, and belong to the expert of that name.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """(text, visual), (text) or (shared)."""
+        return tuple(name for name in ("text", "visual", "shared") if name in self._modules)
+
+    def of(self, modality: int) -> nn.Module:
+        """The module that serves TEXT or VISUAL."""
+        return getattr(self, self.names[0 if modality == TEXT else -1])
+
+
+def expert_of(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The expert of every parameter: text, visual or shared."""
+    return {
+        parameter: name
+        for module in model.modules()
+        if isinstance(module, ByModality)
+        for name in module.names
+        for parameter in getattr(module, name).parameters()
+    }
+
+
+def text_twins(model: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+    """(visual parameter, that of the text expert beside it) of all `Experts`."""
+    for module in model.modules():
+        if isinstance(module, Experts) and "visual" in module.names:
+            yield from zip(module.of(VISUAL).parameters(), module.of(TEXT).parameters(), strict=True)
+
+
+def mark(parameter: Tensor, initial: Initial, split: tuple[int, int] | None = None) -> None:
+    """Note where a parameter is made how it is to be filled.
+
+    Args:
+        parameter: It.
+        initial: With what.
+        split: (dimension, parts that are split one by one) if it is split over ranks in a way that megatron-core's own
+            marks do not tell.
+    """
+    parameter.initial, parameter.split_in_parts = initial, split  # type: ignore[attr-defined]
+
+
+class Experts(ByModality):
     """A text and a visual module of the same shape, each applied to its own rows.
 
     Args:
         config: megatron-core configuration.
         build: Makes one module; called twice, or once when one serves both modalities.
         tp_group: Tensor-parallel group (used when sharding checkpoints).
-        shared: One module, called `shared`, serves both modalities.
-        visual_is_text: One module, called `text` as a language model's is, serves both; not with `shared`.
+        only: Name of the one module that serves both modalities, shared or text; empty: each has its own.
     """
 
     def __init__(
@@ -73,27 +123,12 @@ class Experts(MegatronModule):
         config: TransformerConfig,
         build: Callable[[], nn.Module],
         tp_group: torch.distributed.ProcessGroup,
-        shared: bool = False,
-        visual_is_text: bool = False,
+        only: str = "",
     ) -> None:
         super().__init__(config)
-        assert not (shared and visual_is_text)
         self.tp_group = tp_group
-        self.is_shared = shared
-        if shared:
-            self.shared = build()
-        else:
-            self.text = build()
-            if visual_is_text:
-                serve_visual_by_text(self)
-            else:
-                self.visual = build()
-
-    def of(self, modality: int) -> nn.Module:
-        """The module that serves TEXT or VISUAL."""
-        if self.is_shared:
-            return self.shared
-        return self.text if modality == TEXT else self.visual
+        for name in (only,) if only else ("text", "visual"):
+            self.add_module(name, build())
 
     def forward(self, rows: Rows) -> Rows:
         """Apply each expert to its rows. Modules returning (output, bias) must return no bias."""
@@ -102,14 +137,38 @@ class Experts(MegatronModule):
         return rows.with_parts(text, _output(self.of(VISUAL)(rows.visual)))
 
 
-def serve_visual_by_text(experts: nn.Module) -> None:
-    """Let `experts.visual` be the module `experts.text`, whose parameters then have one name and one place."""
-    object.__setattr__(experts, "visual", experts.text)  # nn.Module's own would register it a second time
-
-
 def _output(result: Tensor | tuple[Tensor, Tensor | None]) -> Tensor:
     if isinstance(result, tuple):
         output, bias = result
         assert bias is None, "expert modules add their own bias"
         return output
     return result
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467), computed in fp32.
+
+    Under sequence parallelism each rank sees its own rows only, so the weight's gradient must be summed over the
+    tensor-parallel ranks: the `sequence_parallel` mark on the weight makes megatron-core do it.
+
+    Args:
+        config: Gives dtype, device, epsilon and the sequence-parallel mark.
+        hidden_size: Size of the last dimension.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.eps = config.layernorm_epsilon
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        mark(self.weight, "ones")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> the same shape and dtype."""
+        return torch.nn.functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+
+
+def build_norm(config: TransformerConfig, groups: ProcessGroupCollection, per_expert: bool) -> Experts:
+    """An RMSNorm for both modalities, or one for each."""
+    return Experts(config, lambda: RMSNorm(config, config.hidden_size), groups.tp, only="" if per_expert else "shared")

@@ -10,15 +10,14 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import all_to_all
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
-from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from mars_megatron.config.schema import ExpertsConfig, RouterConfig
+from mars_megatron.compat import megatron_core
+from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.backends import Backend
-from mars_megatron.model.experts import Rows, serve_visual_by_text
+from mars_megatron.model.experts import ByModality, Rows, mark
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.router import Router
 from mars_megatron.model.text_condition import TextCondition
@@ -44,6 +43,7 @@ class SlicedMLP(MLP):
             config, submodules, is_expert=True, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp_ep
         )
         self.replicas = groups.expt_dp
+        megatron_core.mark_expert_weights(self)
 
     def forward(self, hidden: Tensor, splits: list[int]) -> Tensor:
         """[local rows, 1, hidden] -> the same.
@@ -81,34 +81,30 @@ class RoutedExperts(MoELayer):
         return self.postprocess(self.combine(output), None)
 
 
-class FeedForward(MegatronModule):
+class FeedForward(ByModality):
     """The FFNs of a layer, `text` and `visual`.
 
     Args:
         config: megatron-core configuration.
+        run: How many experts each modality has, the learned routing among them, and whether text's serve both.
         backend: Linears.
-        groups: Process groups.
-        experts: Experts per modality.
-        router: Learned routing among them.
         layer_number: Number of the layer on this pipeline stage, from 1.
-        visual_is_text: The text expert serves both modalities; one expert each.
+        groups: Process groups.
     """
 
     def __init__(
         self,
         config: TransformerConfig,
+        run: RunConfig,
         backend: Backend,
-        groups: ProcessGroupCollection,
-        experts: ExpertsConfig,
-        router: RouterConfig,
         layer_number: int,
-        visual_is_text: bool = False,
+        groups: ProcessGroupCollection,
     ) -> None:
         super().__init__(config)
         self.tp_group, self.ep_size = groups.tp, groups.ep.size()
         self.shards = groups.tp.size() if config.sequence_parallel else 1
         self.layer_number = layer_number
-        conditioned = router.condition == "text"
+        conditioned = run.router.condition == "text"
         self.condition = TextCondition(groups.tp if config.sequence_parallel else None) if conditioned else None
 
         def build(number: int, conditioned: bool) -> nn.Module:
@@ -119,25 +115,27 @@ class FeedForward(MegatronModule):
             if number > 1:
                 own = copy.copy(config)
                 own.num_moe_experts = number
-                module, parts = linears.grouped_mlp_modules(config.moe_grouped_gemm, False)
-                return RoutedExperts(
-                    own,
-                    MoESubmodules(
-                        experts=ModuleSpec(module=module, submodules=parts),
-                        router=partial(Router, settings=router, conditioned=conditioned),
-                    ),
-                    pg_collection=groups,
+                parts = MoESubmodules(
+                    experts=megatron_core.experts_builder(linears, config.moe_grouped_gemm),
+                    router=partial(Router, settings=run.router, conditioned=conditioned),
                 )
+                routed = RoutedExperts(own, parts, pg_collection=groups)
+                megatron_core.mark_expert_weights(routed.experts)
+                return routed
             if self.ep_size > 1:
                 return SlicedMLP(config, submodules, groups)
             return MLP(config, submodules, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp)
 
-        self.text = build(experts.text, conditioned=False)
-        if visual_is_text:
-            assert experts.text == experts.visual == 1
-            serve_visual_by_text(self)
+        self.text = build(run.experts.text, conditioned=False)
+        if run.model.shared_experts:
+            assert run.experts.text == run.experts.visual == 1
         else:
-            self.visual = build(experts.visual, conditioned)
+            self.visual = build(run.experts.visual, conditioned)
+        for name in self.names:
+            for _, parameters in expert_parameters(getattr(self, name)):
+                # Transformer Engine marks experts' weights by no split; the fused gate and up projection has two parts.
+                mark(parameters["linear_fc1.weight"], "normal", split=(0, 2))
+                mark(parameters["linear_fc2.weight"], "output", split=(1, 1))
 
     def forward(self, rows: Rows, plan: DispatchPlan, cache: KVCache | None = None) -> Rows:
         """Apply each modality's experts to its rows.
@@ -150,21 +148,14 @@ class FeedForward(MegatronModule):
         # Decided outside of no_grad: a first pass under recompute is repeated, and only the second counts.
         record = self.training and torch.is_grad_enabled()
         with rows.text_grad():
-            text = self._run(self.text, TEXT, rows.text, plan, None, record)
+            text = self._run(TEXT, rows.text, plan, None, record)
         condition = None
         if self.condition is not None:
             condition = self.condition(rows, plan, cache, self.layer_number)
-        return rows.with_parts(text, self._run(self.visual, VISUAL, rows.visual, plan, condition, record))
+        return rows.with_parts(text, self._run(VISUAL, rows.visual, plan, condition, record))
 
-    def _run(
-        self,
-        experts: nn.Module,
-        modality: int,
-        hidden: Tensor,
-        plan: DispatchPlan,
-        condition: Tensor | None,
-        record: bool,
-    ) -> Tensor:
+    def _run(self, modality: int, hidden: Tensor, plan: DispatchPlan, condition: Tensor | None, record: bool) -> Tensor:
+        experts = self.of(modality)
         if isinstance(experts, RoutedExperts):
             if not experts.router.is_conditioned:
                 condition = None

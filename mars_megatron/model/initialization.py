@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,9 +12,12 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor, nn
 
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.model.experts import Initial, expert_of, text_twins
 from mars_megatron.model.feed_forward import expert_parameters, split_group
 from mars_megatron.model.mars import MARSModel
+from mars_megatron.model.router import Router
 from mars_megatron.model.vocabulary_parallel import JoinedEmbedding, JoinedHead
+from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -44,16 +47,13 @@ class _Source(NamedTuple):
 def _sources(
     model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, copies: bool
 ) -> dict[nn.Parameter, _Source]:
-    sources = {}
-    for name, parameter in model.named_parameters():
-        source = global_name(model, name)
-        if copies and source.startswith("decoder.") and ".router." not in source:
-            source = source.replace(".visual.", ".text.")
-        sources[parameter] = _Source(source, groups.tp)
+    names = {parameter: global_name(model, name) for name, parameter in model.named_parameters()}
+    twins = dict(text_twins(model)) if copies else {}
+    sources = {parameter: _Source(names[twins.get(parameter, parameter)], groups.tp) for parameter in names}
     num_text = config.experts.text
     for layer in model.decoder.layers:
-        ours = {"text": (layer.mlp.text, num_text), "visual": (layer.mlp.visual, config.experts.visual)}
-        for modality, (experts, number_of_them) in ours.items():
+        for modality in layer.mlp.names:
+            experts, number_of_them = getattr(layer.mlp, modality), getattr(config.experts, modality)
             group = split_group(experts, groups)
             for number, parameters in expert_parameters(experts):
                 owner, place, of = modality, number, number_of_them
@@ -67,7 +67,12 @@ def _sources(
 
 
 @torch.no_grad()
-def initialize_parameters(model: MARSModel, config: RunConfig, groups: ProcessGroupCollection, only: str = "") -> None:
+def initialize_parameters(
+    model: MARSModel,
+    config: RunConfig,
+    groups: ProcessGroupCollection,
+    only: Collection[nn.Parameter] | None = None,
+) -> None:
     """Fill the parameters with values that depend on their global name and the seed alone, never on the layout.
 
     Weights are normal with `model.init_std`, output projections smaller by sqrt(2 num_layers) (GPT-2's rule),
@@ -78,65 +83,46 @@ def initialize_parameters(model: MARSModel, config: RunConfig, groups: ProcessGr
         model: One pipeline chunk.
         config: The run.
         groups: Its ranks.
-        only: What the names of those that are filled contain; each is drawn on its own then, none is a copy.
+        only: Those to fill; each is drawn on its own then, none is a copy. None: all.
     """
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for parameter, (name, group) in _sources(model, config, groups, copies=not only).items():
-        if only not in names[parameter]:
+    for parameter, (name, group) in _sources(model, config, groups, copies=only is None).items():
+        if only is not None and parameter not in only:
             continue
-        if "norm" in name:
-            parameter.fill_(1.0)
-        elif name.endswith(("bias", "condition_weight")):
-            parameter.zero_()
-        else:
-            full = _draw(parameter, name, config, group.size())
-            parameter.copy_(_shard(full, parameter, name, group.rank(), group.size()))
+        shape, split = list(parameter.shape), _split(parameter)
+        if split is not None:
+            shape[split[0]] *= group.size()
+        full = draw(name, shape, config, getattr(parameter, "initial", "normal"))
+        parameter.copy_(_shard(full, parameter, group.rank(), group.size()))
 
 
-def _standard_deviation(name: str, config: RunConfig) -> float:
-    shape = config.model
-    if ".router." in name:
-        # Undecided: the logits of a normalised row have this standard deviation.
-        return 0.01 / shape.hidden_size**0.5
-    if name.startswith("embedding."):
-        return shape.embedding_init_std or shape.init_std
-    if "linear_proj" in name or "linear_fc2" in name:
-        return shape.init_std / (2 * shape.num_layers) ** 0.5
-    return shape.init_std
-
-
-def _split(parameter: Tensor, name: str) -> tuple[int, int] | None:
-    """(dimension, parts that are split one by one) of a parameter that is split over ranks, else None.
-
-    Of FFN weights by their name: the fused gate and up projection has two parts, and Transformer Engine marks experts'
-    weights by neither.
-    """
-    if name.endswith("linear_fc1.weight"):
-        return 0, 2
-    if name.endswith("linear_fc2.weight"):
-        return 1, 1
+def _split(parameter: Tensor) -> tuple[int, int] | None:
+    """(dimension, parts that are split one by one) of a parameter that is split over ranks, else None."""
+    if (split := getattr(parameter, "split_in_parts", None)) is not None:
+        return split
     if not getattr(parameter, "tensor_model_parallel", False):
         return None
     return parameter.partition_dim, parameter.partition_stride  # type: ignore[attr-defined]
 
 
-def _draw(parameter: nn.Parameter, name: str, config: RunConfig, size: int) -> Tensor:
-    """The whole parameter of which `parameter` is one of `size` shards."""
-    shape, split = list(parameter.shape), _split(parameter, name)
-    if split is not None:
-        shape[split[0]] *= size
-    return draw(name, shape, config)
-
-
-def draw(name: str, shape: Sequence[int], config: RunConfig) -> Tensor:
-    """Random initial values of the whole parameter with a global name, fp32; the same in every process."""
+def draw(name: str, shape: Sequence[int], config: RunConfig, initial: Initial) -> Tensor:
+    """Initial values of the whole parameter with a global name, fp32; the same in every process."""
+    if initial in ("zeros", "ones"):
+        return torch.full(list(shape), float(initial == "ones"))
+    model = config.model
+    deviation = {
+        "normal": model.init_std,
+        "embedding": model.embedding_init_std or model.init_std,
+        "output": model.init_std / (2 * model.num_layers) ** 0.5,
+        # Undecided: the logits of a normalised row have this standard deviation.
+        "router": 0.01 / model.hidden_size**0.5,
+    }[initial]
     digest = hashlib.sha256(f"{config.training.seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.randn(list(shape), generator=generator) * _standard_deviation(name, config)
+    return torch.randn(list(shape), generator=generator) * deviation
 
 
-def _shard(full: Tensor, parameter: Tensor, name: str, rank: int, size: int) -> Tensor:
-    split = _split(parameter, name)
+def _shard(full: Tensor, parameter: Tensor, rank: int, size: int) -> Tensor:
+    split = _split(parameter)
     if split is None or size == 1:
         return full
     dim, parts = split
@@ -153,26 +139,18 @@ def start_from_language_model(
     row of embedding and head becomes the mean of the text rows; visual routers, which a language model need not have,
     are drawn. Text experts, text rows and shared parts must already hold the language model.
     """
-    if config.checkpoint.init_visual == "random":
-        initialize_parameters(model, config, groups, only=".visual.")
-    else:
-        initialize_parameters(model, config, groups, only=".visual.router.")
-        _copy_text_to_visual(model, groups)
+    visual = {parameter for parameter, expert in expert_of(model).items() if expert == "visual"}
+    if config.checkpoint.init_visual != "random":
+        for parameter, twin in text_twins(model):
+            parameter.copy_(twin)
+        for layer in model.decoder.layers:
+            _copy_experts(layer.mlp.of(TEXT), layer.mlp.of(VISUAL), groups)
+        routers = (module for module in model.modules() if isinstance(module, Router))
+        visual &= {parameter for router in routers for parameter in router.parameters()}
+    initialize_parameters(model, config, groups, only=visual)
     for table in _tables(model):
         mean = _mean_row(table.text.weight, vocabulary.text_size, groups.tp)
         table.visual.weight.copy_(mean.expand_as(table.visual.weight))
-
-
-def _copy_text_to_visual(model: MARSModel, groups: ProcessGroupCollection) -> None:
-    """Experts and norms of layers, and the last norm."""
-    parameters = dict(model.decoder.named_parameters())
-    for name, parameter in parameters.items():
-        if ".visual." in name and ".mlp." not in name:
-            parameter.copy_(parameters[name.replace(".visual.", ".text.")])
-    for layer in model.decoder.layers:
-        _copy_experts(layer.mlp.text, layer.mlp.visual, groups)
-    if model.post_process and not model.final_norm.is_shared:
-        model.final_norm.visual.load_state_dict(model.final_norm.text.state_dict())
 
 
 @torch.no_grad()
@@ -209,15 +187,15 @@ def _copy_experts(text: nn.Module, visual: nn.Module, groups: ProcessGroupCollec
         for name, parameter in target.items():
             value: Tensor = source[name]
             if text_group is not visual_group:  # one text expert in slices, several whole visual ones
-                value = _gather(value, name, text_group)
-                value = _shard(value, parameter, name, visual_group.rank(), visual_group.size())
+                value = _gather(value, text_group)
+                value = _shard(value, parameter, visual_group.rank(), visual_group.size())
             parameter.copy_(value)
 
 
-def _gather(parameter: Tensor, name: str, group: torch.distributed.ProcessGroup) -> Tensor:
+def _gather(parameter: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
     """The whole of a split parameter, on every rank of the group that holds its shards."""
-    split = _split(parameter, name)
-    assert split is not None, name
+    split = _split(parameter)
+    assert split is not None, "FFN weights are marked"
     dim, parts = split
     shards = [torch.empty_like(parameter) for _ in range(group.size())]
     torch.distributed.all_gather(shards, parameter.detach().contiguous(), group=group)

@@ -8,25 +8,14 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import BaseTransformerLayer, get_transformer_layer_offset
-from torch import Tensor, nn
+from torch import Tensor
 
-from mars_megatron.config.schema import ExpertsConfig, RouterConfig
+from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.attention import SemVIEAttention
-from mars_megatron.model.backends import Backend
-from mars_megatron.model.experts import Experts, split_rows
+from mars_megatron.model.backends import Backend, RoutedSeqParams, plan_of
+from mars_megatron.model.experts import build_norm, split_rows
 from mars_megatron.model.feed_forward import FeedForward
-from mars_megatron.model.norm import RMSNorm
-from mars_megatron.model.packed import RoutedSeqParams, plan_of
 from mars_megatron.sequence import DispatchPlan
-
-
-def build_norm(config: TransformerConfig, groups: ProcessGroupCollection, per_expert: bool) -> Experts:
-    """An RMSNorm for both modalities, or one for each."""
-
-    def norm() -> nn.Module:
-        return RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
-
-    return Experts(config, norm, groups.tp, shared=not per_expert)
 
 
 def text_needs_grad(plan: DispatchPlan, text_is_frozen: bool) -> bool:
@@ -46,12 +35,7 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         pg_collection: Process groups.
         vp_stage: Model chunk of an interleaved pipeline.
         backend: Linears and core attention.
-        expert_norms: Separate norms per modality.
-        expert_output_projection: Separate attention output projections per modality.
-        shared_experts: The text experts serve both modalities.
-        experts: FFN experts per modality.
-        router: Learned routing among them.
-        text_is_frozen: Text experts and their norms are not trained.
+        run: What the modalities share, their FFN experts, and what is frozen.
     """
 
     def __init__(
@@ -62,12 +46,7 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         vp_stage: int | None = None,
         *,
         backend: Backend,
-        expert_norms: bool,
-        expert_output_projection: bool,
-        shared_experts: bool,
-        experts: ExpertsConfig,
-        router: RouterConfig,
-        text_is_frozen: bool,
+        run: RunConfig,
     ) -> None:
         super().__init__(config=config)
         assert pg_collection is not None
@@ -75,13 +54,11 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         # TransformerBlock numbers checkpoint keys by the layer's number in the whole model.
         self.layer_number = layer_number + get_transformer_layer_offset(config, vp_stage, groups.pp.rank())
         self.tp_group = groups.tp
-        self.text_is_frozen = text_is_frozen
-        self.input_norm = build_norm(config, groups, expert_norms)
-        self.attention = SemVIEAttention(
-            config, backend, layer_number, groups, not expert_output_projection, visual_is_text=shared_experts
-        )
-        self.pre_mlp_norm = build_norm(config, groups, expert_norms)
-        self.mlp = FeedForward(config, backend, groups, experts, router, layer_number, visual_is_text=shared_experts)
+        self.text_is_frozen = run.text_is_frozen
+        self.input_norm = build_norm(config, groups, run.model.expert_norms)
+        self.attention = SemVIEAttention(config, run.model, backend, layer_number, groups)
+        self.pre_mlp_norm = build_norm(config, groups, run.model.expert_norms)
+        self.mlp = FeedForward(config, run, backend, layer_number, groups)
 
     def forward(
         self,

@@ -15,12 +15,11 @@ from megatron.core.transformer.transformer_block import (
 from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.model.backends import build_backend
-from mars_megatron.model.experts import split_rows
+from mars_megatron.model.attention import RotaryEmbedding
+from mars_megatron.model.backends import RoutedSeqParams, build_backend
+from mars_megatron.model.experts import build_norm, split_rows
 from mars_megatron.model.kv_cache import KVCache
-from mars_megatron.model.layer import SemVIELayer, build_norm, text_needs_grad
-from mars_megatron.model.packed import RoutedSeqParams
-from mars_megatron.model.rope import RotaryEmbedding
+from mars_megatron.model.layer import SemVIELayer, text_needs_grad
 from mars_megatron.model.transformer_config import build_transformer_config, head_dim
 from mars_megatron.model.vocabulary_parallel import JoinedEmbedding, JoinedHead, gather_rows
 from mars_megatron.sequence.batch import Batch
@@ -55,23 +54,12 @@ class MARSModel(MegatronModule):
         self.tp_group = groups.tp
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
         self.vocabulary = Vocabulary.from_config(config)
-        self.text_is_frozen = config.freeze.text and (config.freeze.norms or config.model.expert_norms)
+        self.text_is_frozen = config.text_is_frozen
         self.backend = build_backend(config.training.backend)
         self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base, config.model.rope_scaling)
         if pre_process:
             self.embedding = JoinedEmbedding(core, self.vocabulary, groups.tp)
-        layer = ModuleSpec(
-            module=SemVIELayer,
-            params={
-                "backend": self.backend,
-                "expert_norms": config.model.expert_norms,
-                "expert_output_projection": config.model.expert_output_projection,
-                "shared_experts": config.model.shared_experts,
-                "experts": config.experts,
-                "router": config.router,
-                "text_is_frozen": self.text_is_frozen,
-            },
-        )
+        layer = ModuleSpec(module=SemVIELayer, params={"backend": self.backend, "run": config})
         num_layers = get_num_layers_to_build(core, vp_stage, groups.pp.rank())
         self.decoder = TransformerBlock(
             config=core,

@@ -18,6 +18,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from mars_megatron.config.schema import RouterConfig
+from mars_megatron.model.experts import Initial, mark
 
 
 class Router(MegatronModule):
@@ -36,6 +37,7 @@ class Router(MegatronModule):
         pg_collection: Process groups.
         settings: What the run configures.
         conditioned: Whether the router sees the text in front of a token.
+        is_mtp_layer: Part of megatron-core's interface; no layer of ours is one.
     """
 
     def __init__(
@@ -45,28 +47,30 @@ class Router(MegatronModule):
         pg_collection: ProcessGroupCollection,
         settings: RouterConfig,
         conditioned: bool,
+        is_mtp_layer: bool = False,
     ) -> None:
         super().__init__(config)
         assert config.num_moe_experts is not None
         self.num_experts, self.settings = config.num_moe_experts, settings
         self.reduce_group = pg_collection.tp if config.sequence_parallel else None
         self.is_conditioned = conditioned
-        self.weight = self._table()
+        self.weight = self._table("router")
         if conditioned:
-            self.condition_weight = self._table()
+            self.condition_weight = self._table("zeros")
         # What is reported, summed since the last report: tokens per expert, then the two losses. Counts of a long
         # interval pass what fp32 holds exactly.
         count = partial(torch.zeros, dtype=torch.float64, device=self.weight.device)
         self.register_buffer("load", count(self.num_experts), persistent=False)
         self.register_buffer("losses", count(2), persistent=False)
 
-    def _table(self) -> nn.Parameter:
+    def _table(self, initial: Initial) -> nn.Parameter:
         device = None if self.config.use_cpu_initialization else torch.cuda.current_device()
         table = nn.Parameter(
             torch.empty(self.num_experts, self.config.hidden_size, dtype=self.config.params_dtype, device=device)
         )
         # Under sequence parallelism every rank routes its own rows: the gradients must be summed.
         table.sequence_parallel = self.config.sequence_parallel  # type: ignore[attr-defined]
+        mark(table, initial)
         return table
 
     def set_layer_number(self, layer_number: int) -> None:

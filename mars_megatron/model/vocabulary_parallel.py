@@ -13,16 +13,15 @@ from megatron.core.tensor_parallel import (
     gather_from_tensor_model_parallel_region,
     vocab_parallel_cross_entropy,
 )
-from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from mars_megatron.model.experts import Rows
+from mars_megatron.model.experts import ByModality, Rows, mark
 from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 
-class JoinedEmbedding(MegatronModule):
+class JoinedEmbedding(ByModality):
     """Looks up text rows in the text table and visual rows in the image table.
 
     Args:
@@ -38,7 +37,7 @@ class JoinedEmbedding(MegatronModule):
         self.tp_group = tp_group
 
         def table(rows: int) -> VocabParallelEmbedding:
-            return VocabParallelEmbedding(
+            embedding = VocabParallelEmbedding(
                 rows,
                 config.hidden_size,
                 init_method=config.init_method,
@@ -46,6 +45,8 @@ class JoinedEmbedding(MegatronModule):
                 config=config,
                 tp_group=tp_group,
             )
+            mark(embedding.weight, "embedding")
+            return embedding
 
         self.text = table(vocabulary.padded_text_size)
         self.visual = table(vocabulary.padded_image_size)
@@ -60,7 +61,7 @@ class JoinedEmbedding(MegatronModule):
         return rows if self.config.sequence_parallel else rows.transpose(0, 1)
 
 
-class JoinedHead(MegatronModule):
+class JoinedHead(ByModality):
     """Logits and losses over the joined vocabulary.
 
     Rows that only pad a table get the logit -inf: they never take probability, whatever the padding.

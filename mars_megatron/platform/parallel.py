@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ Value = TypeVar("Value")
 
 # The job and the sizes for which megatron-core's groups stand.
 _standing: tuple[object, ...] | None = None
-# Kept for later runs in this process: torch keeps the threads of every group to the end.
+# Kept for later runs in this process.
 _channels: dict[tuple[object, tuple[int, ...]], HostChannel] = {}
 
 
@@ -27,7 +28,7 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
     """Join the job, make the process groups and seed the model-parallel generators.
 
     A second call in one process replaces the groups if other sizes are wanted (tests run several layouts in one
-    process; torch keeps the threads of every group to the end).
+    process); those of before are of no use from then on.
 
     Args:
         config: Sizes; data parallel takes the remaining ranks.
@@ -38,7 +39,7 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
     sizes = (config.tensor, config.pipeline, config.virtual_pipeline, config.expert)
     wanted = (torch.distributed.group.WORLD, *sizes)
     if not parallel_state.model_parallel_is_initialized() or wanted != _standing:
-        parallel_state.destroy_model_parallel()
+        _give_up_groups()
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=config.tensor,
             pipeline_model_parallel_size=config.pipeline,
@@ -48,6 +49,21 @@ def initialize_parallel(config: ParallelConfig, seed: int) -> ProcessGroupCollec
         _standing = wanted
     model_parallel_cuda_manual_seed(seed)
     return ProcessGroupCollection.use_mpu_process_groups()
+
+
+def _give_up_groups() -> None:
+    """Destroy the groups that stand, if any do: each has a thread that wakes a hundred times a second until nothing
+    refers to its group."""
+    if not parallel_state.model_parallel_is_initialized():
+        return
+    torch.distributed.barrier()  # no rank still uses one
+    groups = set(vars(ProcessGroupCollection.use_mpu_process_groups()).values())
+    groups.add(parallel_state.get_tensor_and_data_parallel_group())  # in no collection
+    parallel_state.destroy_model_parallel()
+    for group in groups - {None, torch.distributed.group.WORLD}:
+        torch.distributed.destroy_process_group(group)
+    groups.clear()
+    gc.collect()  # models refer to their groups, and to themselves
 
 
 def only_on_rank_0(make: Callable[[], Value]) -> Value:
@@ -113,8 +129,7 @@ def world_size() -> int:
 def shut_down() -> None:
     """Leave the job in step with the other ranks; gloo aborts a rank whose peer vanished before it.
 
-    The groups of a single rank on a CPU stay for the next run in this process: there is no peer, and torch keeps the
-    threads of every group to the end.
+    The groups of a single rank on a CPU stay for the next run in this process: there is no peer.
     """
     if torch.distributed.is_initialized():
         if world_size() == 1 and torch.distributed.get_backend() == "gloo":

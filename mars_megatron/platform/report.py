@@ -157,8 +157,7 @@ def _extension() -> Finding:
     problem = _import_problem("torch") or _import_problem(name)
     if problem:
         return Finding(name, False, f"built, but cannot be loaded: {problem}", cost)
-    import torch
+    from mars_megatron.compat.pytorch import has_kernel
 
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     kinds = [kind for kind in ("CPU", "CUDA") if has_kernel("mars_megatron::permute_rows", kind)]
     return Finding(name, True, f"compiled extension, row copies on {' and '.join(kinds)}", cost)

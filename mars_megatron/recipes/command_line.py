@@ -7,20 +7,20 @@ import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from pathlib import Path
 
-from mars_megatron.config.parser import build, build_parser, instantiate, override
+from mars_megatron.config.parser import build, build_parser, dotted, instantiate, read_yaml, to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import validate
-from mars_megatron.config.yaml_io import from_yaml, read_yaml, to_yaml
-from mars_megatron.recipes import RECIPES, get_recipe
+from mars_megatron.recipes.registry import ACCEPTED, get_recipe
 
 DESCRIPTION = """Settings come from the recipe, then from the YAML file, then from the options below: the later wins.
 The defaults shown are those of the chosen recipe and file."""
 INIT_FROM = "--checkpoint.init_from"
 
 
-def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatron.train") -> RunConfig:
+def parse(
+    argv: Sequence[str] | None = None, prog: str = "python -m mars_megatron.train", epilog: str | None = None
+) -> RunConfig:
     """Read the command line of a training run.
 
     `--help` and `--print-config` end the process; so does a wrong setting, with exit code 2 and a message that
@@ -29,18 +29,19 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatro
     Args:
         argv: Arguments; None takes those of the process.
         prog: Name shown in the usage line.
+        epilog: What --help ends with.
 
     Returns:
         The validated configuration.
     """
     first = _first_parser()
     chosen, rest = first.parse_known_args(sys.argv[1:] if argv is None else list(argv))
-    parser = build_parser(RunConfig(), prog=prog, description=DESCRIPTION)
+    parser = build_parser(prog=prog, description=DESCRIPTION, epilog=epilog, parents=[first])
     try:
-        defaults = get_recipe(chosen.recipe)
+        config = get_recipe(chosen.recipe)
         if chosen.config:
-            defaults = build(defaults, read_yaml(chosen.config), source=chosen.config)
-        parser = build_parser(defaults, prog=prog, description=DESCRIPTION, parents=[first])
+            config = build(config, read_yaml(chosen.config), chosen.config, parser)
+        parser.set_defaults(dotted(config))
         config = instantiate(parser, parser.parse_args([*rest, *_init_from(chosen, rest)]))
         world_size = os.environ.get("WORLD_SIZE")
         if chosen.print_config:
@@ -50,22 +51,8 @@ def parse(argv: Sequence[str] | None = None, prog: str = "python -m mars_megatro
         return validate(config, int(world_size or 1), training=True)
     except (ArgumentError, ValueError) as error:
         if os.environ.get("RANK", "0") == "0":  # once, not from every rank
-            print(f"{parser.prog}: error: {error}", file=sys.stderr)
+            print(f"{prog}: error: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def load_config(path: str | Path, overrides: Sequence[str] = (), world_size: int | None = None) -> RunConfig:
-    """A saved configuration with overrides, for the tools that work on a finished run.
-
-    Args:
-        path: YAML file, such as the one in every checkpoint.
-        overrides: Dotted settings as on the command line: ["--generation.seed", "3"] or ["--generation.seed=3"].
-        world_size: Number of ranks, where the layout must fit it.
-
-    Raises:
-        ValueError: The file or an override is wrong, or the settings contradict each other.
-    """
-    return validate(override(from_yaml(path), overrides), world_size)
 
 
 def _init_from(chosen: argparse.Namespace, rest: Sequence[str]) -> list[str]:
@@ -84,7 +71,7 @@ def _init_from(chosen: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 def _first_parser() -> argparse.ArgumentParser:
     """The options that decide the defaults of all the others."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--recipe", default="tiny", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument("--recipe", default="tiny", metavar="NAME", help=ACCEPTED)
     parser.add_argument("--config", default="", metavar="FILE", help="YAML file of settings, complete or partial")
     parser.add_argument(
         "--init-from", default="", metavar="CHECKPOINT", help=f"short for {INIT_FROM}: start from another run's end"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -27,7 +28,6 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate_data import RESERVED_ROWS
 
 DOWNSAMPLE = 16  # f of the paper's VQ-GAN
 IMAGE_MARKS = 2  # BOI and EOI
@@ -79,7 +79,7 @@ class Stage:
 
 def image_tokens(resolution: int) -> int:
     """Codes of one square image."""
-    return (resolution // DOWNSAMPLE) ** 2
+    return ImageConfig(resolution=resolution, downsample=DOWNSAMPLE).num_codes
 
 
 STAGE1 = Stage(

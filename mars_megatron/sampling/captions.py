@@ -38,7 +38,5 @@ def generate_captions(
         ValueError: The model is split over pipeline stages.
     """
     # Ranks that encoded the images on their own may differ in a code.
-    codes = agree(codes.to(platform.device()), model)
-    ids = vocabulary.code_to_id(codes).tolist()
-    images = [[vocabulary.boi, *image, vocabulary.eoi] for image in ids]
+    images = vocabulary.frame(agree(codes.to(platform.device()), model).cpu()).tolist()
     return generate_text(model, images, vocabulary, eos_id, config, num_text_ids=num_text_ids)

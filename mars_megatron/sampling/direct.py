@@ -6,20 +6,36 @@ to differentiate, and a step of one modality has nothing to sort and no rows for
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 from megatron.core.transformer.mlp import MLP
-from torch import Tensor
+from megatron.core.transformer.transformer_block import TransformerBlock
+from torch import Tensor, nn
 
-from mars_megatron.model.backends import LocalBackend
+from mars_megatron.compat.modules import has_hooks
+from mars_megatron.model.attention import HeadLayout, QKNorm, RotaryEmbedding, SemVIEAttention
+from mars_megatron.model.backends import LocalBackend, SampleAttention
+from mars_megatron.model.experts import Experts, RMSNorm
+from mars_megatron.model.feed_forward import FeedForward
 from mars_megatron.model.kv_cache import KVCache
+from mars_megatron.model.layer import SemVIELayer
 from mars_megatron.model.mars import MARSModel
-from mars_megatron.model.norm import RMSNorm
-from mars_megatron.model.qk_norm import HeadLayout
+from mars_megatron.model.vocabulary_parallel import JoinedEmbedding, JoinedHead
 from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, from_samples, to_samples
 from mars_megatron.sequence.batch import Batch
+
+_LINEARS = (ColumnParallelLinear, RowParallelLinear)
+# The modules whose forward passes are known here; a model with any other is left to its own.
+_KNOWN = {
+    *(MARSModel, TransformerBlock, nn.ModuleList, SemVIELayer, Experts, RMSNorm, *_LINEARS),
+    *(SemVIEAttention, SampleAttention, QKNorm, RotaryEmbedding, FeedForward, MLP),
+    *(JoinedEmbedding, VocabParallelEmbedding, JoinedHead),
+}
 
 Pair = tuple[Any, Any]  # the text module and the visual one; the same where one serves both
 
@@ -105,12 +121,16 @@ class DirectDecoding:
 
     @staticmethod
     def serves(model: MARSModel) -> bool:
-        """Whether it is one rank's, with torch's linears and a single FFN expert for each modality."""
-        experts = [expert for layer in model.decoder.layers for expert in (layer.mlp.text, layer.mlp.visual)]
+        """Whether it is one rank's, with torch's linears and a single FFN expert for each modality.
+
+        All of it must be what was built: a module of another class (a wrapper, an adapter, a quantised linear, several
+        experts behind a router), a hook, a method set on a module itself or a parameter of another type could change
+        what the model computes, and the model's own forward then serves.
+        """
         return (
             model.tp_group.size() == 1
-            and isinstance(model.backend, LocalBackend)
-            and all(type(expert) is MLP for expert in experts)
+            and type(model.backend) is LocalBackend
+            and all(_is_as_built(module) for module in model.modules())
         )
 
     def forward(self, batch: Batch, cache: KVCache, only: int | None = None) -> Tensor:
@@ -171,14 +191,29 @@ class DirectDecoding:
         return out.transpose(1, 2).flatten(-2)
 
 
-def _call(module: Any, rows: Tensor) -> Tensor:
+def _is_as_built(module: nn.Module) -> bool:
+    """Whether a module computes what its class, a known one, says."""
+    activations = (getattr(owner, "activation_func", F.silu) for owner in (module, getattr(module, "config", None)))
+    return (
+        type(module) in _KNOWN
+        and not has_hooks(module)
+        and _methods(type(module)).isdisjoint(vars(module))
+        and all(type(parameter) is nn.Parameter for parameter in module.parameters(recurse=False))
+        and all(activation is F.silu for activation in activations)
+    )
+
+
+@cache
+def _methods(kind: type) -> frozenset[str]:
+    return frozenset(name for name, _ in inspect.getmembers(kind, inspect.isfunction))
+
+
+def _call(module: nn.Module, rows: Tensor) -> Tensor:
     """What the module computes, if it is a linear or, in fp32, which it computes in, a norm: by one operator."""
-    if isinstance(module, RMSNorm):
-        if rows.dtype is torch.float32:
-            return F.rms_norm(rows, module.weight.shape, module.weight, module.eps)
-        return module(rows)
-    if hasattr(module, "weight"):
-        return F.linear(rows, module.weight, module.bias)
+    if type(module) in _LINEARS:
+        return F.linear(rows, module.weight, module.bias)  # type: ignore[arg-type]
+    if type(module) is RMSNorm and rows.dtype is torch.float32:
+        return F.rms_norm(rows, module.weight.shape, module.weight, module.eps)
     return module(rows)
 
 
@@ -187,7 +222,7 @@ def _pair(experts: Any) -> Pair:
 
 
 def _modules(layer: Any) -> _Layer:
-    attention, ffn = layer.attention, (layer.mlp.text, layer.mlp.visual)
+    attention, ffn = layer.attention, _pair(layer.mlp)
     return _Layer(
         number=attention.core_attention.layer_number,
         input_norm=_pair(layer.input_norm),

@@ -44,7 +44,7 @@ def to_request(document: Document, tokenizer: TextTokenizer, joint: Joint) -> Re
         elif part.shape != (joint.num_codes,):
             raise ValueError(f"an image has codes of shape {list(part.shape)}; accepted: [{joint.num_codes}]")
         else:
-            ids += [joint.vocabulary.boi, *joint.vocabulary.code_to_id(part).tolist(), joint.vocabulary.eoi]
+            ids += joint.vocabulary.frame(part).tolist()
     return Request(ids, document.seed, document.max_images, document.max_text_tokens, document.stop_after_image)
 
 

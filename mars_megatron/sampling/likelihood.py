@@ -45,7 +45,7 @@ def caption_likelihood(
         number = [len(caption) for caption in captions].index(0)
         raise ValueError(f"caption {number} is empty; accepted: captions of at least one token")
     num_text_ids = vocabulary.text_size if num_text_ids is None else num_text_ids
-    images = [[vocabulary.boi, *ids, vocabulary.eoi] for ids in vocabulary.code_to_id(codes).tolist()]
+    images = vocabulary.frame(codes.cpu()).tolist()
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, caption in enumerate(captions):
         by_length[len(caption)].append(number)

@@ -54,27 +54,25 @@ def upscale(
         ValueError: The model is split over pipeline stages, was trained without a low resolution or for another one, or
             a prompt holds an id that is not text.
     """
-    num_low = (image.low_resolution // image.downsample) ** 2
-    if num_low == 0:
+    if image.num_low_codes == 0:
         raise ValueError("image.low_resolution is 0: this model has not learned super-resolution (stage III)")
-    if low_codes.shape != (len(prompts), num_low):
+    if low_codes.shape != (len(prompts), image.num_low_codes):
         raise ValueError(
             f"low-resolution codes of shape {list(low_codes.shape)} for {len(prompts)} prompts; this model was trained "
-            f"on {num_low} codes per image (image.low_resolution {image.low_resolution})"
+            f"on {image.num_low_codes} codes per image (image.low_resolution {image.low_resolution})"
         )
     check_prompts(prompts, vocabulary)
     keys = [(*key, STREAM) for key in image_keys(prompts, config.seed, seeds, numbers)]
     order = torch.from_numpy(code_order(image))
     codes = torch.zeros((len(prompts), len(order)), dtype=torch.int64)
-    low = vocabulary.code_to_id(agree(low_codes.to(platform.device()), model)).tolist()
+    low = vocabulary.frame(agree(low_codes.to(platform.device()), model).cpu()).tolist()
     slots = vocabulary.start_slots
     hidden = not progress or torch.distributed.get_rank() != 0
     with inference(model), tqdm(total=codes.numel(), desc="super-resolution", unit="code", disable=hidden) as bar:
         for start in range(0, len(prompts), config.batch_size):
             part = slice(start, start + config.batch_size)
-            images = [[vocabulary.boi, *ids, vocabulary.eoi] for ids in low[part]]
-            beginnings = [[*image, *prompt, *slots] for image, prompt in zip(images, prompts[part], strict=True)]
-            unconditional = [[*image, *slots] for image in images]
+            beginnings = [[*image, *prompt, *slots] for image, prompt in zip(low[part], prompts[part], strict=True)]
+            unconditional = [[*image, *slots] for image in low[part]]
             noise = uniforms(keys[part], len(order))
             drawn = draw_codes(model, beginnings, unconditional, vocabulary, noise, config, bar, len(slots))
             codes[part, order] = drawn.cpu()

@@ -1,9 +1,8 @@
 """One packed sequence: vocabulary, samples, batch, the plan of who computes what, and the row copies that follow it."""
 
-from mars_megatron.sequence.modality import TEXT, VISUAL
 from mars_megatron.sequence.native import native_available
 from mars_megatron.sequence.plan import DispatchPlan, build_plan, build_plan_from_segments
-from mars_megatron.sequence.reference import padded_counts
+from mars_megatron.sequence.reference import TEXT, VISUAL, padded_counts
 from mars_megatron.sequence.rows import combine, dispatch, from_samples, permute_rows, to_samples
 
 __all__ = [

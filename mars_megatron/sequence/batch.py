@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -15,19 +15,6 @@ from mars_megatron.sequence.vocabulary import Vocabulary
 # One sample: input ids int64 [n], target ids int64 [n] (both joined ids), loss mask bool [n].
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 MIXED = -1  # task of a micro-batch with samples of several
-
-# Fields in the order of `flatten`.
-_BATCH_INTEGERS = ("num_text_targets", "num_visual_targets", "index", "task")
-_PLAN_INTEGERS = (
-    *("num_tokens", "num_samples", "num_text", "num_visual", "padded_text", "padded_visual", "row_multiple"),
-    *("max_seqlen", "num_text_blocks", "image_before_text"),
-)
-_BATCH_TENSORS = ("input_ids", "loss_rows", "targets")
-_PLAN_TENSORS = (
-    *("runs", "cu_seqlens", "position_ids", "text_block", "sequence_to_sorted", "sorted_to_sequence"),
-    *("padded_to_sorted", "sorted_to_padded"),
-)
-_HEADER = 3 + len(_BATCH_INTEGERS) + len(_PLAN_INTEGERS)
 
 
 @dataclass(frozen=True)
@@ -55,15 +42,15 @@ class Batch:
     index: int = 0
     task: int = MIXED
 
+    @property
+    def target_samples(self) -> torch.Tensor:
+        """int64 [N], on the device of the batch: the number of the sample (0 to S - 1) that each target belongs to."""
+        return self.plan.sorted_to_padded.index_select(0, self.loss_rows) // self.plan.max_seqlen
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors (and the plan's) on `device`."""
-        return replace(
-            self,
-            plan=self.plan.to(device, non_blocking=non_blocking),
-            input_ids=self.input_ids.to(device, non_blocking=non_blocking),
-            loss_rows=self.loss_rows.to(device, non_blocking=non_blocking),
-            targets=self.targets.to(device, non_blocking=non_blocking),
-        )
+        names = ("plan", *_names(Batch, torch.Tensor))
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
 
 def collate(
@@ -118,15 +105,26 @@ def collate(
     )
 
 
+def _names(owner: type, *types: type) -> tuple[str, ...]:
+    """Fields of a dataclass that are of one of the types."""
+    hints = get_type_hints(owner)
+    return tuple(field.name for field in fields(owner) if hints[field.name] in types)
+
+
+# What `flatten` writes, in this order: the batch's own fields, then those of its plan.
+_OWNERS = (Batch, DispatchPlan)
+_INTEGERS = tuple((owner, name) for owner in _OWNERS for name in _names(owner, int, bool))
+_TENSORS = tuple((owner, name) for owner in _OWNERS for name in _names(owner, torch.Tensor))
+_HEADER = 1 + len(_INTEGERS) + len(_TENSORS)
+
+
 def flatten(batch: Batch) -> np.ndarray:
     """A micro-batch as one int64 array, which travels between processes and to the device in one piece."""
-    plan = batch.plan
-    header = [len(plan.runs), len(batch.targets), len(plan.expert_peers)]
-    header += [int(getattr(batch, name)) for name in _BATCH_INTEGERS]
-    header += [int(getattr(plan, name)) for name in _PLAN_INTEGERS]
-    header += [rows for peer in plan.expert_peers for rows in peer]
-    tensors = [getattr(batch, name) for name in _BATCH_TENSORS] + [getattr(plan, name) for name in _PLAN_TENSORS]
-    return np.concatenate([header, *(tensor.numpy().ravel() for tensor in tensors)], dtype=np.int64)
+    of = {Batch: batch, DispatchPlan: batch.plan}
+    tensors = [getattr(of[owner], name).numpy() for owner, name in _TENSORS]
+    peers = [rows for peer in batch.plan.expert_peers for rows in peer]
+    header = [len(peers), *(int(getattr(of[owner], name)) for owner, name in _INTEGERS), *map(len, tensors)]
+    return np.concatenate([header + peers, *tensors], dtype=np.int64)
 
 
 def unflatten(values: np.ndarray, tensor: torch.Tensor) -> Batch:
@@ -136,19 +134,14 @@ def unflatten(values: np.ndarray, tensor: torch.Tensor) -> Batch:
         values: The array, of which the counts are read here.
         tensor: The same as a tensor, on any device; the batch's tensors are views of it (cu_seqlens is a copy).
     """
-    num_runs, num_targets, num_peers, *rest = values[:_HEADER].tolist()
-    integers = dict(zip((*_BATCH_INTEGERS, *_PLAN_INTEGERS), rest, strict=True))
-    peers = values[_HEADER : _HEADER + 2 * num_peers].reshape(-1, 2).tolist()
-    rows, tokens = integers["padded_text"] + integers["padded_visual"], integers["num_tokens"]
-    places = integers["num_samples"] * integers["max_seqlen"]
-    sizes = [rows, num_targets, num_targets]
-    sizes += [4 * num_runs, integers["num_samples"] + 1, rows, rows, tokens, rows, places, rows]
-    parts = tensor[_HEADER + 2 * num_peers :].split(sizes)
-    tensors = dict(zip((*_BATCH_TENSORS, *_PLAN_TENSORS), parts, strict=True))
-    tensors["runs"], tensors["cu_seqlens"] = tensors["runs"].view(-1, 4), tensors["cu_seqlens"].int()
-    fields: dict[str, Any] = {**integers, **tensors, "image_before_text": bool(integers["image_before_text"])}
-    plan = DispatchPlan(
-        **{name: fields[name] for name in (*_PLAN_INTEGERS, *_PLAN_TENSORS)},
-        expert_peers=tuple((text, visual) for text, visual in peers),
-    )
-    return Batch(plan=plan, **{name: fields[name] for name in (*_BATCH_INTEGERS, *_BATCH_TENSORS)})
+    num_peers, *header = values[:_HEADER].tolist()
+    integers, sizes = header[: len(_INTEGERS)], header[len(_INTEGERS) :]
+    start = _HEADER + num_peers
+    found: dict[type, dict[str, Any]] = {owner: {} for owner in _OWNERS}
+    for (owner, name), value in zip(_INTEGERS + _TENSORS, [*integers, *tensor[start:].split(sizes)], strict=True):
+        found[owner][name] = value
+    of_plan = found[DispatchPlan]
+    of_plan["cu_seqlens"] = of_plan["cu_seqlens"].int()
+    of_plan["image_before_text"] = bool(of_plan["image_before_text"])
+    peers = tuple((text, visual) for text, visual in values[_HEADER:start].reshape(-1, 2).tolist())
+    return Batch(plan=DispatchPlan(**of_plan, expert_peers=peers), **found[Batch])

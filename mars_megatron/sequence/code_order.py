@@ -17,8 +17,7 @@ def code_order(image: ImageConfig) -> np.ndarray:
     neighbour of the code that it reads (at the end of a region's row, the start of the next), and what is predicted
     at once lies far apart.
     """
-    side = image.resolution // image.downsample
-    places = np.arange(side**2, dtype=np.int64)
+    side, places = image.side, np.arange(image.num_codes, dtype=np.int64)
     if image.order == "raster":
         return places
     rows, columns = region_tiling(side, image.next_k)

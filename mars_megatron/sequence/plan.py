@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 
 from mars_megatron.sequence import native, reference
-from mars_megatron.sequence.modality import TEXT, VISUAL
+from mars_megatron.sequence.reference import TEXT, VISUAL
 
 __all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan", "build_plan_from_segments"]
 
@@ -41,8 +41,6 @@ class DispatchPlan:
         image_before_text: Whether some sample has a visual token before a text token. Where it is false
             nothing trainable lies upstream of a text token. With expert_peers, of any of their micro-batches: they
             must agree on the collectives of their backward passes.
-        runs: int64 [R, 4]. Maximal runs of equal modality in sequence order (a run may span samples), columns
-            (sequence_start, sorted_start, length, modality).
         cu_seqlens: int32 [S + 1]. Start of each sample in the sequence, and T.
         position_ids: int64 [P]. Position of each row within its sample; 0 for padding.
         text_block: int64 [P]. Number of a text row's own block (from 1, in sequence order), for a visual row of
@@ -66,7 +64,6 @@ class DispatchPlan:
     max_seqlen: int
     num_text_blocks: int
     image_before_text: bool
-    runs: torch.Tensor
     cu_seqlens: torch.Tensor
     position_ids: torch.Tensor
     text_block: torch.Tensor
@@ -124,15 +121,12 @@ class DispatchPlan:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DispatchPlan:
         """The same plan with its tensors on `device` (asynchronously from pinned memory if non_blocking)."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
-            for name, value in values.items()
-        }
-        return DispatchPlan(**moved)
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        tensors = {name: value for name, value in values if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()})
 
     def validate(self) -> None:
-        """Assert that counts, permutations and runs agree with one another. Reads values: for tests only."""
+        """Assert that counts and permutations agree with one another. Reads values: for tests only."""
         T, S, P = self.num_tokens, self.num_samples, self.num_rows
         assert self.num_text + self.num_visual == T and self.num_text >= 0 and self.num_visual >= 0
         for count, padded in ((self.num_text, self.padded_text), (self.num_visual, self.padded_visual)):
@@ -153,21 +147,8 @@ class DispatchPlan:
         positions = torch.arange(T, device=lengths.device) - self.cu_seqlens[:-1].repeat_interleave(lengths)
         assert (self.position_ids[self.sequence_to_sorted] == positions).all()
         assert (self.position_ids[token_of_row < 0] == 0).all()
-        self._validate_runs()
         self._validate_text_blocks()
         assert not self.expert_peers or self.expert_splits in self.expert_peers
-
-    def _validate_runs(self) -> None:
-        assert self.runs.dtype == torch.int64 and self.runs.shape[1:] == (4,)
-        start = 0
-        for sequence_start, sorted_start, length, modality in self.runs.tolist():
-            assert sequence_start == start and length > 0 and modality in (TEXT, VISUAL)
-            rows = self.sequence_to_sorted[start : start + length].tolist()
-            assert rows == list(range(sorted_start, sorted_start + length))
-            assert (rows[0] >= self.padded_text) == (rows[-1] >= self.padded_text) == (modality == VISUAL)
-            start += length
-        assert start == self.num_tokens
-        assert (self.runs[:, 3].diff() != 0).all(), "runs are maximal"
 
     def _validate_text_blocks(self) -> None:
         starts = set(self.cu_seqlens.tolist())

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from mars_megatron.sequence.modality import TEXT, VISUAL
+# The modalities a token can have; every token goes to the expert of its own.
+TEXT = 0
+VISUAL = 1
 
 _MAX_TOKENS = torch.iinfo(torch.int32).max  # what int32 offsets can count
 
@@ -50,7 +52,6 @@ def build_plan(
         "max_seqlen": max_seqlen,
         "num_text_blocks": int(block[-1]),
         "image_before_text": bool((follows_image & ~is_visual).any()),
-        "runs": _runs(modality, sequence_to_sorted),
         "cu_seqlens": cu_seqlens.clone(),
         "position_ids": _scatter(num_rows, 0, sequence_to_sorted, token - start),
         "text_block": _scatter(num_rows, 0, sequence_to_sorted, text_block),
@@ -148,14 +149,6 @@ def _check_inputs(modality: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple
     if len(wrong) > 0:
         token = int(wrong[0])
         raise ValueError(f"modality must be 0 (text) or 1 (visual), got {modality[token]} at token {token}")
-
-
-def _runs(modality: torch.Tensor, sequence_to_sorted: torch.Tensor) -> torch.Tensor:
-    """int64 [R, 4] (sequence_start, sorted_start, length, modality) of the maximal runs of modality [T]."""
-    change = (modality[1:] != modality[:-1]).nonzero()[:, 0] + 1
-    start = torch.cat([change.new_zeros(1), change])  # [R]
-    end = torch.cat([change, change.new_tensor([len(modality)])])
-    return torch.stack([start, sequence_to_sorted[start], end - start, modality[start].long()], dim=1)
 
 
 def _before_sample(count: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

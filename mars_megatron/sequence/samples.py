@@ -72,7 +72,7 @@ def make_sample(
         assert text is not None
         return _with_loss_from(1, text, end)
     assert codes is not None
-    image = _image(codes, vocabulary)
+    image = vocabulary.frame(codes)
     if task == I2T:
         assert text is not None
         return _with_loss_from(len(image), image, text, end)
@@ -80,7 +80,7 @@ def make_sample(
     if task == T2I:
         return _with_loss_from(len(text) + 1, text, image)  # from the first code on
     assert task == SR and low_codes is not None
-    low, slots = _image(low_codes, vocabulary), np.array(vocabulary.start_slots)
+    low, slots = vocabulary.frame(low_codes), np.array(vocabulary.start_slots)
     high = vocabulary.code_to_id(codes if order is None else codes[order])
     start = len(low) + len(text) + len(slots)
     return _with_loss_from(start, low, text, slots, high, np.array([vocabulary.eoi]), distance=len(slots))
@@ -93,14 +93,8 @@ def make_interleaved(parts: Sequence[tuple[bool, np.ndarray]], vocabulary: Vocab
         parts: (is an image, int64 raw codes or text ids) in order.
         vocabulary, eos_id, Returns: As of make_sample.
     """
-    laid_out = [_image(tokens, vocabulary) if is_image else tokens for is_image, tokens in parts]
+    laid_out = [vocabulary.frame(tokens) if is_image else tokens for is_image, tokens in parts]
     return _with_loss_from(1, *laid_out, np.array([eos_id]))
-
-
-def _image(codes: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    image = np.empty(len(codes) + 2, dtype=np.int64)
-    image[0], image[1:-1], image[-1] = vocabulary.boi, vocabulary.code_to_id(codes), vocabulary.eoi
-    return image
 
 
 def _with_loss_from(first_target: int, *parts: np.ndarray, distance: int = 1) -> Sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mars_megatron.config.schema import RunConfig
@@ -98,6 +99,12 @@ class Vocabulary:
         """Image code of a joined code id; the inverse of code_to_id."""
         return joined_id - self.text_size
 
+    def frame(self, codes: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Images as they stand in a sequence: raw codes [..., codes] on the CPU -> BOI, their ids, EOI, int64."""
+        ids = np.empty((*codes.shape[:-1], codes.shape[-1] + 2), dtype=np.int64)
+        ids[..., 0], ids[..., 1:-1], ids[..., -1] = self.boi, self.code_to_id(codes), self.eoi
+        return ids
+
     def modality(self, ids: torch.Tensor) -> torch.Tensor:
-        """Joined ids, int64 [T] -> uint8 [T]: 0 (ops.TEXT) below text_size, 1 (ops.VISUAL) from there on."""
+        """Joined ids, int64 [T] -> uint8 [T]: 0 (TEXT) below text_size, 1 (VISUAL) from there on."""
         return (ids >= self.text_size).to(torch.uint8)

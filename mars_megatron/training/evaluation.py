@@ -13,8 +13,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from mars_megatron.checkpoint.folders import step_folder
 from mars_megatron.checkpoint.rng import rng_state, set_rng_state
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.evaluation.registry import make_jobs
-from mars_megatron.evaluation.report import ModelIdentity
+from mars_megatron.evaluation.jobs import make_jobs
+from mars_megatron.evaluation.results import ModelIdentity
 from mars_megatron.evaluation.runner import UNFINISHED, check_tokenizers, run_jobs
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.sampling import LoadedModel, Sampler

@@ -28,16 +28,16 @@ class SampleGrid:
         self.prompts = config.logging.sample_prompts
         self.settings = config.generation
         self.vocabulary = vocabulary
-        self.side = config.image.resolution // config.image.downsample
+        self.image = config.image
         text = load_text_tokenizer(config.data.text_tokenizer)
         self.image_tokenizer = load_image_tokenizer(config.data.image_tokenizer, device=str(platform.device()))
         self.ids = [text.encode(prompt) for prompt in self.prompts for _ in range(IMAGES_PER_PROMPT)]
 
     def draw(self, model: MARSModel) -> np.ndarray | None:
         """uint8 [height, width, 3] on rank 0, None elsewhere; every rank must call it."""
-        codes = generate_images(model, self.ids, self.vocabulary, self.side**2, self.settings)
+        codes = generate_images(model, self.ids, self.vocabulary, self.image.num_codes, self.settings)
         if torch.distributed.get_rank() != 0:
             return None
-        images = self.image_tokenizer.decode(codes, (self.side, self.side))
+        images = self.image_tokenizer.decode(codes, (self.image.side, self.image.side))
         rows = np.split(np.asarray(torch.as_tensor(images)), len(self.prompts))
         return np.asarray(image_grid(rows, self.prompts))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from mars_megatron import platform
 from mars_megatron.checkpoint import Position, latest, load, load_model, load_optimizer, resolve, save
 from mars_megatron.checkpoint.tokenizers import keep_copies, locate_for_training
+from mars_megatron.compat import megatron_core
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.prefetch import Prefetcher
@@ -23,18 +22,15 @@ from mars_megatron.model.initialization import start_from_language_model
 from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.training.expert_report import expert_report
+from mars_megatron.training.callbacks import Callback, Log, Sample, Save, Score, Stop, Validate
 from mars_megatron.training.feed import Feed
 from mars_megatron.training.metrics import MetricsWriter
-from mars_megatron.training.optimizer import apply_settings, build_optimizer, wrap_data_parallel
-from mars_megatron.training.signals import StopRequest
-from mars_megatron.training.step import Stepper, StepResult
+from mars_megatron.training.objective import Objective, StepResult
+from mars_megatron.training.optimizer import apply_settings, build_optimizer, check_offered, wrap_data_parallel
+from mars_megatron.training.step import Stepper
 
-if TYPE_CHECKING:
-    from mars_megatron.training.evaluation import SuitesInTraining
-    from mars_megatron.training.samples import SampleGrid
-
-FINISHED = "finished"
+# In this order behind every step: a request to stop is known before it is decided what is saved.
+CALLBACKS: list[type[Callback]] = [Log, Validate, Sample, Score, Stop, Save]
 
 
 class Trainer:
@@ -45,16 +41,18 @@ class Trainer:
 
     Args:
         config: The run.
+        objective: What is optimised; None for the next token.
 
     Raises:
         ValueError: settings that contradict each other or the data, before anything is trained.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, objective: Objective | None = None) -> None:
         self.config = config
         platform.initialize(config.training.device)
         platform.init_process_group()
         validate(config, world_size(), training=True)
+        check_offered(config)
         self.groups = initialize_parallel(config.parallel, config.training.seed)
         torch.manual_seed(config.training.seed)
         self.vocabulary = Vocabulary.from_config(config)
@@ -65,6 +63,8 @@ class Trainer:
             # Once for all: a run that goes on may have a newer one a moment later.
             start = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
         origin, resumed = checkpoint or start, checkpoint is not None
+        if origin is not None and config.checkpoint.verify_integrity:
+            megatron_core.check_sums(origin)
         # What is saved names tokenizers as they were given; they may be elsewhere now.
         self.located, self.tokenizers = only_on_rank_0(partial(locate_for_training, config, origin, resumed))
         self.chunks = build_model(config, self.groups, initialize=origin is None)
@@ -82,7 +82,7 @@ class Trainer:
         elif start is not None and config.checkpoint.init_optimizer == "keep":
             load_optimizer(start, config, self.groups, self.chunks, self.optimizer)
         apply_settings(self.optimizer, config)
-        self.stepper = Stepper(self.model, config, self.groups)
+        self.stepper = Stepper(self.model, config, self.groups, objective)
         self.feed = Feed(self.located, self.vocabulary, self.groups)
         self.position = replace(self.position, data_order=self.feed.check_order(self.position))
         self.eval_batches = self._eval_batches() if config.training.eval_interval else 0
@@ -90,6 +90,7 @@ class Trainer:
             only_on_rank_0(partial(keep_copies, self.root, self.located, self.tokenizers))
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
         self.train_batches = self._per_chunk(self._train_feed)
+        self.stopping = False  # set by a callback, this step is the last
 
     def run(self) -> StepResult | None:
         """Train to the last step, or to a request to stop; saves a checkpoint either way.
@@ -97,45 +98,25 @@ class Trainer:
         Returns:
             The last step's result; None if there was nothing left to do.
         """
-        config, metrics = self.config, MetricsWriter(self.config, self.position.step)
-        samples, suites = self._sample_grid(), self._suites()
-        stop, result, saved = StopRequest(), None, self.position.step
-        metrics.say(self._summary())
-        if torch.distributed.get_rank() == 0:
-            metrics.say(self.feed.describe())
-        self._mark_finished(False)
-        interval = Interval()
-        while self.position.step < config.training.steps:
+        self.metrics = MetricsWriter(self.config, self.position.step)
+        callbacks = [kind(self) for kind in CALLBACKS]
+        self._introduce()
+        result = None
+        while not (self.is_done() or self.stopping):
+            for callback in callbacks:
+                callback.before_step()
             result = self._step()
-            interval.add(result)
-            step, last = self.position.step, self.position.step == config.training.steps
-            metrics.step_done()
-            if step % config.logging.interval == 0 or last:
-                experts = expert_report(self.chunks, config)
-                metrics.write(step, "train", {**_losses(result), **interval.rates(), "lr": self._lr(), **experts})
-            if config.training.eval_interval and (step % config.training.eval_interval == 0 or last):
-                metrics.write(step, "validation", _losses(self.evaluate()))
-                interval.restart()
-            if samples and (step % config.logging.sample_interval == 0 or last):
-                metrics.write_images(step, samples.draw(self.chunks[0]))
-                interval.restart()
-            if suites and (step % config.evaluation.interval == 0 or last):
-                suites.run(step, metrics)
-                interval.restart()
-            stopping = stop.agreed()
-            due = config.checkpoint.interval and step % config.checkpoint.interval == 0
-            if self.root and (due or last or stopping):
-                self.save()
-                saved = step
-                interval.restart()
-            if stopping and not last:
-                kept = f"step {saved} is saved" if self.root else "checkpoint.dir is empty, so nothing is saved"
-                metrics.say(f"stopped on request after step {step}; {kept}")
-                break
-        metrics.close()
+            for callback in callbacks:
+                callback.after_step(result)
         self._train_feed.close()
-        self._mark_finished(self.position.step >= config.training.steps)
+        for callback in reversed(callbacks):
+            callback.end()
+        self.metrics.close()
         return result
+
+    def is_done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.position.step >= self.config.training.steps
 
     def evaluate(self) -> StepResult:
         """Losses on the validation split, the same micro-batches every time."""
@@ -180,70 +161,19 @@ class Trainer:
         """One iterator per model chunk over the same micro-batches; every stage needs their plans."""
         return list(tee(batches, len(self.chunks)))
 
-    def _mark_finished(self, finished: bool) -> None:
-        """Keep the file FINISHED true, from which job scripts tell whether to queue the run again."""
-        if self.root and torch.distributed.get_rank() == 0:
-            marker = self.root / FINISHED
-            if finished:
-                marker.touch()
-            else:
-                marker.unlink(missing_ok=True)
-
-    def _sample_grid(self) -> SampleGrid | None:
-        if not self.config.logging.sample_interval:
-            return None
-        from mars_megatron.training.samples import SampleGrid  # the tokenizers' libraries take seconds to import
-
-        return SampleGrid(self.located, self.vocabulary)
-
-    def _suites(self) -> SuitesInTraining | None:
-        if not self.config.evaluation.interval:
-            return None
-        from mars_megatron.training.evaluation import SuitesInTraining
-
-        return SuitesInTraining(self.located, self.vocabulary, self.groups, self.chunks[0])
-
-    def _lr(self) -> float:
+    def lr(self) -> float:
+        """The learning rate of the last step."""
         return max(group["lr"] for group in self.optimizer.param_groups)
 
-    def _summary(self) -> str:
+    def _introduce(self) -> None:
         total = sum(p.numel() for chunk in self.chunks for p in chunk.parameters())
         trained = sum(p.numel() for chunk in self.chunks for p in chunk.parameters() if p.requires_grad)
         parallel = self.config.parallel
         experts = f" (experts over {parallel.expert})" if parallel.expert > 1 else ""
         start = f"resumed at step {self.position.step}" if self.position.step else "from step 0"
-        return (
+        self.metrics.say(
             f"{total / 1e6:.1f}M parameters on this rank, {trained / 1e6:.1f}M trained; tensor {parallel.tensor} x "
             f"pipeline {parallel.pipeline} x data {self.groups.dp.size()}{experts}; {platform.device()}; {start}"
         )
-
-
-class Interval:
-    """Speed since the last restart."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what was counted: time spent elsewhere must not look like slow steps."""
-        self._began, self._steps, self._tokens = time.monotonic(), 0, 0
-
-    def add(self, result: StepResult) -> None:
-        """Count one step."""
-        self._steps += 1
-        self._tokens += result.num_tokens
-
-    def rates(self) -> dict[str, float | None]:
-        """Seconds per step and tokens per second since the restart, which this call performs."""
-        if not self._steps:
-            return {}
-        seconds = time.monotonic() - self._began
-        per_step, per_second = seconds / self._steps, self._tokens / seconds
-        rates: dict[str, float | None] = {"seconds_per_step": per_step, "tokens_per_second": per_second}
-        self.restart()
-        return rates
-
-
-def _losses(result: StepResult) -> dict[str, float | None]:
-    values = asdict(result)
-    return values | values.pop("task_losses")
+        if torch.distributed.get_rank() == 0:  # which has read them
+            self.metrics.say(self.feed.describe())

@@ -159,14 +159,7 @@ def test_kill_while_saving_keeps_the_previous_checkpoint(corpus: str, tmp_path: 
     }
     process = subprocess.Popen(
         # Without torchrun, whose workers would outlive it.
-        [
-            sys.executable,
-            "-m",
-            "tests.support.distributed.start",
-            "save_every_step",
-            json.dumps({"run": run}),
-            os.devnull,
-        ],
+        [sys.executable, "-m", "tests.support.distributed.start", "save_every_step", json.dumps({"run": run})],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.DEVNULL,

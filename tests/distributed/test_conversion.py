@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from mars_megatron.conversion.convert import init_from_hf
-from tests.support.distributed.ranks import ROOT, environment
+from tests.support.distributed.ranks import run_jobs
 from tests.support.language_models import FAMILIES, OriginalQwen, language_model
 
 pytestmark = [pytest.mark.distributed, pytest.mark.filterwarnings("ignore:the result has no text tokenizer")]
@@ -39,12 +36,6 @@ def test_text_logits_under_tensor_and_pipeline_parallelism(tmp_path: Path) -> No
         }
         for name in (*FAMILIES, "qwen")
     ]
-    result = tmp_path / "result.json"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"),
-        *("-m", "tests.support.distributed.conversion_jobs", json.dumps(jobs), str(result)),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
-    for found, wanted in zip(json.loads(result.read_text()), expected, strict=True):
-        torch.testing.assert_close(torch.tensor(found), wanted, rtol=2e-5, atol=2e-5)
+    found = run_jobs(4, "conversion_jobs", [("logits", job) for job in jobs], writer=-1)
+    for logits, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(logits), wanted, rtol=2e-5, atol=2e-5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,10 @@ from mars_megatron.checkpoint.tokenizers import read_record
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import EvaluationConfig
 from tests.support.distributed.evaluation_jobs import run_suites, score, train_with_suites
-from tests.support.distributed.ranks import ROOT, environment, launcher
+from tests.support.distributed.ranks import run_jobs
 from tests.support.tiny_run import with_index, write_run
 
 pytestmark = pytest.mark.distributed
-
-
-def on_two_ranks(jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> list[Any]:
-    """Results of jobs of evaluation_jobs.py."""
-    result = folder / "result.json"
-    command = [
-        *launcher(2),
-        *("-m", "tests.support.distributed.evaluation_jobs", json.dumps(jobs), str(result)),
-    ]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
-    return json.loads(result.read_text())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the ranks of the other process run on the CPU")
@@ -49,7 +35,7 @@ def test_two_ranks_score_what_one_rank_scores(tmp_path: Path) -> None:
         return "train_with_suites", {"settings": settings, "config": training}
 
     jobs = [("score", {"folder": str(tmp_path)}), scored(2, tensor=2), scored(2, tensor=1), trained(2)]
-    found, split, replicated, in_training = on_two_ranks(jobs, tmp_path)
+    found, split, replicated, in_training = run_jobs(2, "evaluation_jobs", jobs)
     check_shared(found, score(str(tmp_path)))
     expected = run_suites(**scored(1, tensor=1)[1])
     assert split == pytest.approx(expected, rel=1e-4, abs=1e-4)

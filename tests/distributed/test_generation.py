@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.corpus import write_corpus
-from tests.support.distributed.ranks import ROOT, environment, launcher
+from tests.support.distributed.ranks import run_jobs
 from tests.support.tiny_run import write_run
 
 pytestmark = pytest.mark.distributed
-
-Results = list[Any]
-
-
-def launch(num_ranks: int, jobs: list[tuple[str, dict[str, Any]]], folder: Path) -> Results:
-    """Run jobs of generation_jobs.py; the results of the last rank."""
-    result = folder / f"result_{num_ranks}.json"
-    command = [*launcher(num_ranks), "-m", "tests.support.distributed.generation_jobs", json.dumps(jobs), str(result)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"
-    return json.loads(result.read_text())
 
 
 def super_resolution(tensor: int, sequence: bool, routed: bool) -> tuple[str, dict[str, Any]]:
@@ -56,8 +43,9 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
     with_tokenizers = write_run(tmp_path / "tiny").checkpoint
     tensor, data = (("of_sampler", {"path": with_tokenizers, "tensor": size}) for size in (2, 1))
     folder = {"path": with_tokenizers, "output": str(tmp_path / "images")}
-    _, *two = launch(
+    _, *two = run_jobs(
         2,
+        "generation_jobs",
         [
             ("save", {"run": run_of_two_stages}),
             ("of_layout", {"tensor": 2, "sequence": False}),
@@ -71,13 +59,14 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             *(documents(2, sequence=not routed, routed=routed) for routed in (False, True)),
             *(("of_folder", {**folder, "tensor": size}) for size in (2, 1)),
         ],
-        tmp_path,
+        writer=-1,  # not rank 0: ids must be the same on the others too
     )
     one = {"tensor": 1, "sequence": False}
     large = [super_resolution(1, sequence=False, routed=routed) for routed in (False, True)]
     mixed = [documents(1, sequence=False, routed=routed) for routed in (False, True)]
-    *found, drawn = launch(
+    *found, drawn = run_jobs(
         1,
+        "generation_jobs",
         [
             ("of_layout", one),
             ("of_layout", {**one, "routed": True}),
@@ -87,7 +76,7 @@ def test_two_ranks_sample_what_one_rank_samples(tmp_path: Path) -> None:
             *mixed,
             ("of_folder", {**folder, "tensor": 1}),
         ],
-        tmp_path,
+        writer=-1,  # not rank 0: ids must be the same on the others too
     )
     random_model, routed_model, loaded_model, sampled, *upscaled, written, routed_written = found
     assert len({tuple(codes) for codes in random_model["codes"]}) == 4

@@ -1,14 +1,14 @@
 """Run, or only parse, the commands of code blocks, all in this one process: imports take seconds.
 
 Its arguments are two files: a JSON list of {"place", "language", "text", "commands", "run"}, which it reads, and one of
-{"place", "error"}, which it writes. It works in the current folder.
+{"place", "error"}, which it writes. What the last block printed is in the second file's name with .log. It works in
+the current folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import re
@@ -175,12 +175,14 @@ def main(jobs: str, results: str) -> None:
     sys.path.insert(0, "tools")  # where the tools find what they share
     found = []
     for block in json.loads(Path(jobs).read_text(encoding="utf-8")):
-        output, error = io.StringIO(), ""
-        try:
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                handle(block)
+        log, error = Path(f"{results}.log"), ""
+        try:  # into a file: a program may end the process at once
+            with open(log, "w", buffering=1, encoding="utf-8") as output:
+                print(block["place"], file=output)
+                with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                    handle(block)
         except Exception:
-            error = f"{output.getvalue()}\n{traceback.format_exc()}"
+            error = f"{log.read_text(encoding='utf-8')}\n{traceback.format_exc()}"
         found.append({"place": block["place"], "error": error})
         Path(results).write_text(json.dumps(found), encoding="utf-8")
 

@@ -31,7 +31,7 @@ def peak_memory() -> int:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a folder file by file, each on its way to the disk while the next is copied, as a conversion does."""
-    from mars_megatron.checkpoint.written_files import BackgroundSync
+    from mars_megatron.files.writing import BackgroundSync
 
     with BackgroundSync() as background:
         for path in sorted(source.rglob("*")):

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptions
 from benchmarks.synthetic import write_pairs, write_pairs_without_tokens
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.data import flat_batches, open_micro_batches
 from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.prefetch import Prefetcher
@@ -43,7 +43,6 @@ def write_for(
     config: RunConfig, prefix: Path, num_documents: int, captions: tuple[int, int], *, tokens: bool = True
 ) -> None:
     """An index that fits a recipe; `tokens` False: as for the start on very many documents."""
-    side = config.image.resolution // config.image.downsample
     write = write_pairs if tokens else write_pairs_without_tokens
     write(
         prefix,
@@ -51,7 +50,7 @@ def write_for(
         captions,
         text_size=config.vocabulary.text_size,
         codebook_size=config.vocabulary.codebook_size,
-        grid=(side, side),
+        grid=(config.image.side, config.image.side),
         downsample=config.image.downsample,
     )
 

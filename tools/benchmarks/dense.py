@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmarks.sequence import SequenceParams
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.model.attention import RotaryEmbedding, apply_rotary
 from mars_megatron.model.backends import SampleAttention
-from mars_megatron.model.rope import RotaryEmbedding, apply_rotary
 from mars_megatron.model.transformer_config import build_transformer_config, head_dim
 from mars_megatron.sequence import combine
 from mars_megatron.sequence.batch import Batch

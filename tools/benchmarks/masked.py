@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.sequence import SequenceParams
+from mars_megatron.model.attention import apply_rotary
 from mars_megatron.model.experts import Experts
 from mars_megatron.model.layer import SemVIELayer
 from mars_megatron.model.mars import MARSModel
-from mars_megatron.model.rope import apply_rotary
 from mars_megatron.sequence import combine
 from mars_megatron.sequence.batch import Batch
 

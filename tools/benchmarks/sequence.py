@@ -8,7 +8,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
-from mars_megatron.model.rope import RotaryEmbedding
+from mars_megatron.model.attention import RotaryEmbedding
 from mars_megatron.sequence import DispatchPlan, combine, permute_rows
 
 

@@ -16,6 +16,7 @@ from benchmarks.masked import MaskedMARS
 from benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron import platform
 from mars_megatron.config import validate
+from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import (
     DataConfig,
     ModelConfig,
@@ -25,7 +26,6 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.config.validate_data import RESERVED_ROWS
 from mars_megatron.model import build_model
 from mars_megatron.model.build import freeze
 from mars_megatron.model.initialization import initialize_parameters

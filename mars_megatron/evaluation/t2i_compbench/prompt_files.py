@@ -40,6 +40,11 @@ class PromptFile:
     parts: list[tuple[str, ...]]
 
     @property
+    def ways(self) -> list[str]:
+        """Every way in which one of its prompts is scored."""
+        return list(dict.fromkeys(way for of_prompt in self.parts for way in of_prompt))
+
+    @property
     def stem(self) -> str:
         """Name of the file without its ending."""
         return self.path.stem

@@ -1,22 +1,17 @@
-"""What scores images: the benchmark's ways, and a user's own."""
+"""What scores images beside the models of the benchmark: CLIP, and a user's own function or class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
-from mars_megatron.evaluation.clip_similarity import ClipSimilarity
-from mars_megatron.evaluation.t2i_compbench.detection import CountScorer, DepthScorer, SpatialScorer
-from mars_megatron.evaluation.t2i_compbench.detector import Detector
-from mars_megatron.evaluation.t2i_compbench.prompt_files import ATTRIBUTES, COUNT, DEPTH, SPATIAL, WHOLE
-from mars_megatron.evaluation.t2i_compbench.scenes import PREFIX, SceneScorer, check_scenes
-from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
-from mars_megatron.evaluation.user_code import is_attribute, load_attribute
+from mars_megatron.config.user_code import is_attribute, load_attribute
+from mars_megatron.evaluation.pretrained import ClipSimilarity
 
-ACCEPTED = f"auto, none, {PREFIX}FOLDER, module:attribute, file.py:attribute"
+ACCEPTED = "auto, none, or package.module:name or folder/file.py:name, with :ARGUMENT behind it for a class of one"
 
 
 class Scorer(Protocol):
@@ -47,24 +42,43 @@ class WholeScorer:
 
 
 class UserScorer:
-    """A user's function, or class without arguments, that is called with images and prompts as a `Scorer` is.
+    """A user's function, or an object of a user's class, that is called with images and prompts as a `Scorer` is.
 
     Args:
-        attribute: module:attribute or file.py:attribute.
+        name: One of the forms of `load_attribute`; of a class that takes an argument, that and :ARGUMENT.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or it cannot be called so.
     """
 
-    def __init__(self, attribute: str) -> None:
+    def __init__(self, name: str) -> None:
+        attribute, argument = name, []
+        if not is_attribute(name):
+            parts = name.split(":", 2)
+            attribute, argument = ":".join(parts[:-1]), parts[-1:]
         if not is_attribute(attribute):
-            raise ValueError(f"scorer is {attribute!r}; accepted: {ACCEPTED}")
+            raise ValueError(f"scorer is {name!r}; accepted: {ACCEPTED}")
         found = load_attribute("scorer", attribute)
-        self.name = attribute.rpartition(":")[2]
-        self._score: Callable[[torch.Tensor, Sequence[str]], Sequence[float]]
-        self._score = found() if isinstance(found, type) else found
-        if not callable(self._score):
-            raise ValueError(f"scorer {attribute} cannot be called; give a function of images and prompts")
+        self.name: str = getattr(found, "__name__", attribute)
+        if isinstance(found, type):
+            try:
+                inspect.signature(found).bind(*argument)
+            except TypeError as error:
+                raise ValueError(f"scorer is {name!r}: {error}; accepted: {ACCEPTED}") from error
+            found, argument = found(*argument), []
+        if not callable(found) or argument:
+            raise ValueError(f"scorer {name} cannot be called; give a function of images and prompts")
+        self._score = found
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Let the user's own `check`, if there is one, look at the prompts.
+
+        Raises:
+            ValueError: They cannot be scored.
+        """
+        check = getattr(self._score, "check", None)
+        if check is not None:
+            check(prompts)
 
     def notes(self, prompts: Sequence[str]) -> dict[str, Any]:
         return {}
@@ -74,67 +88,3 @@ class UserScorer:
         if len(scores) != len(prompts):
             raise ValueError(f"scorer {self.name} gave {len(scores)} scores for {len(prompts)} images")
         return scores
-
-
-def check_own_scorer(name: str, prompts: Sequence[str]) -> None:
-    """Whether `own_scorer` can be made, and can score these prompts.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    if name.startswith(PREFIX):
-        check_scenes(name.removeprefix(PREFIX), prompts)
-    else:
-        UserScorer(name)
-
-
-def own_scorer(name: str) -> Scorer:
-    """A scorer that takes all prompts, whatever their category."""
-    return SceneScorer(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else UserScorer(name)
-
-
-@dataclass(frozen=True)
-class Judges:
-    """Names of the models that score, as transformers folders or names on the Hugging Face hub.
-
-    Args:
-        vqa: For attributes.
-        detector: For relations in the plane and numbers.
-        clip: For whole prompts.
-        depth: For relations in depth, with the detector.
-        detector_threshold: Least confidence of an object.
-        batch_size: Images or questions in one forward pass.
-    """
-
-    vqa: str
-    detector: str
-    clip: str
-    depth: str
-    detector_threshold: float
-    batch_size: int
-
-    def needed(self, part: str) -> dict[str, str]:
-        """Model by option of a way to score."""
-        options = {
-            ATTRIBUTES: ("vqa",),
-            SPATIAL: ("detector",),
-            COUNT: ("detector",),
-            DEPTH: ("detector", "depth"),
-            WHOLE: ("clip",),
-        }
-        return {option: getattr(self, option) for option in options[part]}
-
-    def scorer(self, part: str, device: torch.device) -> Scorer:
-        """The scorer of a way to score.
-
-        Raises:
-            ValueError: A model cannot be opened.
-        """
-        if part == ATTRIBUTES:
-            return AttributeScorer(self.vqa, device, self.batch_size)
-        if part == WHOLE:
-            return WholeScorer(ClipSimilarity("clip", self.clip, device, self.batch_size))
-        detector = Detector(self.detector, device, self.detector_threshold, self.batch_size)
-        if part == DEPTH:
-            return DepthScorer(detector, self.depth, device)
-        return SpatialScorer(detector) if part == SPATIAL else CountScorer(detector)

@@ -1,11 +1,8 @@
-"""What the ranks of test_conversion.py do: `python -m tests.support.distributed.conversion_jobs ARGUMENTS RESULT`."""
+"""What the ranks of test_conversion.py do."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -13,13 +10,15 @@ from mars_megatron import platform
 from mars_megatron.checkpoint import load_model, read_config, resolve
 from mars_megatron.config.schema import ParallelConfig
 from mars_megatron.model import build_model
-from mars_megatron.platform.parallel import initialize_parallel, shut_down
+from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 
-def logits(checkpoint: str, ids: list[int], tensor: int, pipeline: int) -> torch.Tensor:
+def logits(checkpoint: str, ids: list[int], tensor: int, pipeline: int) -> list[list[float]]:
     """Logits [tokens, text ids] of one sample under a layout, on the ranks of the last stage; else hidden states."""
+    platform.initialize("cpu")
+    platform.init_process_group()
     parallel = ParallelConfig(tensor=tensor, pipeline=pipeline)
     config = replace(read_config(resolve(checkpoint)), parallel=parallel)
     groups = initialize_parallel(parallel, 1)
@@ -36,20 +35,4 @@ def logits(checkpoint: str, ids: list[int], tensor: int, pipeline: int) -> torch
         out = model.eval()(batch, return_logits=True)
         if not model.post_process:
             torch.distributed.send(out, stages[groups.pp.rank() + 1])
-    return out[..., : vocabulary.text_size]
-
-
-def main() -> None:
-    """Run every model; the last rank writes the results."""
-    jobs, result = json.loads(sys.argv[1]), Path(sys.argv[2])
-    torch.set_num_threads(1)
-    platform.initialize("cpu")
-    platform.init_process_group()
-    values = [logits(**job).tolist() for job in jobs]
-    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-        result.write_text(json.dumps(values))
-    shut_down()
-
-
-if __name__ == "__main__":
-    main()
+    return out[..., : vocabulary.text_size].tolist()

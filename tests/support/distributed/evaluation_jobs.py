@@ -1,9 +1,8 @@
-"""What the ranks of test_evaluation.py do: `python -m tests.support.distributed.evaluation_jobs ARGUMENTS RESULT`."""
+"""What the ranks of test_evaluation.py do."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +12,12 @@ import torch
 from mars_megatron import platform
 from mars_megatron.config import from_yaml
 from mars_megatron.config.parser import override
+from mars_megatron.evaluation.context import score_shared
 from mars_megatron.evaluation.fid import Fid
 from mars_megatron.evaluation.frechet import FeatureSums
-from mars_megatron.evaluation.ranks import score_shared
-from mars_megatron.evaluation.registry import make_jobs
+from mars_megatron.evaluation.jobs import make_jobs
 from mars_megatron.evaluation.runner import evaluate
-from mars_megatron.evaluation.t2i_compbench import T2ICompBench
-from mars_megatron.platform.parallel import shut_down
+from mars_megatron.evaluation.t2i_compbench.compbench import T2ICompBench
 from mars_megatron.training import Trainer
 from tests.support.small_context import SmallContext
 
@@ -72,16 +70,3 @@ def train_with_suites(settings: list[str], config: str) -> dict[str, float]:
     found = [line for line in map(json.loads, lines) if line["split"] == "evaluation"]
     assert [line.pop("step") for line in found] == [2, 4]
     return {name: value for name, value in found[-1].items() if name != "split"}
-
-
-def main() -> None:
-    """Run the jobs, and let rank 0 write the results."""
-    torch.set_num_threads(1)
-    value = [globals()[job](**keywords) for job, keywords in json.loads(sys.argv[1])]
-    if torch.distributed.get_rank() == 0:
-        Path(sys.argv[2]).write_text(json.dumps(value))
-    shut_down()
-
-
-if __name__ == "__main__":
-    main()

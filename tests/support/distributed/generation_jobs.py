@@ -1,9 +1,7 @@
-"""What the ranks of test_generation.py do: `python -m tests.support.distributed.generation_jobs ARGUMENTS RESULT`."""
+"""What the ranks of test_generation.py do."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from mars_megatron.gallery.image_folder import read_manifest
 from mars_megatron.gallery.prompts import Prompt
 from mars_megatron.gallery.requests import ImageRequest
 from mars_megatron.model import MARSModel, build_model
-from mars_megatron.platform.parallel import initialize_parallel, shut_down
+from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sampling import Sampler, generate_captions, generate_images, load_for_inference, upscale
 from mars_megatron.sampling.batches import pack_samples
 from mars_megatron.sampling.decoding import Decoder, inference, row_multiple
@@ -145,17 +143,3 @@ def save(run: dict[str, Any]) -> None:
     """Train a run of the tests for one step, and save it."""
     trainer = Trainer(tiny_config(run))
     trainer.run()
-
-
-def main() -> None:
-    arguments, result = json.loads(sys.argv[1]), Path(sys.argv[2])
-    torch.set_num_threads(1)
-    value = [globals()[job](**keywords) for job, keywords in arguments]
-    # not rank 0: ids must be the same on the others too
-    if torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-        result.write_text(json.dumps(value))
-    shut_down()
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mars_megatron.config.schema import (
     DataConfig,
     LoggingConfig,
     ModelConfig,
+    ParallelConfig,
     RunConfig,
     TaskWeights,
     TrainingConfig,
@@ -22,6 +24,7 @@ from mars_megatron.config.schema import (
 )
 from mars_megatron.data import MicroBatches
 from mars_megatron.model.feed_forward import expert_parameters
+from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sequence.batch import Batch, flatten
 from mars_megatron.training import Trainer
 from tests.support.corpus import CODEBOOK_SIZE, TEXT_SIZE
@@ -166,3 +169,13 @@ def uneven_collectives(rounds: int) -> dict[str, int]:
         torch.distributed.reduce_scatter(reduced, list(wholes[rank].split(sizes)))
         right["reduce_scatter"] += torch.allclose(reduced, sum(wholes).split(sizes)[rank], atol=1e-6)
     return right
+
+
+def threads_of_groups(layouts: list[dict[str, int]]) -> list[int]:
+    """The threads of this process after the start of each layout."""
+    platform.initialize("cpu")
+    counts = []
+    for layout in layouts:
+        initialize_parallel(ParallelConfig(**layout), 1)
+        counts.append(len(os.listdir("/proc/self/task")))
+    return counts

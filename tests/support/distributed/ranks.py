@@ -1,26 +1,27 @@
-"""Runs functions of `jobs.py` on real gloo ranks, in processes of their own."""
+"""Runs functions of the `*jobs.py` on real gloo ranks, in processes of their own."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.support.distributed.server import Job
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def command(num_ranks: int, job: str, arguments: dict[str, Any], result: Path) -> list[str]:
-    """The command line of a job; one rank needs no torchrun, which takes seconds to start."""
-    return [*launcher(num_ranks), "-m", "tests.support.distributed.start", job, json.dumps(arguments), str(result)]
-
-
 def launcher(num_ranks: int) -> list[str]:
-    """What a command line begins with."""
+    """What a command line begins with; one rank needs no torchrun, which takes seconds to start."""
     if num_ranks == 1:
         return [sys.executable]
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
@@ -31,26 +32,73 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
 
-def run_ranks(
+class _Server:
+    """A `server.py` with these environment variables, which lives as long as the tests of this process."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.distributed.server"],
+            cwd=ROOT,
+            # So that torch counts GPUs without a context, which no fork survives.
+            env={**environment(), "PYTORCH_NVML_BASED_CUDA_CHECK": "1", **variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(self.kill)
+
+    def run(self, job: Job) -> bool:
+        """Whether all ranks ended well."""
+        try:
+            assert self._process.stdin and self._process.stdout
+            self._process.stdin.write(json.dumps(asdict(job)) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+        except BaseException:  # a test's time is over, or the server's
+            self.kill()
+            _server.cache_clear()
+            raise
+
+    def kill(self) -> None:
+        """End it and its ranks."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+@cache
+def _server(variables: tuple[tuple[str, str], ...]) -> _Server:
+    return _Server(dict(variables))
+
+
+def run_jobs(
     num_ranks: int,
-    job: str,
-    arguments: dict[str, Any],
+    module: str,
+    calls: Sequence[tuple[str, dict[str, Any]]],
     variables: Mapping[str, str] | None = None,
-) -> Any:
-    """Run a job on `num_ranks` ranks, with more environment variables if given, and return rank 0's result.
+    writer: int = 0,
+) -> list[Any]:
+    """Make calls on `num_ranks` ranks, one after the other, and return what they return on one of the ranks.
+
+    Args:
+        num_ranks: Ranks, in new processes.
+        module: Of this package, with the functions.
+        calls: Their names and keyword arguments.
+        variables: More environment variables.
+        writer: The rank.
 
     Raises:
         RuntimeError: with the job's output, if a rank failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        done = subprocess.run(
-            command(num_ranks, job, arguments, result),
-            cwd=ROOT,
-            env={**environment(), **(variables or {})},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"{job} failed on {num_ranks} ranks:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
-        return json.loads(result.read_text())
+        job = Job(num_ranks, module, list(calls), writer, folder)
+        if not _server(tuple(sorted((variables or {}).items()))).run(job):
+            output = Path(folder, "output.txt").read_text(errors="replace")
+            raise RuntimeError(f"{[name for name, _ in calls]} failed on {num_ranks} ranks:\n{output[-12000:]}")
+        return json.loads(Path(folder, "result.json").read_text())
+
+
+def run_ranks(num_ranks: int, job: str, arguments: dict[str, Any], variables: Mapping[str, str] | None = None) -> Any:
+    """What one function of jobs.py returns on rank 0; see `run_jobs`."""
+    return run_jobs(num_ranks, "jobs", [(job, arguments)], variables)[0]

@@ -61,7 +61,7 @@ def errors(tmp_path_factory):
     command = [sys.executable, "-m", "tests.support.doc_runner", "jobs.json", "results.json"]
     environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, (folder / "results.json.log").read_text(encoding="utf-8") + done.stderr
     return {result["place"]: result["error"] for result in json.loads((folder / "results.json").read_text())}
 
 

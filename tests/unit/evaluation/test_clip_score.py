@@ -11,7 +11,7 @@ from torchmetrics.functional.multimodal import clip_score
 from transformers import CLIPModel, CLIPProcessor
 
 from mars_megatron import platform
-from mars_megatron.evaluation.clip_score import ClipScore
+from mars_megatron.evaluation.clip import ClipScore
 from tests.support.small_context import SmallContext
 from tests.support.tiny_judges import SIDE, write_clip
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.evaluation.context import RunContext
-from mars_megatron.evaluation.kept import kept_codes
+from mars_megatron.evaluation.context import RunContext, kept_codes
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.tiny_run import write_run
 

@@ -18,8 +18,7 @@ from mars_megatron.config.schema import (
     RunConfig,
     VocabularyConfig,
 )
-from mars_megatron.evaluation.controls import expert_pairs, swap_experts, visual_from_text
-from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
+from mars_megatron.evaluation.prompt_fidelity import expert_pairs, prompt_fidelity, swap_experts, visual_from_text
 from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, compare_text, text_logits
 from mars_megatron.gallery.prompts import Prompt
 from mars_megatron.model import MARSModel, build_model

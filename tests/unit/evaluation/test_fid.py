@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from mars_megatron.evaluation.features import check_extractor, load_extractor, pixels
-from mars_megatron.evaluation.fid import Fid
+from mars_megatron.evaluation.fid import Fid, read_statistics
 from mars_megatron.evaluation.frechet import FeatureSums, frechet_distance
-from mars_megatron.evaluation.reference_statistics import read_statistics
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.small_context import SmallContext
 from tests.support.tiny_run import TinyRun, write_run
@@ -175,7 +174,7 @@ def test_transformers_folder(tmp_path: Path) -> None:
     [
         ("inception:missing.pth", "needs the weights missing.pth.*accepted besides"),
         ("nothing", "which does not exist; accepted: inception"),
-        ("no.such.module:name", "cannot be imported"),
+        ("no.such.module:name", "there is no module no in"),
         ("missing.py:name", "does not exist"),
         ("mars_megatron.evaluation.features:nothing", "has no nothing"),
     ],

@@ -8,9 +8,9 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from examples.digits.images import load_digit_images
 from mars_megatron.evaluation.features import pixels
 from mars_megatron.evaluation.frechet import FeatureSums, Moments, frechet_distance
-from mars_megatron.indexing.digits import load_digit_images
 
 
 class Given(torch.nn.Module):

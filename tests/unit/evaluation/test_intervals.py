@@ -7,7 +7,7 @@ import pytest
 
 from mars_megatron.evaluation import intervals
 from mars_megatron.evaluation.intervals import Estimate, mean, mean_of_groups, proportion, share_of_groups
-from mars_megatron.evaluation.table import table
+from mars_megatron.evaluation.results import table
 
 
 def test_known_intervals_of_shares() -> None:

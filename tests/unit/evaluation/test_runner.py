@@ -15,11 +15,11 @@ from PIL import Image
 
 from mars_megatron.config.schema import to_dict
 from mars_megatron.evaluation import context
-from mars_megatron.evaluation.registry import Job, make_jobs
-from mars_megatron.evaluation.report import fingerprint_of
+from mars_megatron.evaluation.facts import Facts
+from mars_megatron.evaluation.jobs import Job, make_jobs
+from mars_megatron.evaluation.prompt_fidelity import PromptFidelity
+from mars_megatron.evaluation.results import fingerprint_of
 from mars_megatron.evaluation.runner import UNFINISHED, evaluate
-from mars_megatron.evaluation.suites.facts import Facts
-from mars_megatron.evaluation.suites.prompt_fidelity import PromptFidelity
 from mars_megatron.sampling import Sampler
 from tests.support.command_lines import load_tool
 from tests.support.tiny_run import TinyRun, with_index, write_run

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.evaluation.captions import caption_accuracy
-from mars_megatron.evaluation.completion import Fact, completion_accuracy, read_facts
+from mars_megatron.evaluation.caption_accuracy import caption_accuracy
+from mars_megatron.evaluation.facts import Fact, completion_accuracy, read_facts
+from mars_megatron.evaluation.intervals import Judged
 from mars_megatron.evaluation.labels import LabelWords
 from mars_megatron.evaluation.prompt_fidelity import check_prompts, prompt_fidelity
-from mars_megatron.evaluation.shares import Judged
 from mars_megatron.evaluation.texts import read_sentences
 from mars_megatron.gallery.prompts import Prompt
 

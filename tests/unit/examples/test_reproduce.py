@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,14 +30,11 @@ if kind == "whole":
 
 
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The modules, which import each other as scripts do."""
-    names = ("runs", "train", "plots", "results", "report")
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield {name: importlib.import_module(name) for name in names}
-    for name in set(names) - before:
-        sys.modules.pop(name, None)
+def scripts() -> dict[str, ModuleType]:
+    return {
+        name: importlib.import_module(f"examples.reproduce.{name}")
+        for name in ("runs", "train", "plots", "results", "report")
+    }
 
 
 def starter(module: ModuleType, monkeypatch: pytest.MonkeyPatch, kinds: dict[str, str]) -> list[Any]:

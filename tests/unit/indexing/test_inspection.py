@@ -214,7 +214,7 @@ def test_the_command(main, mixed, tmp_path, capsys):
     assert (
         main("inspect", mixed, "--document", 1, "--output", tmp_path / "text", "--no-progress") == 0
     )  # no image in it
-    assert main("inspect", tmp_path / "none") == 1 and "none.json is missing" in capsys.readouterr().err
+    assert main("inspect", tmp_path / "none") == 2 and "none.json is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,14 @@ def test_merge_and_validate_commands(main, mixed, index, tmp_path, capsys):
     shards.mkdir()
     (shards / "inputs.json").write_text(json.dumps({"inputs": ["a", "b"], "settings": {}}))
     write_index(shards / "000000", MIXED[:2])
-    assert main("merge", "--output", tmp_path / "train", "--no-progress") == 1
+    assert main("merge", "--output", tmp_path / "train", "--no-progress") == 2
     assert "000001 (b)" in capsys.readouterr().err
     write_index(shards / "000001", MIXED[2:])
     assert main("merge", "--output", tmp_path / "train", "--no-progress") == 0
     assert main("merge", "--output", tmp_path / "train", "--no-progress", "--remove-shards") == 0
     assert "already merged" in capsys.readouterr().out and not shards.exists()
     assert main("merge", "--output", tmp_path / "train", "--no-progress", "--remove-shards") == 0
-    assert main("merge", "--output", tmp_path / "x", "--no-progress", "--inputs", tmp_path / "train", mixed) == 1
+    assert main("merge", "--output", tmp_path / "x", "--no-progress", "--inputs", tmp_path / "train", mixed) == 2
     assert "cannot be merged: text_tokenizer.fingerprint" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main("merge", "--output", tmp_path / "x", "--inputs", mixed, "--remove-shards")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mars_megatron.model import KVCache, MARSModel
-from mars_megatron.model.qk_norm import HeadLayout, QKNorm
+from mars_megatron.model.attention import HeadLayout, QKNorm
 from mars_megatron.model.transformer_config import build_transformer_config
 from mars_megatron.sampling.batches import pack_samples, sample_lengths
 from mars_megatron.sampling.decoding import inference

@@ -13,7 +13,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from mars_megatron.config.schema import RopeScalingConfig
-from mars_megatron.model.rope import RotaryEmbedding
+from mars_megatron.model.attention import RotaryEmbedding
 
 CPU = torch.device("cpu")
 LLAMA_31 = RopeScalingConfig(type="llama3", factor=8.0, original_context=8192)

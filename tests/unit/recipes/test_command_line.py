@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, to_yaml
+from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, parser
 from mars_megatron.config.problems import leaves
-from mars_megatron.recipes import get_recipe
-from mars_megatron.recipes.command_line import load_config, parse
+from mars_megatron.recipes import command_line, get_recipe
+from mars_megatron.recipes.command_line import parse
 
 DATA = ["--data.path", "corpus"]
 
@@ -161,18 +161,27 @@ def test_help_documents_every_setting(capsys, monkeypatch):
     assert "Most rows of one micro-batch" in text
 
 
-def test_load_config_applies_overrides(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(get_recipe("mars_7b_stage1")))
-    config = load_config(path, ["--parallel.tensor", "1", "--parallel.sequence=false", "--generation.seed", "3"])
-    assert (config.parallel.tensor, config.generation.seed, config.model.num_layers) == (1, 3, 32)
-    assert load_config(path, world_size=8) == get_recipe("mars_7b_stage1")
-    with pytest.raises(ValueError, match="unrecognized arguments: --generation.seeds 3"):
-        load_config(path, ["--generation.seeds", "3"])
-    with pytest.raises(ValueError, match=r"parallel\.sequence is True; accepted: false"):
-        load_config(path, ["--parallel.tensor", "1"])
-    with pytest.raises(ValueError, match="there are 2"):
-        load_config(path, world_size=2)
+def test_a_start_parses_its_settings_once(partial, monkeypatch):
+    """The parser takes a tenth of a second to build, in every rank."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    built = []
+
+    def counted(**options):
+        built.append(options)
+        return build_parser(**options)
+
+    build_parser = parser.build_parser
+    for module in (parser, command_line):
+        monkeypatch.setattr(module, "build_parser", counted)
+    parse(
+        [*DATA, "--recipe", "mars_7b_stage2", "--init-from", "runs/stage1", "--config", partial, "--model.norm_eps=1"]
+    )
+    assert len(built) == 1
+    parser._settings_parser.cache_clear()
+    for steps in (3, 4):
+        config = parser.override(from_yaml(partial), [f"--training.steps={steps}"])
+        assert (config.training.steps, config.optimizer.lr) == (steps, 0.002)
+    assert len(built) == 2, "saved settings share one"
 
 
 def test_the_command_line_does_not_import_torch():

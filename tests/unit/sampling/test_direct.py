@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from megatron.core.tensor_parallel import ColumnParallelLinear
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils import parametrize, prune
 
 from mars_megatron.model import KVCache, MARSModel
 from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.decoding import Decoder, inference
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sequence import TEXT, VISUAL
 from tests.support.tiny import VOCABULARY, randomize, tiny_model
@@ -103,3 +110,113 @@ def test_only_one_modality_is_scored_where_asked() -> None:
 
 def test_several_experts_are_left_to_the_model() -> None:
     assert not DirectDecoding.serves(tiny_model({"experts.visual": 4}))
+
+
+class Doubled(ColumnParallelLinear):
+    """A linear that adds something of its own, as an adapter that is a subclass does."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        out, bias = super().forward(*args, **kwargs)
+        return out * 2, bias
+
+
+class Wrapper(nn.Module):
+    """What an adapter that wraps a module does; it passes for the module by its attributes."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+        if hasattr(inner, "weight"):
+            self.weight, self.bias = inner.weight, getattr(inner, "bias", None)
+
+    def forward(self, *args: Any) -> Any:
+        out = self.inner(*args)
+        return (out[0] * 2, *out[1:]) if isinstance(out, tuple) else out * 2
+
+
+class Twice(nn.Module):
+    """A parametrisation, and a forward in the place of another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+class Weight(torch.Tensor):
+    """A type of parameter of its own, as quantised weights are."""
+
+
+def subclassed(linear: nn.Module) -> None:
+    linear.__class__ = Doubled
+
+
+def wrapped(owner: nn.Module, name: str) -> None:
+    setattr(owner, name, Wrapper(getattr(owner, name)))
+
+
+def doubled(_: nn.Module, __: Any, out: Any) -> Any:
+    return (out[0] * 2, *out[1:]) if isinstance(out, tuple) else out * 2
+
+
+def with_own_forward(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda *args: doubled(module, args, forward(*args))  # type: ignore[method-assign]
+
+
+def with_own_arrangement(core: Any) -> None:
+    arrange = core.arrange
+    core.arrange = lambda rows, plan: arrange(rows, plan) * 2
+
+
+def with_other_weight(linear: nn.Module) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach().clone().mul_(2).as_subclass(Weight), requires_grad=False)
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "subclass_of_the_attentions_linear": lambda model: subclassed(model.decoder.layers[1].attention.linear_qkv.visual),
+    "wrapped_projection": lambda model: wrapped(model.decoder.layers[0].attention.linear_proj, "visual"),
+    "wrapped_ffn_linear": lambda model: wrapped(model.decoder.layers[0].mlp.text, "linear_fc2"),
+    "wrapped_ffn": lambda model: wrapped(model.decoder.layers[1].mlp, "visual"),
+    "wrapped_norm": lambda model: wrapped(model.decoder.layers[0].input_norm, "shared"),
+    "wrapped_last_norm": lambda model: wrapped(model.final_norm, "shared"),
+    "wrapped_head": lambda model: wrapped(model.head, "visual"),
+    "wrapped_embedding": lambda model: wrapped(model.embedding, "visual"),
+    "wrapped_pair": lambda model: model.decoder.layers[0].mlp.register_forward_hook(
+        lambda _, __, rows: rows.with_parts(rows.text * 2, rows.visual * 2)
+    ),
+    "hook": lambda model: model.decoder.layers[0].attention.linear_proj.text.register_forward_hook(doubled),
+    "hook_of_the_model": lambda model: model.register_forward_hook(doubled),
+    "hook_before": lambda model: model.decoder.layers[0].mlp.visual.register_forward_pre_hook(
+        lambda _, args: (args[0] * 2, *args[1:])
+    ),
+    "parametrised": lambda model: parametrize.register_parametrization(
+        model.decoder.layers[1].attention.linear_qkv.text, "weight", Twice()
+    ),
+    "pruned": lambda model: prune.random_unstructured(model.decoder.layers[0].mlp.visual.linear_fc1, "weight", 0.5),
+    "own_forward": lambda model: with_own_forward(model.decoder.layers[0].attention.linear_proj.visual),
+    "own_forward_of_a_table": lambda model: with_own_forward(model.embedding.text),
+    "own_method_of_the_attention": lambda model: with_own_arrangement(model.decoder.layers[0].attention.core_attention),
+    "other_activation": lambda model: setattr(model.config, "activation_func", F.gelu),
+    "other_type_of_weight": lambda model: with_other_weight(model.decoder.layers[0].mlp.text.linear_fc1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_not_as_it_was_built_is_left_to_the_model(change: str) -> None:
+    model = randomize(tiny_model())
+    with inference(model):
+        unchanged = Decoder(model, VOCABULARY, ALIKE, VISUAL, 2).start()
+        CHANGES[change](model)
+        assert not DirectDecoding.serves(model)
+        decoder = Decoder(model, VOCABULARY, ALIKE, VISUAL, 2)
+        found, expected = decoder.start(), model(pack_samples(ALIKE, VOCABULARY), return_logits=True, only=VISUAL)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (found - unchanged).abs().max() > 1e-3, "the change must tell for this to test anything"
+
+
+def test_hooks_of_all_modules_are_called() -> None:
+    model, called = randomize(tiny_model()), []
+    with inference(model), ExitStack() as stack:
+        stack.callback(register_module_forward_hook(lambda module, *_: called.append(module)).remove)
+        Decoder(model, VOCABULARY, ALIKE, VISUAL, 2).start()
+    assert model.decoder.layers[0].attention.linear_proj.text in called
+    assert DirectDecoding.serves(model), "the hook is gone"

@@ -41,6 +41,8 @@ def test_every_token_and_target_is_in_its_row(row_multiple):
     mask = np.concatenate([s[2] for s in SAMPLES])
     assert joined.tolist() == targets[positions.numpy()].tolist()
     assert sorted(positions.tolist()) == np.flatnonzero(mask).tolist()
+    sample_of_token = np.repeat(np.arange(3), [len(s[0]) for s in SAMPLES])
+    assert batch.target_samples.tolist() == sample_of_token[positions.numpy()].tolist()
     for part in positions.split([batch.num_text_targets, batch.num_visual_targets]):
         assert (part.diff() > 0).all()  # in sequence order
     assert (batch.targets[: batch.num_text_targets] < VOCABULARY.text_size).all()

@@ -119,7 +119,6 @@ def test_example(impl):
     assert (plan.num_tokens, plan.num_samples, plan.num_text, plan.num_visual) == (8, 3, 4, 4)
     assert plan.expert_splits == (6, 6) and plan.num_rows == 12 and plan.max_seqlen == 5
     assert plan.image_before_text
-    assert plan.runs.tolist() == [[0, 0, 2, TEXT], [2, 6, 4, VISUAL], [6, 2, 2, TEXT]]
     assert plan.sequence_to_sorted.tolist() == [0, 1, 6, 7, 8, 9, 2, 3]
     assert plan.sorted_to_sequence.tolist() == [0, 1, 6, 7, -1, -1, 2, 3, 4, 5, -1, -1]
     assert plan.position_ids.tolist() == [0, 1, 1, 0, 0, 0, 2, 3, 4, 0, 0, 0]
@@ -251,7 +250,7 @@ def test_to():
     assert_equal(plan.to("cpu"), plan)
     moved = plan.to("meta", non_blocking=True)
     tensors = [field.name for field in dataclasses.fields(plan) if field.type == "torch.Tensor"]
-    assert len(tensors) == 8
+    assert len(tensors) == 7
     assert all(getattr(moved, name).device.type == "meta" for name in tensors)
     assert moved.expert_splits == plan.expert_splits
 
@@ -265,7 +264,7 @@ def test_frozen_and_compared_by_identity():
 
 def test_validate_notices():
     plan = build_plan(*pack([[(TEXT, 5), (VISUAL, 9)], [(TEXT, 2)]]), row_multiple=4)
-    for name in ("runs", "cu_seqlens", "position_ids", "text_block", "sequence_to_sorted", "sorted_to_sequence",
+    for name in ("cu_seqlens", "position_ids", "text_block", "sequence_to_sorted", "sorted_to_sequence",
                  "padded_to_sorted", "sorted_to_padded"):  # fmt: skip
         broken = getattr(plan, name).clone()
         broken.view(-1)[1] += 1

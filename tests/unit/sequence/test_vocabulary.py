@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -46,3 +47,13 @@ def test_modality_values_are_those_of_the_plan():
 def test_bad_size_names_the_setting():
     with pytest.raises(ValueError, match="vocabulary.codebook_size is 0"):
         Vocabulary(text_size=10, codebook_size=0)
+
+
+def test_an_image_is_framed_alike_alone_and_among_others():
+    vocabulary = Vocabulary(text_size=10, codebook_size=4)
+    codes = np.array([[3, 0, 1], [2, 2, 0]])
+    expected = [[14, 13, 10, 11, 15], [14, 12, 12, 10, 15]]
+    for given in (codes, torch.from_numpy(codes), codes.astype(np.int32)):
+        assert vocabulary.frame(given).dtype == np.int64
+        assert vocabulary.frame(given).tolist() == expected and vocabulary.frame(given[1]).tolist() == expected[1]
+    assert vocabulary.frame(codes[:0]).shape == (0, 5)

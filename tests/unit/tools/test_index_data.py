@@ -84,7 +84,7 @@ def test_an_image_tokenizer_that_is_not_whole_indexes_nothing(main, made, tmp_pa
         code = main("build", "--input", made, "--output", tmp_path / "index" / "train", "--resolution", 8,
                     "--text-tokenizer", made / "text.model", "--image-tokenizer", vq)  # fmt: skip
         err = capsys.readouterr().err
-        assert code == 1 and message in err and str(vq / "diffusion_pytorch_model.safetensors") in err, err
+        assert code == 2 and message in err and str(vq / "diffusion_pytorch_model.safetensors") in err, err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vq"]
 
 
@@ -109,7 +109,7 @@ def test_every_option_arrives(main, made, tmp_path, capsys):
         "max_text_tokens": 30, "max_pixels": 999, "max_bytes": 9999, "min_side": 3, "allow_outside": True,
     }  # fmt: skip
     assert main("build", "--input", tmp_path / "x.jsonl", "--output", tmp_path / "x", "--text-tokenizer",
-                made / "text.model", "--image-tokenizer", made / "vq", "--resolution", 8) == 1  # fmt: skip
+                made / "text.model", "--image-tokenizer", made / "vq", "--resolution", 8) == 2  # fmt: skip
     assert "was made with allow_outside True, not False; give another output, or --overwrite" in capsys.readouterr().err
 
 
@@ -150,7 +150,7 @@ def test_shards(main, made, tmp_path, capsys):
 def test_errors_are_one_clear_line_and_a_non_zero_code(main, made, tmp_path, capsys, changes, message):
     options = {"--input": made, "--output": tmp_path / "index", "--text-tokenizer": made / "text.model",
                "--image-tokenizer": made / "vq", "--resolution": 8} | changes  # fmt: skip
-    assert main(*(part for option in options.items() for part in option)) == 1
+    assert main(*(part for option in options.items() for part in option)) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -158,10 +158,10 @@ def test_errors_are_one_clear_line_and_a_non_zero_code(main, made, tmp_path, cap
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for torch without a GPU")
 def test_a_device_that_is_not_there(main, made, tmp_path, capsys):
     tokenizers = ("--text-tokenizer", made / "text.model", "--image-tokenizer", made / "vq")
-    assert main("--input", made, "--output", tmp_path / "x", *tokenizers, "--resolution", 8, "--device", "cuda") == 1
+    assert main("--input", made, "--output", tmp_path / "x", *tokenizers, "--resolution", 8, "--device", "cuda") == 2
     assert "device is cuda, but torch sees no GPU; give --device cpu" in capsys.readouterr().err
     assert main("--input", made, "--output", tmp_path / "x", *tokenizers, "--resolution", 8, "--workers", 0) == 0
-    assert main("inspect", tmp_path / "x", "--samples", 1, "--output", tmp_path / "o", "--device", "cuda") == 1
+    assert main("inspect", tmp_path / "x", "--samples", 1, "--output", tmp_path / "o", "--device", "cuda") == 2
     assert "device is cuda" in capsys.readouterr().err
 
 
@@ -173,7 +173,7 @@ def test_a_gpu_without_memory_and_a_stale_extension(main, made, tmp_path, capsys
     for error, message in (
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
-            "give a smaller --batch-size, or --device cpu (CUDA",
+            "give a smaller batch size, or the CPU as device (CUDA",
         ),
         (ImportError("mars_megatron._C was built from other sources"), "error: mars_megatron._C was built from other"),
     ):
@@ -182,7 +182,7 @@ def test_a_gpu_without_memory_and_a_stale_extension(main, made, tmp_path, capsys
             raise error
 
         monkeypatch.setattr(ImageTokenizer, "encode", fail)
-        assert main(*command) == 1
+        assert main(*command) == 2
         err = capsys.readouterr().err
         assert message in err and len(err.splitlines()) == 1
     monkeypatch.setattr(ImageTokenizer, "encode", lambda *arguments, **options: 1 + "a")
@@ -196,7 +196,7 @@ def test_an_index_without_documents_has_none_to_show(main, made, tmp_path, capsy
     options = ("--text-tokenizer", made / "text.model", "--workers", 0, "--no-progress")
     assert main("--input", tmp_path / "*.txt", "--output", tmp_path / "x", *options) == 0
     for what, message in ((("--samples", 3), "has no documents to decode"), (("--document", 0), "has no documents")):
-        assert main("inspect", tmp_path / "x.shards" / "000001", *what, "--output", tmp_path / "o") == 1
+        assert main("inspect", tmp_path / "x.shards" / "000001", *what, "--output", tmp_path / "o") == 2
         assert message in capsys.readouterr().err
 
 

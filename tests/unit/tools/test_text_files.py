@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from examples.compositional.benchmark import read_scene_prompts
 from mars_megatron import train
-from mars_megatron.config.yaml_io import read_yaml
-from mars_megatron.evaluation.completion import read_facts
-from mars_megatron.evaluation.compositional.benchmark import read_scene_prompts
+from mars_megatron.config.parser import read_yaml
+from mars_megatron.evaluation.facts import read_facts
 from mars_megatron.evaluation.labels import LabelWords, list_labelled_images
-from mars_megatron.evaluation.report import read_report
+from mars_megatron.evaluation.results import read_report
 from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file
 from mars_megatron.evaluation.texts import read_sentences, read_texts
 from mars_megatron.files.plain_text import check_unicode, parse_json, read_json, read_lines, read_text

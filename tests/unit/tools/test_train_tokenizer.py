@@ -22,7 +22,7 @@ def test_text(main, tmp_path, capsys):
     assert main([*map(str, arguments), "--symbols", "三", "四"]) == 0
     assert "30 ids" in capsys.readouterr().out
     assert load_text_tokenizer(tmp_path / "t.model").size == 30
-    assert main([str(a) if a != 30 else "3000" for a in arguments]) == 1
+    assert main([str(a) if a != 30 else "3000" for a in arguments]) == 2
     assert "error: no tokenizer of 3000 ids" in capsys.readouterr().err
 
 
@@ -49,13 +49,13 @@ def test_image(main, tmp_path, capsys):
     assert load_image_tokenizer(tmp_path / "vq").fingerprint != tokenizer.fingerprint
 
     arguments[arguments.index(8)] = 9
-    assert main(list(map(str, arguments))) == 1
+    assert main(list(map(str, arguments))) == 2
     assert "--resolution is 9; it must be a multiple of 2" in capsys.readouterr().err
 
 
 def test_missing_input(main, tmp_path, capsys):
     for command, options in (("text", []), ("image", ["--resolution", "8"])):
         arguments = [command, "--input", str(tmp_path / "none"), "--output", str(tmp_path / "out"), *options]
-        assert main(arguments) == 1
+        assert main(arguments) == 2
         assert "none" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.evaluation.registry import make_jobs
+from mars_megatron.evaluation.jobs import make_jobs
 from mars_megatron.evaluation.runner import evaluate
 from mars_megatron.training import Trainer
 from tests.support.metrics import configured, lines, losses

@@ -62,4 +62,4 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_2(
     monkeypatch.setattr(sys, "argv", ["train", f"--config={tmp_path / 'run.yaml'}"])
     assert train.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error (rank 0): ") and "not_there" in line
+    assert line.startswith("error: ") and "not_there" in line

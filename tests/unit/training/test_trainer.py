@@ -16,6 +16,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.parts import as_parameters
 from mars_megatron.training import Trainer
+from mars_megatron.training.callbacks import Save
 from mars_megatron.training.optimizer import apply_settings
 from mars_megatron.training.signals import StopRequest
 from tests.support.corpus import write_corpus
@@ -94,7 +95,7 @@ def test_a_finished_run_has_nothing_to_do(base: RunConfig, run_folder: Path) -> 
     # With more steps to go it is not finished.
     longer = Trainer(configured(config, training__steps=3))
     assert consumed(longer) == (2, 4)
-    longer._mark_finished(False)
+    Save(longer)
     assert not (run_folder / "finished").exists()
 
 
@@ -220,7 +221,7 @@ def test_start_from_another_run(base: RunConfig, tmp_path: Path) -> None:
     for name, value in parameters(resumed).items():
         assert torch.equal(value, parameters(trainer)[name]), name
         if ".visual." in name and name.startswith("decoder"):
-            assert (value - theirs[name.replace(".visual.", ".text.")]).abs().max() < 3 * trainer._lr(), name
+            assert (value - theirs[name.replace(".visual.", ".text.")]).abs().max() < 3 * trainer.lr(), name
     assert first.grad_norm > 0
 
 

@@ -11,8 +11,14 @@ import torch
 from transformers import BlipForQuestionAnswering, BlipProcessor
 
 from mars_megatron import platform
-from mars_megatron.evaluation.t2i_compbench.detection import CountScorer, DepthScorer, SpatialScorer
-from mars_megatron.evaluation.t2i_compbench.detector import Detector, Found, known_name
+from mars_megatron.evaluation.t2i_compbench.detection import (
+    CountScorer,
+    DepthScorer,
+    Detector,
+    Found,
+    SpatialScorer,
+    known_name,
+)
 from mars_megatron.evaluation.t2i_compbench.layout import depth_score, intersection_over_union, relation_score
 from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
 from tests.support.tiny_judges import (

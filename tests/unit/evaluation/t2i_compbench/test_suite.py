@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mars_megatron.evaluation.t2i_compbench import T2ICompBench
+from mars_megatron.evaluation.t2i_compbench.compbench import T2ICompBench
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.small_context import SmallContext
 from tests.support.tiny_judges import write_blip, write_clip, write_depth, write_detector

@@ -83,7 +83,7 @@ def test_quick_and_chosen_parts(main, tmp_path, capsys) -> None:
     ],
 )
 def test_errors(main, capsys, arguments, message) -> None:
-    assert main(*arguments) == 1
+    assert main(*arguments) == 2
     out, error = capsys.readouterr()
     assert error.startswith("error: ") and message in error and "bar" not in out
 
@@ -116,9 +116,9 @@ def test_bars() -> None:
 
 
 def test_the_small_tokenizer_is_the_quickstarts() -> None:
-    from mars_megatron.recipes.digits import digits
+    from examples.digits.recipes import mars
 
-    config = digits()
+    config = mars()
     found, shape = data.QUICKSTART, ImageTrainingConfig()
     assert found["resolution"] == config.image.resolution == found["size"][0] == found["size"][1]
     assert 2 ** (len(found["widths"]) - 1) == config.image.downsample

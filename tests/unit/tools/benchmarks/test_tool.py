@@ -72,7 +72,7 @@ def test_sample(main, tmp_path, capsys) -> None:
     ],
 )
 def test_errors_are_one_clear_line_and_a_non_zero_code(main, capsys, arguments, message) -> None:
-    assert main(*arguments) == 1
+    assert main(*arguments) == 2
     out, error = capsys.readouterr()
     assert error.startswith("error: ") and message in error
     assert "/ ours" not in out, "before anything is timed"

@@ -1,0 +1,1 @@
+"""Handwritten digits: data, recipes and reports of quickstart.sh and stages.sh."""

@@ -1,0 +1,1 @@
+"""The paper's questions at small scale: what run.sh runs."""

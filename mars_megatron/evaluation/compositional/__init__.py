@@ -1,1 +1,0 @@
-"""Scores on canvases of two coloured digits in a spatial relation."""
