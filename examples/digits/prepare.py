@@ -10,6 +10,7 @@ from typing import Any
 
 from examples.digits import corpus
 from examples.digits.images import write_digits
+from mars_megatron.files.writing import write_text
 
 
 def main() -> None:
@@ -28,14 +29,14 @@ def main() -> None:
     texts = corpus.documents(options.documents, options.seed)
     _write_lines(root / "text" / "captions.jsonl", ({"text": text} for text in texts))
     vocabulary = [caption for digit in range(10) for caption in corpus.captions(digit)] * 5
-    _write_text(root / "tokenizer.txt", "\n".join(texts + vocabulary) + "\n")
+    write_text(root / "tokenizer.txt", "\n".join(texts + vocabulary) + "\n")
     _, held_out = corpus.split_facts()
     _write_lines(root / "facts.jsonl", ({"prompt": f.prompt, "answer": f.answer, "group": f.kind} for f in held_out))
     shown = [corpus.captions(digit)[0 if digit % 2 == 0 else len(corpus.TEMPLATES["en"])] for digit in range(10)]
-    _write_text(root / "shown_prompts.txt", "\n".join(shown) + "\n")
+    write_text(root / "shown_prompts.txt", "\n".join(shown) + "\n")
     words = {str(digit): [word[digit] for word in corpus.WORDS.values()] for digit in range(10)}
-    _write_text(root / "label_words.json", json.dumps(words, ensure_ascii=False, indent=2) + "\n")
-    _write_text(root / "symbols.txt", "\n".join([*(f"▁{word}" for word in corpus.ENGLISH), *corpus.CHINESE]) + "\n")
+    write_text(root / "label_words.json", json.dumps(words, ensure_ascii=False, indent=2) + "\n")
+    write_text(root / "symbols.txt", "\n".join([*(f"▁{word}" for word in corpus.ENGLISH), *corpus.CHINESE]) + "\n")
     # Last: quickstart.sh takes it for the sign that all is there.
     _write_lines(root / "prompts.jsonl", _prompts())
 
@@ -53,14 +54,7 @@ def _prompts() -> Iterable[dict[str, Any]]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    _write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.rename(path)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_megatron.files.plain_text import read_json
+from mars_megatron.files.writing import write_text
 
 
 def main() -> None:
@@ -18,9 +19,7 @@ def main() -> None:
     run = Path(options.run)
     report = scores(run) | {"seconds": phase_seconds(run / "phases.txt")}
     output = Path(options.output)
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(output)
+    write_text(output, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     print_summary(report, run, output)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.intervals import proportion
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.files.plain_text import read_json
-from mars_megatron.gallery.grid import image_grid
-from mars_megatron.gallery.output import save_image
+from mars_megatron.files.writing import write_text
+from mars_megatron.gallery.image_folder import save_image
 from mars_megatron.gallery.prompts import read_prompts
+from mars_megatron.gallery.sheet import image_grid
 from mars_megatron.sampling import Sampler, load_for_inference
 
 NUM_SHOWN = 8  # images of a prompt in the grids
@@ -165,18 +165,11 @@ def score_missing(run_dir: Path, stage3: Sequence[str], per_prompt: int | None) 
         score = Score(run_dir, per_prompt)
         if not results:
             results = score.reference()
-            write(results, output)
+            write_text(output, json.dumps(results, indent=2) + "\n")
         for name in missing:
             results[name] = score.super_resolution(name)
-            write(results, output)
+            write_text(output, json.dumps(results, indent=2) + "\n")
     return results
-
-
-def write(results: dict[str, Any], output: Path) -> None:
-    """Under its name only when it is complete."""
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, output)
 
 
 if __name__ == "__main__":

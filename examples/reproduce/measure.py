@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.files.plain_text import parse_json, read_lines
+from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
 
@@ -116,9 +116,7 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
         for guidance in GUIDANCE_SWEEP:
             drawing = measure.drawing(loaded, guidance, measure.samples_per_prompt)
             lines.append({"what": "guidance", "step": folders.step_of(checkpoints[-1]), **drawing})
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, output)
+    write_text(output, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import matplotlib
 
+from mars_megatron.files.writing import complete
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
@@ -53,7 +55,6 @@ def plot_arms(
     axes.grid(alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.rename(path)
+    with complete(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)

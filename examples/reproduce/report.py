@@ -14,6 +14,7 @@ from examples.reproduce.plots import NAMES, plot_arms
 from examples.reproduce.results import Results
 from examples.reproduce.runs import SEEDS, STEPS
 from mars_megatron.files.plain_text import read_json
+from mars_megatron.files.writing import write_text
 
 SHARING = ("frozen", "trained", "frozen_copied", "trained_copied", "shared")
 JOINT = ("joint_frozen", "joint_shared")
@@ -38,9 +39,7 @@ def main() -> None:
         cascade(read_stages(run_dir)),
     ]
     output = run_dir / "results.md"
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
-    temporary.rename(output)
+    write_text(output, "\n\n".join(sections) + "\n")
     print(output)
 
 

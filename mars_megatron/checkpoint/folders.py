@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 from mars_megatron.files.plain_text import read_text
+from mars_megatron.files.writing import INCOMPLETE, sync_file, write_text
 
 STEPS = "step_????????"  # as a pattern of names
 _STEP = re.compile(r"step_(\d{8})")
-_INCOMPLETE = ".incomplete"
 _TRACKER = "latest"
 
 
@@ -21,7 +21,7 @@ def step_folder(root: Path, step: int) -> Path:
 
 def incomplete(folder: Path) -> Path:
     """Where a checkpoint is written before it is complete."""
-    return folder.with_name(folder.name + _INCOMPLETE)
+    return folder.with_name(folder.name + INCOMPLETE)
 
 
 def complete_steps(root: Path) -> list[int]:
@@ -44,10 +44,8 @@ def publish(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     incomplete(folder).rename(folder)
-    tracker = folder.parent / _TRACKER
-    temporary = tracker.with_name(tracker.name + ".tmp")
-    temporary.write_text(folder.name + "\n")
-    temporary.rename(tracker)
+    write_text(folder.parent / _TRACKER, folder.name + "\n")
+    sync_file(folder.parent)
 
 
 def latest(root: Path) -> Path | None:
@@ -79,7 +77,7 @@ def resolve(path: str | Path) -> Path:
     folder = Path(path)
     if (folder / "config.yaml").is_file() and _STEP.fullmatch(folder.name):
         return folder
-    if folder.name.endswith(_INCOMPLETE):
+    if folder.name.endswith(INCOMPLETE):
         raise ValueError(f"{folder} is a checkpoint that was not completely written; name the folder of its run")
     found = latest(folder)
     if found is None:
@@ -93,7 +91,7 @@ def resolve(path: str | Path) -> Path:
 
 def remove_old(root: Path, keep: int) -> None:
     """Delete all but the newest `keep` complete checkpoints (0 keeps all), and what was left half-written."""
-    for path in root.glob(f"step_*{_INCOMPLETE}"):
+    for path in root.glob(f"step_*{INCOMPLETE}"):
         shutil.rmtree(path)
     current = latest(root)
     for step in complete_steps(root)[:-keep] if keep else []:

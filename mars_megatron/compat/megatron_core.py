@@ -1,6 +1,7 @@
 """megatron-core: what is replaced in it, and everything in which its supported releases differ (0.16.1 and 0.19).
 
-`PRIVATE` and the tables of patches name what an upgrade may take away; tests/unit/compat holds them.
+What the CPU platform replaces is in `compat.cpu`. The tables of patches name what an upgrade may take away;
+tests/unit/compat holds them.
 """
 
 from __future__ import annotations
@@ -194,6 +195,8 @@ def check_sums(folder: Path) -> None:
 
 
 def quiet() -> None:
-    """Leave out remarks that ask for nothing: of what both releases read (`write_common`), and of replaced names."""
-    for name in ("rerun_state_machine", "dist_checkpointing.strategies.common"):
+    """Leave out warnings on which nobody can act: that there is no state to rerun, that `common.pt` is read, and that
+    another way of saving asynchronously is preferred, at every checkpoint that is saved synchronously."""
+    checkpoints = "dist_checkpointing.strategies"
+    for name in ("rerun_state_machine", f"{checkpoints}.common", f"{checkpoints}.torch"):
         logging.getLogger(f"megatron.core.{name}").setLevel(logging.ERROR)

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
-import uuid
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -22,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from mars_megatron.data.planning import SAMPLE, CorpusArrays, RoundSettings, Stream, plan_round
 from mars_megatron.data.store import Store
+from mars_megatron.files.writing import TEMPORARY, complete
 
 PLAN_VERSION = 1  # raised with every change of which samples a plan has
 _OLD_SECONDS = 86400.0  # plans of rounds that are behind are kept so long: a slower run may still read them
@@ -196,20 +195,12 @@ class _Cache:
         for path in self.folder.iterdir():
             behind = path.suffix == ".npy" and int(path.name.partition(".")[0]) < number - 1
             # The counts stay: they tell where later rounds begin.
-            if (behind or path.suffix == ".tmp") and time.time() - path.stat().st_mtime > _OLD_SECONDS:
+            if (behind or path.suffix == TEMPORARY) and time.time() - path.stat().st_mtime > _OLD_SECONDS:
                 path.unlink(missing_ok=True)
 
     def _write(self, number: int, ending: str, write: Callable[[BinaryIO], object]) -> None:
-        path = self._path(number, ending)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with complete(self._path(number, ending), unique=True) as temporary, temporary.open("wb") as file:
+            write(file)
 
     def _path(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:06d}.{ending}"

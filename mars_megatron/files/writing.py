@@ -1,12 +1,132 @@
-"""Files while they are written: on their way to the disk at once, and named when the system refuses them."""
+"""Files and folders that get their name when they are complete, reach the disk, and are named when that fails."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = ".tmp"  # behind the name of a file that is being written
+INCOMPLETE = ".incomplete"  # behind that of a folder, or of a file that must not replace another
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # of a folder, on file systems without it
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+
+
+@contextmanager
+def complete(path: Path, *, unique: bool = False, durable: bool = True, ending: str = TEMPORARY) -> Iterator[Path]:
+    """A name beside `path` to write a file to, which becomes `path` when the block ends without an error.
+
+    Args:
+        path: The file; its folder is made. What is there stays until the new one is complete.
+        unique: The name is like no other, for a file that several processes may write at the same time.
+        durable: Its content is on the disk before it gets its name. False is for many small files that can be made
+            again.
+        ending: Of the name.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{path.name}.{uuid.uuid4().hex}" if unique else path.name
+    temporary = path.with_name(name + ending)
+    try:
+        yield temporary
+        if durable:
+            sync_file(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, unique: bool = False) -> None:
+    """Write a file of UTF-8 that is complete whenever it is there; `unique` as for `complete`.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    with complete(path, unique=unique) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_once(path: Path, text: str) -> bool:
+    """The same where no file is yet, for several processes at once; whether this one wrote it.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        write_text(temporary, text)
+        os.link(temporary, path)  # fails if it exists, and never shows a part of it
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def staged(target: Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends without an error, and else goes away.
+
+    What an interrupted process left is removed first.
+
+    Args:
+        target: The folder. Where it is an empty folder, that is replaced.
+        replace: Also replace one with content, which is removed only after the new one has its name.
+        durable: Every file of it is on the disk before it gets its name.
+
+    Raises:
+        ValueError: `target` exists and is not an empty folder (without `replace`), or is a mount point.
+        OSError: The disk is full or broken.
+    """
+    target = target.resolve()
+    if target.is_mount():
+        raise ValueError(f"{target} is a mount point, which cannot be replaced; name a folder in it")
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not an empty folder; name another or remove it")
+    temporary, old = (target.with_name(target.name + ending) for ending in (INCOMPLETE, ".old"))
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if durable:
+            sync(temporary)
+        if target.exists() and replace:
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        elif target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+    if replace:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A name to write a file to that must not be there yet; it becomes `target` when the block ends without an error.
+
+    Raises:
+        ValueError: `target` exists.
+        OSError: The disk is full or broken.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists; name another file or remove it")
+    with complete(target, ending=INCOMPLETE) as temporary:
+        yield temporary
 
 
 class BackgroundSync:
@@ -46,6 +166,9 @@ def sync_file(path: Path) -> None:
     try:
         with naming(path, "it"):
             os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

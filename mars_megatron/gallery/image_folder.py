@@ -1,4 +1,4 @@
-"""The folder that images are written to, and what of it is there already."""
+"""The folder that images are written to: PNG files, a manifest of what made each, a contact sheet."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mars_megatron.gallery.grid import image_grid
-from mars_megatron.gallery.output import save_image
+from mars_megatron.files.writing import complete
+from mars_megatron.gallery.sheet import image_grid
 
 MANIFEST, SHEET, IMAGES, LOW, CODES = "manifest.jsonl", "sheet.png", "images", "low", "codes"
 SHEET_ROWS, SHEET_COLUMNS = 64, 16  # prompts and images of each that a contact sheet shows
@@ -25,8 +25,15 @@ _NEEDED = (
     *("file", "prompt", "seed", "candidates", "settings", "resolution", "model", "super_resolution"),
     *("pixels", "batch", "layout"),
 )
-
 Line = dict[str, Any]
+
+
+def save_image(image: Image.Image, path: str | Path) -> Path:
+    """Write a PNG file, which appears under its name only when it is complete."""
+    path = Path(path)
+    with complete(path, durable=False) as temporary:
+        image.save(temporary, format="PNG")
+    return path
 
 
 class ImageFolder:
@@ -81,12 +88,8 @@ class ImageFolder:
             assert low is not None
             save_image(Image.fromarray(low.numpy()), self._low(file))
         if self.save_codes:
-            path = self._codes(file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            with temporary.open("wb") as opened:
+            with complete(self._codes(file), durable=False) as temporary, temporary.open("wb") as opened:
                 np.savez_compressed(opened, **codes)  # type: ignore[arg-type]
-            os.replace(temporary, path)
 
     def add(self, lines: Sequence[Line]) -> None:
         """Write the lines of images whose files are there."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mars_megatron.files.writing import write_text
 
 FORMAT_VERSION = 2
 
@@ -149,18 +150,12 @@ class Manifest:
         return total
 
     def write(self, path: Path) -> None:
-        """Write to a temporary name, then rename."""
-        os.replace(self.write_temporary(path), path)
+        """Write PREFIX.json, which is complete whenever it is there."""
+        write_text(path, self.text())
 
-    def write_temporary(self, path: Path) -> Path:
-        """Write to PATH.tmp, on the disk when this returns, and return that name; the caller renames it to `path`."""
-        temporary = path.with_name(path.name + ".tmp")
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        with temporary.open("wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        return temporary
+    def text(self) -> str:
+        """What PREFIX.json says."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest
 from mars_megatron.index.reader import BLOCK_BYTES, OpenedIndex, index_path, open_index
-from mars_megatron.index.writer import Contents, IndexWriter, file_sha256
+from mars_megatron.index.writer import Contents, IndexWriter
 
 _MAKE_AGAIN = "remove it and make it again with tools/index_data.py"
 

@@ -8,7 +8,6 @@ documents come in batches of arrays. A test holds that both write the same bytes
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -22,6 +21,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from filelock import FileLock, Timeout
 
+from mars_megatron.files.hashes import file_sha256
+from mars_megatron.files.writing import TEMPORARY, sync_file, write_text
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import (
     KINDS,
@@ -183,7 +184,7 @@ class IndexWriter:
                 sha256[ending] = file_sha256(self._temporary(ending))
         contents = Contents(lengths, modes, boundaries, self._has_weights, dict(self.skipped), sha256)
         made = manifest(contents)
-        made.write_temporary(self._final("json"))
+        write_text(self._temporary("json"), made.text())  # on the disk before the older index is touched
         # An older index under this prefix is no longer complete from here on, on the disk too.
         self._final("json").unlink(missing_ok=True)
         self._sync_folder()
@@ -227,14 +228,7 @@ class IndexWriter:
 
     def _sync_folder(self) -> None:
         """Renames and removals so far are on the disk when this returns."""
-        folder = os.open(Path(self.prefix).parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
-                raise
-        finally:
-            os.close(folder)
+        sync_file(Path(self.prefix).parent)
 
     def _open(self, ending: str) -> BinaryIO:
         return self._temporary(ending).open("wb", buffering=1 << 20)
@@ -243,7 +237,7 @@ class IndexWriter:
         return Path(f"{self.prefix}.{ending}")
 
     def _temporary(self, ending: str) -> Path:
-        return Path(f"{self.prefix}.{ending}.tmp")
+        return Path(f"{self.prefix}.{ending}{TEMPORARY}")
 
 
 @dataclass(frozen=True)
@@ -311,15 +305,6 @@ def write_index(file: BinaryIO, lengths: np.ndarray, modes: np.ndarray, boundari
     file.write(modes.astype("i1", copy=False).data)
     file.flush()
     os.fsync(file.fileno())
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 (hex) of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _close(file: BinaryIO) -> None:

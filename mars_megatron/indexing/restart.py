@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mars_megatron.files.writing import write_once, write_text
 from mars_megatron.index.manifest import Manifest, SourceInfo
 from mars_megatron.index.reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
 from mars_megatron.indexing.records import HARMLESS
 from mars_megatron.indexing.sources.inputs import InputShard
-from mars_megatron.tokenizers.former import first_difference, where_made
+from mars_megatron.tokenizers.text_checks import first_difference, where_made
 
 _REPLACE = "give another output, or --overwrite to replace it"
 
@@ -125,14 +124,14 @@ def agree_on_inputs(folder: Path, shards: list[InputShard], recipe: Recipe) -> N
         "image_tokenizer": None if image is None else image.fingerprint,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "inputs.json"
-    if path.exists() or not _write_once(path, wanted):
+    path, text = folder / "inputs.json", json.dumps(wanted, ensure_ascii=False, indent=1)
+    if path.exists() or not write_once(path, text):
         difference = _compare(path, wanted)
         if difference is None:
             return
         if not recipe.options.overwrite:
             raise ValueError(f"{path} is of another build: {difference}; {_REPLACE}")
-        _write(path, wanted)
+        write_text(path, text, unique=True)
     _remove_others(folder, len(shards))
 
 
@@ -157,42 +156,6 @@ def _compare(path: Path, wanted: dict[str, Any]) -> str | None:
         if found.get(name) != wanted[name]:
             return f"its {name.replace('_', ' ')} is another one"
     return None
-
-
-def _write_once(path: Path, value: dict[str, Any]) -> bool:
-    """Whether it was this process that wrote it."""
-    temporary = _temporary(path, value)
-    try:
-        os.link(temporary, path)  # fails if it exists, and never shows a part of it
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        os.replace(temporary, path)  # a file system without hard links
-        return True
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return True
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    os.replace(_temporary(path, value), path)
-
-
-def _temporary(path: Path, value: dict[str, Any]) -> str:
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix="inputs.", suffix=".tmp", delete=False
-    ) as file:
-        try:
-            json.dump(value, file, ensure_ascii=False, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    return file.name
 
 
 def _remove_others(folder: Path, count: int) -> None:

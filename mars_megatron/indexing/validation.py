@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.index.findings import Validation, checksum_problem, manifest_problems
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.modes import MODE_TEXT
 from mars_megatron.index.reader import BLOCK_SEQUENCES, IndexArrays, index_path, read_arrays, read_weights
 from mars_megatron.index.structure_checks import check_documents, check_pointers
 from mars_megatron.index.token_checks import check_tokens
-from mars_megatron.index.writer import ENDINGS, file_sha256
+from mars_megatron.index.writer import ENDINGS
 from mars_megatron.indexing.sources.folder import folder_sha256
 
 

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.files.writing import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -66,9 +67,9 @@ class MetricsWriter:
             else:
                 self.say(f"step {step}: {split} loss {present['loss']:.4f}")
 
-    def write_images(self, step: int, grid: np.ndarray | None) -> None:
-        """Log one picture, uint8 [height, width, 3]; None on the ranks that drew none."""
-        if self._tensorboard is not None and grid is not None:
+    def write_images(self, step: int, grid: np.ndarray) -> None:
+        """Log one picture, uint8 [height, width, 3]."""
+        if self._tensorboard is not None:
             self._tensorboard.add_image("samples", grid, step, dataformats="HWC")
 
     def say(self, text: str) -> None:
@@ -102,6 +103,4 @@ def _drop_lines_after(path: Path, step: int) -> None:
         # A run killed while writing leaves half a line behind.
         if line.endswith("}") and json.loads(line)["step"] <= step:
             kept.append(line + "\n")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.rename(path)
+    write_text(path, "".join(kept))

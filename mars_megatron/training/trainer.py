@@ -29,7 +29,7 @@ from mars_megatron.training.objective import Objective, StepResult
 from mars_megatron.training.optimizer import apply_settings, build_optimizer, check_offered, wrap_data_parallel
 from mars_megatron.training.step import Stepper
 
-# In this order behind every step: a request to stop is known before it is decided what is saved.
+# Called in this order behind every step.
 CALLBACKS: list[type[Callback]] = [Log, Validate, Sample, Score, Stop, Save]
 
 
@@ -90,7 +90,7 @@ class Trainer:
             only_on_rank_0(partial(keep_copies, self.root, self.located, self.tokenizers))
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
         self.train_batches = self._per_chunk(self._train_feed)
-        self.stopping = False  # set by a callback, this step is the last
+        self.stopping = False  # set by a callback to end the run behind this step
 
     def run(self) -> StepResult | None:
         """Train to the last step, or to a request to stop; saves a checkpoint either way.
@@ -108,10 +108,10 @@ class Trainer:
             result = self._step()
             for callback in callbacks:
                 callback.after_step(result)
-        self._train_feed.close()
         for callback in reversed(callbacks):
             callback.end()
         self.metrics.close()
+        self._train_feed.close()
         return result
 
     def is_done(self) -> bool:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
-from mars_megatron.index.writer import file_sha256
 
 TEXT_SIZE, CODEBOOK_SIZE, GRID, EOS = 60, 32, (4, 4), 1
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.index.manifest import ImageTokenizerInfo, Manifest, TextTokenizerInfo
 from mars_megatron.index.modes import MODE_IMAGE, MODE_TEXT
-from mars_megatron.index.writer import IndexWriter, file_sha256, write_index
+from mars_megatron.index.writer import IndexWriter, write_index
 
 EOS_ID = 2
 _SYLLABLES = "ba be bi bo bu ca co da de di do fa fe fi fo ga go ha he hi ho ka la le li lo lu ma me mi mo na ne ni no "

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron import platform
+from mars_megatron.files.writing import write_text
 from mars_megatron.sequence import native_available
 
 OURS = "ours"
@@ -118,8 +119,5 @@ def write_report(path: str | Path, ratios: dict[str, Any], seconds: dict[str, An
     Raises:
         OSError: The file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     report = {"ratios": ratios, "seconds": seconds, "machine": machine()}
-    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    temporary.rename(path)
+    write_text(Path(path), json.dumps(report, indent=2) + "\n")

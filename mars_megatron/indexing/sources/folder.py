@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mars_megatron.files.hashes import file_sha256
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.records import Files, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
@@ -114,5 +115,5 @@ def folder_sha256(folder: str | Path) -> str:
         digest.update(json.dumps([image.name, size], ensure_ascii=True).encode())
         for name in image.captions:
             path = Path(folder, name)  # a pipe, or a link that leads nowhere, has no contents
-            digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+            digest.update(bytes.fromhex(file_sha256(path if path.is_file() else os.devnull)))
     return digest.hexdigest()

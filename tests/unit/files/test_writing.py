@@ -1,4 +1,4 @@
-"""Files reach the disk, and an error says which file and what of it."""
+"""Files and folders are complete when they have their name, reach the disk, and an error says which file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ import pytest
 import torch
 
 from mars_megatron.files import writing
-from mars_megatron.files.writing import BackgroundSync, naming, sync
+from mars_megatron.files.writing import (
+    TEMPORARY,
+    BackgroundSync,
+    complete,
+    naming,
+    staged,
+    staged_file,
+    sync,
+    sync_file,
+    write_once,
+    write_text,
+)
 
 
 @pytest.mark.parametrize("number", [1 << 20, (1 << 18) - 200])
@@ -86,3 +97,85 @@ def test_sync_takes_everything_below_a_folder(tmp_path: Path, monkeypatch: pytes
     )
     sync(tmp_path)
     assert sorted(synced) == sorted(str(path) for path in (tmp_path, *tmp_path.rglob("*"))) and len(synced) == 4
+
+
+def boom(path: Path) -> None:
+    raise RuntimeError(f"of the writer of {path}")
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_a_file_is_complete_or_as_it_was(tmp_path: Path, unique: bool) -> None:
+    path = tmp_path / "new folder" / "file.txt"
+    write_text(path, "first\r\nline", unique=unique)
+    assert path.read_bytes() == b"first\r\nline"
+    with pytest.raises(RuntimeError, match="of the writer"), complete(path, unique=unique) as temporary:
+        temporary.write_text("half of the sec")
+        assert path.read_bytes() == b"first\r\nline" and temporary.parent == path.parent
+        assert temporary.name.startswith(path.name) and temporary.suffix == TEMPORARY
+        boom(path)
+    assert path.read_bytes() == b"first\r\nline" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_content_reaches_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(writing.os, "fsync", lambda descriptor: seen.append((tmp_path / "file").exists()))
+    with complete(tmp_path / "file", durable=durable) as temporary:
+        temporary.write_text("content")
+    assert seen == [False] * durable and (tmp_path / "file").read_text() == "content"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_several_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(writing.os, "link", no_links)
+    path = tmp_path / "file"
+    assert write_once(path, "first")
+    assert not links or not write_once(path, "second")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_complete_or_as_they_were(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (tmp_path / "folder.incomplete").mkdir()
+    (tmp_path / "folder.incomplete" / "left").write_text("by a killed process")
+    with staged(target) as folder:
+        (folder / "a").write_text("first")
+    assert [path.name for path in target.iterdir()] == ["a"]
+    with pytest.raises(ValueError, match="exists and is not an empty folder"), staged(target):
+        pass
+    with pytest.raises(RuntimeError), staged(target, replace=True) as folder:
+        (folder / "a").write_text("second")
+        boom(target)
+    assert (target / "a").read_text() == "first" and list(tmp_path.iterdir()) == [target]
+    with staged(target, replace=True) as folder:
+        (folder / "b").write_text("second")
+        assert (target / "a").is_file()
+    assert [path.name for path in target.iterdir()] == ["b"] and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_must_not_replace_another(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with staged_file(target) as temporary:
+        assert temporary.name == "file.incomplete"
+        temporary.write_text("first")
+    with pytest.raises(ValueError, match="exists; name another file"), staged_file(target):
+        pass
+    assert target.read_text() == "first" and list(tmp_path.iterdir()) == [target]
+
+
+def test_folders_of_file_systems_without_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    (tmp_path / "file").write_text("something")
+    monkeypatch.setattr(writing.os, "fsync", refuses)
+    sync_file(tmp_path)
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync_file(tmp_path / "file")
