@@ -133,18 +133,3 @@ class LocalBackend:
         device = plan.position_ids.device
         positions = torch.arange(plan.max_seqlen, device=device)[None]
         return positions if cache is None else cache.start_positions(device)[:, None] + positions
-
-
-def build_backend(name: str) -> Backend:
-    """The backend of `training.backend`.
-
-    Raises:
-        ValueError: unknown name, or Transformer Engine asked for where it is not installed.
-    """
-    if name == "local":
-        return LocalBackend()
-    if name == "transformer_engine":
-        from mars_megatron.model.transformer_engine import TransformerEngineBackend
-
-        return TransformerEngineBackend()
-    raise ValueError(f"training.backend={name!r}: accepted are local and transformer_engine")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.attention import RotaryEmbedding
-from mars_megatron.model.backends import RoutedSeqParams, build_backend
+from mars_megatron.model.backends import Backend, LocalBackend, RoutedSeqParams
 from mars_megatron.model.experts import build_norm, split_rows
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.layer import SemVIELayer, text_needs_grad
@@ -55,7 +55,7 @@ class MARSModel(MegatronModule):
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
         self.vocabulary = Vocabulary.from_config(config)
         self.text_is_frozen = config.text_is_frozen
-        self.backend = build_backend(config.training.backend)
+        self.backend = _build_backend(config.training.backend)
         self.rotary = RotaryEmbedding(head_dim(config), config.model.rope_base, config.model.rope_scaling)
         if pre_process:
             self.embedding = JoinedEmbedding(core, self.vocabulary, groups.tp)
@@ -123,3 +123,18 @@ class MARSModel(MegatronModule):
         if return_logits:
             return self.head.logits(wanted, only)
         return self.head.losses(wanted, batch.targets, batch.num_text_targets)
+
+
+def _build_backend(name: str) -> Backend:
+    """The backend of `training.backend`.
+
+    Raises:
+        ValueError: unknown name, or Transformer Engine asked for where it is not installed.
+    """
+    if name == "local":
+        return LocalBackend()
+    if name == "transformer_engine":
+        from mars_megatron.model.transformer_engine import TransformerEngineBackend
+
+        return TransformerEngineBackend()
+    raise ValueError(f"training.backend={name!r}: accepted are local and transformer_engine")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mars_megatron.model import MARSModel, freeze
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
-from mars_megatron.training.step import _loss
+from mars_megatron.training.objective import NextToken
 from tests.support.host_reads import HostRead, NoHostReads
 from tests.support.tiny import MIXED, make_batch, one_rank, randomize, tiny_config, tiny_model
 
@@ -30,13 +30,13 @@ def model_of(overrides: dict[str, Any]) -> MARSModel:
 def test_no_layer_reads(tasks: str, recompute: str) -> None:
     """Embedding, SemVIE layers, final norm, head and losses, forward and backward.
 
-    `_loss` stands between them: it tells the device the counts that the host knows, which goes the other way.
+    `NextToken` stands between them: it tells the device the counts that the host knows, which goes the other way.
     """
     model = model_of({"recompute.granularity": recompute})
     batch = make_batch(BATCHES[tasks])
     with NoHostReads():
         losses = model(batch)
-    loss, _, report = _loss(batch, 1.0, losses)
+    loss, _, report = NextToken()(batch, losses)
     with NoHostReads():
         loss.backward()
     # The model did run, and its gradients came about.
