@@ -16,8 +16,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from mars_megatron.config.schema import ModelConfig, RopeScalingConfig
-from mars_megatron.model.backends import Backend, CoreAttention, RoutedSeqParams, plan_of
-from mars_megatron.model.experts import Experts, RMSNorm, Rows, mark
+from mars_megatron.model.backends import Backend, CoreAttention
+from mars_megatron.model.experts import Experts, RMSNorm, RoutedSeqParams, Rows, mark, plan_of
 from mars_megatron.model.kv_cache import KVCache
 
 

@@ -1,21 +1,58 @@
-"""What each modality has of its own: the unit from which every SemVIE sub-layer is built, and the norms."""
+"""What layers are given and what each modality has of its own: the routed rows, pairs of experts, and norms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from mars_megatron.sequence import TEXT, VISUAL
+from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan
 
 # How a parameter is filled at random (see model.initialization); "normal" where nothing else is marked.
 Initial = Literal["normal", "zeros", "ones", "embedding", "output", "router"]
+
+
+@dataclass
+class RoutedSeqParams(PackedSeqParams):
+    """megatron-core's description of a packed sequence, with the plan that routes its tokens.
+
+    `TransformerBlock` hands this object to every layer and captures it per micro-batch under activation
+    recompute, which a value stored on a module would not survive.
+    """
+
+    plan: DispatchPlan | None = None
+
+    @classmethod
+    def from_plan(cls, plan: DispatchPlan) -> RoutedSeqParams:
+        """Describe the packed sequence of `plan`."""
+        return cls(
+            qkv_format="thd",
+            cu_seqlens_q=plan.cu_seqlens,
+            cu_seqlens_kv=plan.cu_seqlens,
+            max_seqlen_q=plan.max_seqlen,
+            max_seqlen_kv=plan.max_seqlen,
+            plan=plan,
+        )
+
+
+def plan_of(packed_seq_params: PackedSeqParams | None) -> DispatchPlan:
+    """The plan of this micro-batch.
+
+    Raises:
+        ValueError: if the layer was called without one: tokens are never routed by guess.
+    """
+    plan = getattr(packed_seq_params, "plan", None)
+    if plan is None:
+        raise ValueError(f"SemVIE layers need a RoutedSeqParams with a dispatch plan; got {packed_seq_params!r}")
+    return plan
 
 
 class Rows(NamedTuple):

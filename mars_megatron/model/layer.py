@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.attention import SemVIEAttention
-from mars_megatron.model.backends import Backend, RoutedSeqParams, plan_of
-from mars_megatron.model.experts import build_norm, split_rows
+from mars_megatron.model.backends import Backend
+from mars_megatron.model.experts import RoutedSeqParams, build_norm, plan_of, split_rows
 from mars_megatron.model.feed_forward import FeedForward
 from mars_megatron.sequence import DispatchPlan
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.attention import RotaryEmbedding
-from mars_megatron.model.backends import Backend, LocalBackend, RoutedSeqParams
-from mars_megatron.model.experts import build_norm, split_rows
+from mars_megatron.model.backends import Backend, LocalBackend
+from mars_megatron.model.experts import RoutedSeqParams, build_norm, split_rows
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.model.layer import SemVIELayer, text_needs_grad
 from mars_megatron.model.transformer_config import build_transformer_config, head_dim

@@ -12,7 +12,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from mars_megatron.model.backends import RoutedSeqParams
+from mars_megatron.model.experts import RoutedSeqParams
 from mars_megatron.model.kv_cache import KVCache
 from mars_megatron.sequence import DispatchPlan, combine, dispatch
 

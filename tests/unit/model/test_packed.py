@@ -6,7 +6,7 @@ import pytest
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
-from mars_megatron.model.backends import RoutedSeqParams, plan_of
+from mars_megatron.model.experts import RoutedSeqParams, plan_of
 from tests.support.tiny import MIXED, make_batch, tiny_model
 
 
