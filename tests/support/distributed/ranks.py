@@ -54,7 +54,9 @@ class _Server:
             assert self._process.stdin and self._process.stdout
             self._process.stdin.write(json.dumps(asdict(job)) + "\n")
             self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
+            if not (answer := self._process.stdout.readline()):
+                raise RuntimeError(f"the server of ranks ended with {self._process.wait()}; what it said is above")
+            return json.loads(answer)
         except BaseException:  # a test's time is over, or the server's
             self.kill()
             _server.cache_clear()
