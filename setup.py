@@ -1,6 +1,6 @@
 """Builds mars_megatron._C from csrc/, with its CUDA kernels where torch is a CUDA build and there is an nvcc of the
-same major version (in CUDA_HOME, or on the PATH). MARS_CUDA=0 leaves the kernels out. Everything else about the
-package is in pyproject.toml.
+same major version (in CUDA_HOME, or on the PATH) with its headers. MARS_CUDA=0 leaves the kernels out. Everything else
+about the package is in pyproject.toml.
 
 torch must be installed already, and visible to the build: `pip install -e . --no-build-isolation`.
 """
@@ -16,7 +16,7 @@ from setuptools.errors import CompileError
 
 try:
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension, include_paths
 except ImportError as error:
     raise SystemExit(
         "the build needs torch: install it first (torch==2.13.0), then run `pip install -e . --no-build-isolation`"
@@ -64,9 +64,14 @@ def with_cuda() -> bool:
         return False
     release = re.search(r"release (\d+)\.", nvcc("--version"))
     wanted = torch.version.cuda.split(".")[0]
-    if release and release[1] == wanted:
+    if release and release[1] != wanted:
+        found = f"{NVCC} is of CUDA {release[1]}"
+    elif not release:
+        found = f"{NVCC if CUDA_HOME else 'nvcc'} is not there or fails"
+    elif not any((Path(folder) / "cuda_runtime.h").is_file() for folder in [*include_paths("cuda"), "/usr/include"]):
+        found = f"there is no cuda_runtime.h in {Path(CUDA_HOME, 'include')}"
+    else:
         return True
-    found = f"{NVCC} is of CUDA {release[1]}" if release else f"{NVCC if CUDA_HOME else 'nvcc'} is not there or fails"
     print(f"mars_megatron._C without CUDA kernels: torch needs an nvcc of CUDA {wanted}, but {found}; set CUDA_HOME")
     return False
 

@@ -28,15 +28,12 @@ py::dict fields(const mars::PlanTensors& plan, int64_t row_multiple) {
       "padded_to_sorted"_a = plan.padded_to_sorted, "sorted_to_padded"_a = plan.sorted_to_padded);
 }
 
-using Builder = mars::PlanTensors(const at::Tensor&, const at::Tensor&, int64_t, std::optional<int64_t>);
-
-template <Builder build>
-py::dict build_fields(const at::Tensor& tokens, const at::Tensor& cu_seqlens, int64_t row_multiple,
-                      std::optional<int64_t> total_rows) {
+py::dict build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, int64_t row_multiple,
+                    std::optional<int64_t> total_rows) {
   mars::PlanTensors plan;
   {
     py::gil_scoped_release release;
-    plan = build(tokens, cu_seqlens, row_multiple, total_rows);
+    plan = mars::build_plan(modality, cu_seqlens, row_multiple, total_rows);
   }
   return fields(plan, row_multiple);
 }
@@ -44,10 +41,7 @@ py::dict build_fields(const at::Tensor& tokens, const at::Tensor& cu_seqlens, in
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.def("build_plan", &build_fields<mars::build_plan>, "modality"_a, "cu_seqlens"_a, "row_multiple"_a,
-             "total_rows"_a);
-  module.def("build_plan_from_segments", &build_fields<mars::build_plan_from_segments>, "segments"_a,
-             "cu_seqlens"_a, "row_multiple"_a, "total_rows"_a);
+  module.def("build_plan", &build_plan, "modality"_a, "cu_seqlens"_a, "row_multiple"_a, "total_rows"_a);
   module.def("release_kept_memory", &mars::release_kept_memory, py::call_guard<py::gil_scoped_release>());
   mars::bind_round_plan(module);
   module.attr("interface") = kInterface;

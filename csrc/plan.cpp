@@ -46,18 +46,7 @@ int64_t find_run_end(const uint8_t* modality, int64_t begin, int64_t num_tokens)
   return end;
 }
 
-// Appends to the runs, whose sorted_start counts within the modality until the padding is known, and to the counts.
-void append_run(int64_t length, int64_t modality, PlanLayout& layout) {
-  int64_t& count = modality == kText ? layout.num_text : layout.num_visual;
-  if (!layout.runs.empty() && layout.runs.back().modality == modality) {
-    layout.runs.back().length += length;
-  } else {
-    layout.runs.push_back({layout.num_tokens, count, length, modality});
-  }
-  count += length;
-  layout.num_tokens += length;
-}
-
+// Sets the runs, whose sorted_start counts within the modality until the padding is known, and the counts.
 void find_runs(const uint8_t* modality, int64_t num_tokens, PlanLayout& layout) {
   while (layout.num_tokens < num_tokens) {
     const int64_t begin = layout.num_tokens;
@@ -66,27 +55,16 @@ void find_runs(const uint8_t* modality, int64_t num_tokens, PlanLayout& layout) 
       fail("modality must be 0 (text) or 1 (visual), got " + std::to_string(value) + " at token " +
            std::to_string(begin));
     }
-    append_run(find_run_end(modality, begin, num_tokens) - begin, value, layout);
+    const int64_t length = find_run_end(modality, begin, num_tokens) - begin;
+    int64_t& count = value == kText ? layout.num_text : layout.num_visual;
+    layout.runs.push_back({begin, count, length, value});
+    count += length;
+    layout.num_tokens += length;
   }
 }
 
-// int32 offsets cannot count more tokens; the bound also keeps the sums of lengths from overflowing.
+// int32 offsets cannot count more tokens.
 constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
-
-void merge_segments(const Segment* segments, int64_t num_segments, PlanLayout& layout) {
-  for (int64_t i = 0; i < num_segments; ++i) {
-    const auto [length, modality] = segments[i];
-    if (modality != kText && modality != kVisual) {
-      fail("modality must be 0 (text) or 1 (visual), got " + std::to_string(modality) + " in segment " +
-           std::to_string(i));
-    }
-    if (length < 1 || length > kMaxTokens - layout.num_tokens) {
-      fail("segments must have at least 1 token each and " + std::to_string(kMaxTokens) +
-           " together, got length " + std::to_string(length) + " in segment " + std::to_string(i));
-    }
-    append_run(length, modality, layout);
-  }
-}
 
 int64_t pad(int64_t count, int64_t multiple) {
   return std::max<int64_t>(count / multiple + (count % multiple != 0), 1) * multiple;
@@ -123,9 +101,12 @@ void inspect_text(const int32_t* cu_seqlens, PlanLayout& layout) {
   }
 }
 
-// All that follows from the runs.
-void finish_layout(const int32_t* cu_seqlens, int64_t num_offsets, int64_t row_multiple,
-                   std::optional<int64_t> total_rows, PlanLayout& layout) {
+}  // namespace
+
+PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
+                       int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows) {
+  PlanLayout layout;
+  find_runs(modality, num_tokens, layout);
   if (row_multiple < 1 || row_multiple > kMaxTokens) {
     fail("row_multiple must be from 1 to " + std::to_string(kMaxTokens) + ", got " + std::to_string(row_multiple));
   }
@@ -136,7 +117,10 @@ void finish_layout(const int32_t* cu_seqlens, int64_t num_offsets, int64_t row_m
     if (run.modality == kVisual) run.sorted_start += layout.padded_text;
   }
   inspect_text(cu_seqlens, layout);
+  return layout;
 }
+
+namespace {
 
 void fill_ascending(int64_t* out, int64_t length, int64_t start) { std::iota(out, out + length, start); }
 
@@ -148,23 +132,6 @@ void fill_padding(const PlanArrays& arrays, int64_t begin, int64_t end) {
 }
 
 }  // namespace
-
-PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
-                       int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows) {
-  PlanLayout layout;
-  find_runs(modality, num_tokens, layout);
-  finish_layout(cu_seqlens, num_offsets, row_multiple, total_rows, layout);
-  return layout;
-}
-
-PlanLayout layout_plan_from_segments(const Segment* segments, int64_t num_segments, const int32_t* cu_seqlens,
-                                     int64_t num_offsets, int64_t row_multiple,
-                                     std::optional<int64_t> total_rows) {
-  PlanLayout layout;
-  merge_segments(segments, num_segments, layout);
-  finish_layout(cu_seqlens, num_offsets, row_multiple, total_rows, layout);
-  return layout;
-}
 
 void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanArrays& arrays) {
   int64_t sample = 0;

@@ -12,12 +12,6 @@ namespace mars {
 constexpr uint8_t kText = 0;
 constexpr uint8_t kVisual = 1;
 
-// A stretch of the sequence as a caller describes it. Its two int64 are one row of `segments`.
-struct Segment {
-  int64_t length;
-  int64_t modality;
-};
-
 // A maximal stretch of tokens of one modality; it may span samples.
 struct Run {
   int64_t sequence_start;
@@ -58,11 +52,6 @@ struct PlanArrays {
 // Throws std::invalid_argument where an input is not what build_plan of sequence/plan.py asks for.
 PlanLayout layout_plan(const uint8_t* modality, int64_t num_tokens, const int32_t* cu_seqlens,
                        int64_t num_offsets, int64_t row_multiple, std::optional<int64_t> total_rows);
-
-// The same from segments [num_segments] that cover the tokens in order; neighbours of one modality become one run.
-PlanLayout layout_plan_from_segments(const Segment* segments, int64_t num_segments, const int32_t* cu_seqlens,
-                                     int64_t num_offsets, int64_t row_multiple,
-                                     std::optional<int64_t> total_rows);
 
 // Writes every element of the arrays. `layout` must come from the same cu_seqlens.
 void fill_plan(const PlanLayout& layout, const int32_t* cu_seqlens, const PlanArrays& arrays);

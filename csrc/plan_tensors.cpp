@@ -57,20 +57,4 @@ PlanTensors build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens,
   return fill(std::move(layout), std::move(offsets));
 }
 
-PlanTensors build_plan_from_segments(const at::Tensor& segments, const at::Tensor& cu_seqlens,
-                                     int64_t row_multiple, std::optional<int64_t> total_rows) {
-  static_assert(sizeof(Segment) == 2 * sizeof(int64_t), "a segment is a row of the tensor");
-  check(segments, at::kLong, 2, "segments");
-  if (segments.size(1) != 2) {
-    throw std::invalid_argument("segments must have 2 columns (length, modality), got " +
-                                std::to_string(segments.size(1)));
-  }
-  const at::Tensor dense = segments.contiguous();
-  at::Tensor offsets = copy_offsets(cu_seqlens);
-  PlanLayout layout = layout_plan_from_segments(static_cast<const Segment*>(dense.const_data_ptr()),
-                                                dense.size(0), offsets.const_data_ptr<int32_t>(),
-                                                offsets.numel(), row_multiple, total_rows);
-  return fill(std::move(layout), std::move(offsets));
-}
-
 }  // namespace mars

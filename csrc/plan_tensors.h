@@ -24,9 +24,4 @@ struct PlanTensors {
 PlanTensors build_plan(const at::Tensor& modality, const at::Tensor& cu_seqlens, int64_t row_multiple,
                        std::optional<int64_t> total_rows);
 
-// segments: int64 [N, 2] (length, modality), cu_seqlens: int32 [S + 1], both on the CPU.
-// Throws std::invalid_argument.
-PlanTensors build_plan_from_segments(const at::Tensor& segments, const at::Tensor& cu_seqlens,
-                                     int64_t row_multiple, std::optional<int64_t> total_rows);
-
 }  // namespace mars

@@ -117,8 +117,11 @@ if [[ -n $EXPERT ]]; then settings+=(--parallel.expert "$EXPERT"); fi
 settings+=("$@")
 
 # The program's own validation, for this many ranks, before any of them starts.
+code=0
 WORLD_SIZE=$((NNODES * RANKS_PER_NODE)) "$PYTHON" -m mars_megatron.train "${settings[@]}" --print-config >/dev/null ||
-    fail "the settings do not fit $NNODES nodes x $RANKS_PER_NODE ranks (above)"
+    code=$?
+[[ $code -ne 2 ]] || fail "the settings do not fit $NNODES nodes x $RANKS_PER_NODE ranks (above)"
+[[ $code -eq 0 ]] || exit "$code" # interrupted
 
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # megatron-core orders communication and computation by it.

@@ -3,18 +3,19 @@
 #
 #   bash examples/setup.sh
 #
-# Needs Python >= 3.10 with its headers, pip and a C++ compiler.
-# Knobs: PYTHON (interpreter to start from), TORCH (what pip installs for torch; default chosen below).
+# Needs Python >= 3.11 with its headers, pip and a C++ compiler. From 3.12 on megatron-core is 0.19, else 0.16.
+# Knobs: PYTHON (interpreter to start from), VENV (folder of the environment), TORCH (what pip installs for torch;
+# default chosen below).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${PYTHON:=python3}"
+: "${VENV:=.venv}"
 : "${TORCH:=}"
 torch_version=2.13.0
 torch_cpu_index=https://download.pytorch.org/whl/cpu
-venv=.venv
-python=$venv/bin/python
-stamp=$venv/.setup-complete
+python=$VENV/bin/python
+stamp=$VENV/.setup-complete
 
 fail() {
     echo "setup: $*" >&2
@@ -46,15 +47,19 @@ print(digest.hexdigest())
 PYTHON_CODE
 }
 
+# Whether csrc/ is built for this Python; extensions for others may lie beside it.
+built() {
+    [[ -f mars_megatron/_C$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') ]]
+}
+
 complete() {
-    [[ -x $python && -f $stamp ]] && compgen -G "mars_megatron/_C*.so" >/dev/null &&
-        [[ $(cat "$stamp") == "$(fingerprint "$python")" ]]
+    [[ -x $python && -f $stamp ]] && built && [[ $(cat "$stamp") == "$(fingerprint "$python")" ]]
 }
 
 check_machine() {
-    command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which is not there; give a Python >= 3.10"
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-        fail "PYTHON is $("$PYTHON" --version); give a Python >= 3.10"
+    command -v "$PYTHON" >/dev/null || fail "PYTHON is $PYTHON, which is not there; give a Python >= 3.11"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "PYTHON is $("$PYTHON" --version); give a Python >= 3.11"
     "$PYTHON" -c 'import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
         fail "the headers of $PYTHON are missing; install them (Debian: python3-dev)"
@@ -63,17 +68,17 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 
 make_venv() {
     if [[ -x $python ]]; then return; fi
-    say "making $venv"
-    rm -rf "$venv"
+    say "making $VENV"
+    rm -rf "$VENV"
     if "$PYTHON" -c 'import ensurepip' 2>/dev/null; then
-        "$PYTHON" -m venv "$venv"
+        "$PYTHON" -m venv "$VENV"
         return
     fi
     # Debian without python3-venv: let the interpreter's own pip install a pip.
     local pip
     pip=$("$PYTHON" -c 'import os, pip; print(os.path.dirname(pip.__file__))') ||
         fail "$PYTHON has neither ensurepip nor pip; install one (Debian: python3-venv)"
-    "$PYTHON" -m venv --without-pip "$venv"
+    "$PYTHON" -m venv --without-pip "$VENV"
     "$python" "$pip" install -q --disable-pip-version-check --ignore-installed pip
 }
 
@@ -96,9 +101,12 @@ install_torch() {
     else
         say "installing the CPU build of torch"
         pip_install "torch==$torch_version+cpu" 2>/dev/null ||
-            pip_install --index-url "$torch_cpu_index" "torch==$torch_version+cpu" ||
-            fail "no CPU build of torch $torch_version found; set TORCH to the requirement that pip shall install"
-    fi
+            pip_install --index-url "$torch_cpu_index" "torch==$torch_version+cpu" 2>/dev/null || {
+            say "no CPU build of torch $torch_version for this Python is to be had: installing the CUDA build (3 GB)," \
+                "which runs on a CPU too"
+            pip_install "torch==$torch_version"
+        }
+    fi || fail "torch could not be installed; set TORCH to the requirement that pip shall install"
 }
 
 if complete; then
@@ -112,6 +120,6 @@ say "installing the dependencies"
 pip_install -r requirements.txt -r requirements-dev.txt
 say "building csrc/"
 pip_install --no-build-isolation --no-deps -e .
-compgen -G "mars_megatron/_C*.so" >/dev/null || fail "the build left no mars_megatron/_C"
+built || fail "the build left no mars_megatron/_C for $("$python" --version)"
 fingerprint "$python" >"$stamp"
 say "done"

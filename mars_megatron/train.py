@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -21,7 +20,6 @@ def train() -> None:
 
     config = parse(epilog=EXIT_CODES)
     quiet()  # `python -m mars_megatron.platform` says once what is missing
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     from mars_megatron.platform.processes import end_with_launcher
     from mars_megatron.training import Trainer, shut_down
 

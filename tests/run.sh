@@ -1,20 +1,49 @@
 #!/usr/bin/env bash
 # Sets everything up (reusing what is there), then runs the tests.
-#
-#   bash tests/run.sh                          all but those marked long or gpu
-#   bash tests/run.sh tests/unit/sequence -k plan   arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+    cat <<'END'
+bash tests/run.sh            all tests but those marked long or gpu; at most 15 minutes on two idle cores
+bash tests/run.sh --quick    the files of tests/quick.txt, some of every room; at most 3 minutes on two idle cores
+bash tests/run.sh ARGUMENTS  what pytest is given, such as tests/unit/sequence -k plan
+bash tests/run.sh --help     this text, and nothing is done
+
+Examples of arguments:
+  -m long tests              the tests that take minutes each
+  -m gpu tests               the tests on an NVIDIA GPU
+  --lf                       those that failed in the last run
+  tests/distributed -x       real ranks, up to the first failure
+  --durations 30             more of the slowest tests
+
+It first runs examples/setup.sh, which does nothing where everything is there. OMP_NUM_THREADS is 1 unless it is set.
+Time limits of tests grow with the load of the machine; --timeout SECONDS sets them.
+END
+}
+
+case "${1:-}" in
+    -h | --help)
+        usage
+        exit 0
+        ;;
+esac
 
 bash examples/setup.sh
 
 # Several ranks share the cores of one machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-if [[ $# -eq 0 ]]; then
+if [[ $# -eq 0 || "$1" == --quick ]]; then
     # These prove the CPU path, also on a machine with GPUs; the checks of the CUDA path are tests/gpu.
     export CUDA_VISIBLE_DEVICES=""
     # Files side by side; a file's tests share what is slow to make.
     workers=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-    set -- --numprocesses "$workers" --maxprocesses 8 --dist loadfile tests/unit tests/distributed
+    side_by_side=(--numprocesses "$workers" --maxprocesses 8 --dist loadfile)
+    if [[ $# -eq 0 ]]; then
+        set -- "${side_by_side[@]}" tests/unit tests/distributed
+    else
+        shift
+        set -- "${side_by_side[@]}" @tests/quick.txt "$@"
+    fi
 fi
 exec .venv/bin/python -m pytest --durations=10 "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ lines of the table with their bars.
 """
 
 SAMPLE = """\
-Drawing images with the KV cache, fp32, from prompts of equal length: generate_images against transformers' generate on
+Drawing images with the KV cache, fp32, from prompts of equal length: sample_images against transformers' generate on
 the exported model (generate; its own guidance and draws), and against the exported model's own loop (exported).
 """
 
@@ -72,11 +73,20 @@ SAMPLE_EPILOG = """\
 In the JSON, ratios["BATCH, guidance G"][NAME] and seconds["BATCH, guidance G"][NAME].
 """
 
+# Of each part the module below benchmarks/ and the class of its options.
+PARTS = {
+    "dispatch": ("dispatch", "DispatchOptions"),
+    "step": ("step", "StepOptions"),
+    "convert": ("conversion", "ConversionOptions"),
+    "data": ("data", "DataOptions"),
+    "sample": ("sampling", "SamplingOptions"),
+}
+
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     form: Any = dict(formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = Parser(description=__doc__, epilog=EPILOG, **form)
-    parts = parser.add_subparsers(dest="part", required=True, metavar="dispatch|step|convert|data|sample")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="|".join(PARTS))
 
     dispatch = parts.add_parser("dispatch", help="token dispatch", description=DISPATCH, epilog=DISPATCH_EPILOG, **form)
     add(dispatch, "--tokens", 8192, "budget of the packed sequence; as many whole samples as fit are taken")
@@ -204,58 +214,28 @@ def add(parser: argparse.ArgumentParser, name: str, default: int, text: str, **h
 
 def run(options: argparse.Namespace) -> None:
     # after the arguments: --help and a wrong option should not wait for torch
-    import logging
 
     import torch
     from benchmarks.timing import machine, write_report
 
     from mars_megatron import platform
 
-    logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise ValueError(f"--json {options.json}: its folder is not there; make it first")
     platform.initialize("auto")
     if options.threads:
         torch.set_num_threads(options.threads)
     print("\n".join(f"{name}: {value}" for name, value in machine().items()), flush=True)
-    ratios, seconds = _RUN[options.part](options)
+    module, kind = PARTS[options.part]
+    part = import_module(f"benchmarks.{module}")
+    defaults = getattr(part, kind)()
+    if getattr(options, "quick", False):
+        from benchmarks.data_options import QUICK
+
+        defaults = QUICK
+    ratios, seconds = part.run(given(defaults, options))
     if options.json:
         write_report(options.json, ratios, seconds)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    return run_program(parse_arguments, run, arguments)
-
-
-def run_dispatch(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from benchmarks.dispatch import DispatchOptions, run
-
-    return run(given(DispatchOptions(), options))
-
-
-def run_step(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from benchmarks.step import StepOptions, run
-
-    return run(given(StepOptions(), options))
-
-
-def run_convert(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from benchmarks.conversion import ConversionOptions, run
-
-    return run(given(ConversionOptions(), options))
-
-
-def run_sample(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from benchmarks.sampling import SamplingOptions, run
-
-    return run(given(SamplingOptions(), options))
-
-
-def run_data(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    from benchmarks.data import run
-    from benchmarks.data_options import QUICK, DataOptions
-
-    return run(given(QUICK if options.quick else DataOptions(), options))
 
 
 def given(defaults: Any, options: argparse.Namespace) -> Any:
@@ -268,7 +248,8 @@ def given(defaults: Any, options: argparse.Namespace) -> Any:
     return replace(defaults, **{name: value for name, value in values.items() if value is not None})
 
 
-_RUN = {"dispatch": run_dispatch, "step": run_step, "convert": run_convert, "data": run_data, "sample": run_sample}
+def main(arguments: list[str] | None = None) -> int:
+    return run_program(parse_arguments, run, arguments)
 
 
 if __name__ == "__main__":

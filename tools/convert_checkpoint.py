@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    from mars_megatron.conversion import convert, formats, visual
+    from mars_megatron.conversion import checkpoints, convert, visual
 
     progress = not getattr(options, "no_progress", True)
     if options.command == "init-from-hf":
@@ -133,10 +133,8 @@ def run(options: argparse.Namespace) -> int:
     elif options.command == "verify":
         return verify(options, progress)
     else:
-        from mars_megatron.conversion.inspection import describe, inspect
-
-        found = inspect(formats.open_checkpoint(options.source))
-        print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else describe(found))
+        found = checkpoints.inspect(checkpoints.open_checkpoint(options.source))
+        print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else checkpoints.describe(found))
         return 0
     print(f"{result}: written")
     return 0

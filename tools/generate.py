@@ -112,20 +112,19 @@ def run(options: argparse.Namespace) -> int:
         options.tensor,
         options.device,
     )
-    return (draw_again if options.again else draw)(options, models)
+    return (sample_again if options.again else sample)(options, models)
 
 
-def draw(options: argparse.Namespace, models: object) -> int:
+def sample(options: argparse.Namespace, models: object) -> int:
     from mars_megatron.files.plain_text import check_unicode
-    from mars_megatron.gallery.draw import generate
-    from mars_megatron.gallery.prompts import Prompt
-    from mars_megatron.gallery.requests import ImageRequest, read_requests
+    from mars_megatron.gallery.image_gallery import sample_gallery
+    from mars_megatron.gallery.prompts import ImageRequest, Prompt, read_requests
 
     if options.prompts:
         requests = read_requests(options.prompts)
     else:
         requests = [ImageRequest(Prompt(check_unicode(text, f"--prompt {ascii(text)}"))) for text in options.prompt]
-    made = generate(
+    made = sample_gallery(
         models,
         requests,
         options.output,
@@ -141,12 +140,12 @@ def draw(options: argparse.Namespace, models: object) -> int:
     return 0
 
 
-def draw_again(options: argparse.Namespace, models: object) -> int:
-    from mars_megatron.gallery.redraw import DrawnOtherwise, redraw
+def sample_again(options: argparse.Namespace, models: object) -> int:
+    from mars_megatron.gallery.image_gallery import SampledOtherwise, sample_manifest
 
     try:
-        written = redraw(options.again, models, only=options.only or (), output=options.output)
-    except DrawnOtherwise as error:
+        written = sample_manifest(options.again, models, only=options.only or (), output=options.output)
+    except SampledOtherwise as error:
         print(error)
         return 1
     if os.environ.get("RANK", "0") == "0":

@@ -290,7 +290,7 @@ def _draw_sheet(documents: list[Any]) -> Any:
     import numpy as np
     from PIL import Image
 
-    from mars_megatron.gallery.grid import image_grid
+    from mars_megatron.gallery.sheet import image_grid
 
     images = [image for document in documents for image in document.images]
     height, width = max((image.shape[:2] for image in images), default=(64, 64))

@@ -53,8 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    from mars_megatron.gallery.document_prompts import DocumentPrompt, read_document_prompts
-    from mars_megatron.gallery.interleave import interleave
+    from mars_megatron.gallery.document_gallery import DocumentPrompt, interleave, read_document_prompts
 
     defaults = DocumentPrompt((), options.seed, options.max_images, options.max_text_tokens, options.stop_after_image)
     prompts = read_document_prompts(options.prompts, defaults)

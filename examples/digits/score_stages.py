@@ -19,9 +19,9 @@ from mars_megatron.evaluation.intervals import proportion
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.files.plain_text import read_json
 from mars_megatron.files.writing import write_text
-from mars_megatron.gallery.grid import image_grid
-from mars_megatron.gallery.output import save_image
+from mars_megatron.gallery.image_folder import save_image
 from mars_megatron.gallery.prompts import read_prompts
+from mars_megatron.gallery.sheet import image_grid
 from mars_megatron.sampling import Sampler, load_for_inference
 
 NUM_SHOWN = 8  # images of a prompt in the grids

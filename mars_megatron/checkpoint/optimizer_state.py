@@ -28,13 +28,23 @@ def fit_optimizer_state(state: dict[Any, Any], folder: Path, optimizer: Megatron
     saved = [common[number] for number in sorted(key for key in common if isinstance(key, int))] or [common]
     number = len(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else 1
     if len(saved) == number:
+        _take_rates(state, optimizer)
         return state
     values = {name: value for name, value in saved[0].items() if name != "optimizer"}
     values["optimizer"] = {**saved[0]["optimizer"], "param_groups": _groups(saved)}
+    _take_rates(values, optimizer)
     if number == 1:
         tensors = {name: value for name, value in state.items() if not isinstance(name, int)}
         return _merged(values, tensors)
     return {index: _merged(values, state[index]) for index in range(number)}
+
+
+def _take_rates(state: dict[Any, Any], optimizer: MegatronOptimizer) -> None:
+    """Put the run's learning rates over the saved ones: by them too megatron-core 0.19 tells groups apart."""
+    ours = optimizer.param_groups[0]
+    for part in [value for key, value in state.items() if isinstance(key, int)] or [state]:
+        for group in part.get("optimizer", part)["param_groups"]:  # nested by the mixed-precision optimisers alone
+            group.update({name: ours[name] for name in ("max_lr", "min_lr") if name in group})
 
 
 def _groups(saved: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from mars_megatron.checkpoint.compatible import (
 from mars_megatron.checkpoint.optimizer_state import fit_optimizer_state
 from mars_megatron.checkpoint.rng import set_rng_state, sharded_rng_state
 from mars_megatron.checkpoint.tokenizers import write_record
-from mars_megatron.compat import checkpoint_writer
+from mars_megatron.compat import megatron_core
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.weights import check_numbers
@@ -96,7 +96,7 @@ def save(
     Returns:
         The folder of the checkpoint.
     """
-    checkpoint_writer.install(become_helper)
+    megatron_core.install_writer(become_helper)
     folder = folders.step_folder(Path(root), position.step)
     temporary = folders.incomplete(folder)
     is_writer = torch.distributed.get_rank() == 0
@@ -116,8 +116,11 @@ def save(
     dist_checkpointing.save(state, str(temporary), content_metadata=CONTENT)
     torch.distributed.barrier()
     if is_writer:
+        megatron_core.write_common(temporary)
         (temporary / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
         write_record(temporary, tokenizers or {})
+        if config.checkpoint.verify_integrity:
+            megatron_core.write_sums(temporary)
         folders.publish(folder)
         folders.remove_old(Path(root), config.checkpoint.keep)
     torch.distributed.barrier()

@@ -16,10 +16,10 @@ from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.plain_text import parse_json, read_text
 from mars_megatron.files.writing import naming
-from mars_megatron.tokenizers.copying import copy_image_tokenizer, copy_text_tokenizer
-from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.image import copy_image_tokenizer
 from mars_megatron.tokenizers.text import load_text_tokenizer
 from mars_megatron.tokenizers.text_checks import is_same
+from mars_megatron.tokenizers.tokenizer_files import copy_text_tokenizer, image_fingerprint, text_fingerprint
 
 # In a checkpoint: the fingerprint of each of its tokenizers.
 RECORD = "tokenizers.json"

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._device import _device_constructors
 
-from mars_megatron.compat import patches
+from mars_megatron.compat import patches, pytorch
 from mars_megatron.compat.patches import Patch
 
 _CPU = torch.device("cpu")
@@ -80,6 +79,12 @@ def _tensor_type(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, dtype, *args, **kwargs) if dtype is not None else original(self)
 
     return type_
+
+
+class _NoStream:
+    """In the place of a CUDA stream: work is done when it is called, so there is nothing to wait for."""
+
+    wait_event = wait_stream = record_event = synchronize = staticmethod(_noop)
 
 
 def _get_rng_state(*_args: Any, **_kwargs: Any) -> torch.Tensor:
@@ -150,6 +155,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("torch.cuda", "set_device", _constant(_noop), "called when process groups are made"),
     Patch("torch.cuda", "synchronize", _constant(_noop), "timers, point-to-point and checkpoints wait for the device"),
     Patch("torch.cuda", "empty_cache", _constant(_noop), "called after checkpoints and buffers are freed"),
+    Patch("torch.cuda", "current_stream", _constant(_NoStream), "the exchange of gradients waits for it (0.19)"),
     Patch("torch.cuda", "manual_seed", _constant(torch.manual_seed), "model-parallel seeds"),
     Patch("torch.cuda", "get_rng_state", _constant(_get_rng_state), "the CPU generator is the device generator"),
     Patch("torch.cuda", "set_rng_state", _constant(_set_rng_state), "the CPU generator is the device generator"),
@@ -201,10 +207,10 @@ def enable() -> None:
             "set training.device=cuda, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
         )
     # jit_fuser decorates functions with torch.compile, which would start a compiler on the first call.
-    torch._dynamo.config.disable = True
+    pytorch.disable_compiler()
     # torch.device("meta") and its like know the factories by their functions, and list them when first used: the list
     # must have the true ones, which the patched ones call. Else transformers leaves buffers of loaded models unset.
-    _device_constructors()
+    pytorch.remember_factories()
     patches.apply(PATCHES)
     _enabled = True
 

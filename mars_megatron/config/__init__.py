@@ -4,50 +4,7 @@ The command line is `mars_megatron.recipes.command_line`; it is not imported her
 """
 
 from mars_megatron.config.parser import from_yaml, to_yaml
-from mars_megatron.config.schema import (
-    CheckpointConfig,
-    CorpusConfig,
-    DataConfig,
-    ExpertsConfig,
-    FreezeConfig,
-    GenerationConfig,
-    ImageConfig,
-    LoggingConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    RecomputeConfig,
-    RopeScalingConfig,
-    RouterConfig,
-    RunConfig,
-    TaskWeights,
-    TrainingConfig,
-    VocabularyConfig,
-)
+from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import validate
 
-__all__ = [
-    "CheckpointConfig",
-    "CorpusConfig",
-    "DataConfig",
-    "ExpertsConfig",
-    "FreezeConfig",
-    "GenerationConfig",
-    "ImageConfig",
-    "LoggingConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "ParallelConfig",
-    "RecomputeConfig",
-    "RopeScalingConfig",
-    "RouterConfig",
-    "RunConfig",
-    "TaskWeights",
-    "TrainingConfig",
-    "VocabularyConfig",
-    "from_yaml",
-    "to_yaml",
-    "validate",
-]
+__all__ = ["RunConfig", "from_yaml", "to_yaml", "validate"]

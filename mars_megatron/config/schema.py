@@ -248,6 +248,8 @@ class OptimizerConfig:
         eps: AdamW epsilon.
         weight_decay: Decoupled weight decay (not on biases and norms).
         clip_grad: Global gradient-norm limit; 0 disables clipping.
+        grad_norm_skip_threshold: A step whose global gradient norm is above this changes nothing; 0 disables. Needs
+            megatron-core 0.18 or later.
     """
 
     lr: float = 1e-3
@@ -258,6 +260,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_grad: float = 1.0
+    grad_norm_skip_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -300,6 +303,8 @@ class CheckpointConfig:
             are.
         init_optimizer: What init_from gives the optimiser. fresh: nothing. keep, with init_visual keep: its moments
             and master weights; schedule and position in the data start anew.
+        verify_integrity: Save SHA-256 sums of a checkpoint's files, and compare them before one that has them is
+            loaded; reads every file once more. Needs megatron-core 0.18 or later.
     """
 
     dir: str = ""
@@ -308,6 +313,7 @@ class CheckpointConfig:
     init_from: str = ""
     init_visual: Literal["copy", "random", "keep"] = "copy"
     init_optimizer: Literal["fresh", "keep"] = "fresh"
+    verify_integrity: bool = False
 
 
 @dataclass(frozen=True)

@@ -228,36 +228,21 @@ def _experts(config: RunConfig, problems: Problems) -> None:
                 "expert is cut over them",
             )
     problems.divides("experts.text", "experts.visual")
-    problems.check(
-        router.top_k == 1 or experts.visual > 1,
-        "router.top_k",
-        "1, because experts.text and experts.visual are 1 and nothing is routed",
-    )
-    problems.check(
-        router.condition == "none" or experts.visual > 1,
-        "router.condition",
-        "none, because experts.visual is 1 and nothing is routed",
-    )
+    for setting, unused in (("router.top_k", 1), ("router.condition", "none")):
+        fine = experts.visual > 1 or problems.value(setting) == unused
+        problems.check(fine, setting, f"{unused}, because experts.text and experts.visual are 1: nothing is routed")
 
 
 def _shared_experts(config: RunConfig, problems: Problems) -> None:
     if not config.model.shared_experts:
         return
+    because = "because model.shared_experts is true: visual tokens have no experts of their own"
     for setting in ("experts.text", "experts.visual", "parallel.expert"):
-        problems.check(
-            problems.value(setting) == 1, setting, "1, because model.shared_experts is true: one expert serves all"
-        )
+        problems.check(problems.value(setting) == 1, setting, f"1, {because}")
     for setting in ("model.expert_norms", "freeze.text"):
-        problems.check(
-            not problems.value(setting),
-            setting,
-            "false, because model.shared_experts is true: visual tokens have no experts of their own",
-        )
-    problems.check(
-        config.checkpoint.init_visual != "random",
-        "checkpoint.init_visual",
-        "copy or keep, because model.shared_experts is true: there are no visual experts to draw",
-    )
+        problems.check(not problems.value(setting), setting, f"false, {because}")
+    drawn = config.checkpoint.init_visual == "random"
+    problems.check(not drawn, "checkpoint.init_visual", f"copy or keep, {because}")
 
 
 def _recompute(config: RunConfig, problems: Problems) -> None:
@@ -275,7 +260,7 @@ def _recompute(config: RunConfig, problems: Problems) -> None:
 def _optimizer(config: RunConfig, problems: Problems) -> None:
     optimizer = config.optimizer
     problems.above(0, "optimizer.lr", "optimizer.eps")
-    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad")
+    problems.at_least(0, "optimizer.weight_decay", "optimizer.clip_grad", "optimizer.grad_norm_skip_threshold")
     problems.check(
         0 <= optimizer.min_lr <= optimizer.lr, "optimizer.min_lr", f"from 0 to optimizer.lr, which is {optimizer.lr}"
     )
@@ -381,21 +366,14 @@ def _world(config: RunConfig, world_size: int, problems: Problems) -> None:
         )
         return
     replicas = world_size // ranks
-    problems.check(
-        replicas % parallel.expert == 0,
-        "parallel.expert",
-        f"a divisor of the data-parallel size, which is {replicas}",
-    )
+    accepted = f"a divisor of the data-parallel size, which is {replicas}"
+    problems.check(replicas % parallel.expert == 0, "parallel.expert", accepted)
     batches = {"training.global_batch_size": training.global_batch_size}
     if training.eval_interval > 0:
         batches["training.eval_batches"] = training.eval_batches
+    stages = parallel.pipeline if parallel.virtual_pipeline > 1 else 1
     for setting, size in batches.items():
-        if size % replicas:
-            problems.check(False, setting, f"a multiple of the data-parallel size, which is {replicas}")
-        elif parallel.virtual_pipeline > 1:
-            problems.check(
-                (size // replicas) % parallel.pipeline == 0,
-                setting,
-                f"a multiple of {replicas * parallel.pipeline} (data-parallel size x parallel.pipeline): "
-                f"interleaving takes micro-batches in groups of parallel.pipeline",
-            )
+        accepted = f"a multiple of the data-parallel size, which is {replicas}"
+        if stages > 1:
+            accepted = f"a multiple of {replicas * stages} (data-parallel size x parallel.pipeline) for interleaving"
+        problems.check(size % (replicas * stages) == 0, setting, accepted)

@@ -18,7 +18,7 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig, to_dict
 from mars_megatron.conversion.carried import check_text_tokenizer, take_tokenizers
-from mars_megatron.conversion.formats import (
+from mars_megatron.conversion.checkpoints import (
     NOT_OF_THE_SOURCE,
     Format,
     Opened,
@@ -30,7 +30,7 @@ from mars_megatron.conversion.parts import DTYPES, ConvertedParts, StartParts, a
 from mars_megatron.conversion.safetensors_writer import write_folder
 from mars_megatron.files.writing import staged
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.former import warn_of_former_checkpoint
+from mars_megatron.tokenizers.text_checks import warn_of_former_checkpoint
 
 # Of a run.
 _PRECISIONS: dict[torch.dtype, Literal["fp32", "bf16"]] = {torch.float32: "fp32", torch.bfloat16: "bf16"}

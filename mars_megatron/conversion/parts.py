@@ -12,7 +12,7 @@ from torch import Tensor
 from mars_megatron.checkpoint.streaming import CheckpointTensors
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo, TensorSource
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.conversion.table import AttentionShape, Parameter, join, parameters, split
+from mars_megatron.conversion.mapping import AttentionShape, Parameter, join, parameters, split
 from mars_megatron.files.weights import are_numbers
 from mars_megatron.model.initialization import draw
 from mars_megatron.sequence.vocabulary import Vocabulary

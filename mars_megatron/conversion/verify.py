@@ -3,21 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from mars_megatron.checkpoint.tensors import TensorSource
-from mars_megatron.conversion.formats import Opened, open_checkpoint
+from mars_megatron.conversion.checkpoints import Opened, open_checkpoint
 from mars_megatron.files.weights import NoNumbersError
 
 # Elements compared at once, so that the comparison needs little beside the two tensors.
 _AT_ONCE = 1 << 24
+
+
+def logits_of(opened: Opened, samples: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """fp32 logits [tokens, ids] of every token of each sample, computed in fp32.
+
+    Args:
+        opened: A whole model.
+        samples: Joined ids by name.
+
+    Raises:
+        ValueError: A file of trained tensors is no whole model, or transformers does not know the architecture.
+    """
+    if opened.format == "visual":
+        raise ValueError(f"{opened.path} is no whole model; merge it onto its language model to compare logits")
+    if opened.format == "checkpoint":
+        return _of_checkpoint(opened, samples)
+    return _of_transformers(opened, samples)
+
+
+def _of_checkpoint(opened: Opened, samples: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    from mars_megatron.sampling import load_for_inference
+    from mars_megatron.sampling.decoding import pack_samples
+
+    loaded = load_for_inference(opened.path, overrides=["--training.precision=fp32"])
+    result = {}
+    with torch.no_grad():
+        for name, ids in samples.items():
+            batch = pack_samples([ids], loaded.vocabulary, every_token=True)
+            device = next(loaded.model.parameters()).device
+            result[name] = loaded.model(batch.to(device), return_logits=True).cpu()
+    return result
+
+
+def _of_transformers(opened: Opened, samples: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    # The code in an exported folder is this project's own; any other is not run.
+    trusted: dict[str, Any] = {"trust_remote_code": True} if opened.format == "exported" else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(opened.path, dtype=torch.float32, local_files_only=True, **trusted)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(f"{opened.path} cannot be run by transformers without code of its own: {error}") from error
+    with torch.no_grad():
+        return {name: model.eval()(torch.tensor([list(ids)])).logits[0].float() for name, ids in samples.items()}
 
 
 @dataclass
@@ -164,8 +209,6 @@ def compare_logits(first: Opened, second: Opened, seed: int = 0) -> dict[str, fl
         ValueError: A checkpoint is no whole model, transformers does not know its architecture, or the two have other
             ids.
     """
-    from mars_megatron.conversion.logits import logits_of
-
     sizes = [(each.config.vocabulary.text_size, each.config.vocabulary.codebook_size) for each in (first, second)]
     if sizes[0] != sizes[1] and "language_model" not in (first.format, second.format):
         raise ValueError(f"logits cannot be compared: text_size and codebook_size are {sizes[0]} and {sizes[1]}")

@@ -17,10 +17,10 @@ from mars_megatron.checkpoint.tokenizers import SETTINGS, fingerprint, locate, p
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.conversion.carried import take_tokenizers
-from mars_megatron.conversion.formats import Opened, VisualHeader, open_checkpoint, read_visual, visual_header
+from mars_megatron.conversion.checkpoints import Opened, VisualHeader, open_checkpoint, read_visual, visual_header
+from mars_megatron.conversion.mapping import part_names
 from mars_megatron.conversion.parts import ConvertedParts, JoinedParts, as_parameters, as_parts
 from mars_megatron.conversion.safetensors_writer import write_file
-from mars_megatron.conversion.table import part_names
 from mars_megatron.files.writing import staged, staged_file
 
 

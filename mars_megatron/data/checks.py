@@ -11,10 +11,9 @@ from mars_megatron.data.blend import corpora_of, longest_sample, validation_corp
 from mars_megatron.data.packing import MAX_ROW_MULTIPLE, RESERVED_ROWS
 from mars_megatron.data.store import Store
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.tokenizers.fingerprint import image_fingerprint
-from mars_megatron.tokenizers.former import first_difference, where_made
 from mars_megatron.tokenizers.text import load_text_tokenizer
-from mars_megatron.tokenizers.text_checks import check_table, is_same
+from mars_megatron.tokenizers.text_checks import check_table, first_difference, is_same, where_made
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint
 
 
 def open_stores(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Store]:

@@ -17,7 +17,7 @@ from mars_megatron.files.plain_text import read_json
 from mars_megatron.files.writing import complete
 from mars_megatron.platform.parallel import only_on_rank_0
 from mars_megatron.sampling import Sampler
-from mars_megatron.sampling.draws import image_numbers
+from mars_megatron.sampling.logits_to_ids import image_numbers
 
 # Of generation: what does not decide which images are drawn.
 _UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")

@@ -11,8 +11,8 @@ import torch
 
 from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate
-from mars_megatron.gallery.grid import image_grid
-from mars_megatron.gallery.output import save_image
+from mars_megatron.gallery.image_folder import save_image
+from mars_megatron.gallery.sheet import image_grid
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from mars_megatron.evaluation.texts import read_sentences, spread
 from mars_megatron.model import MARSModel
 from mars_megatron.model.experts import expert_of
 from mars_megatron.sampling import load_for_inference
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import inference, row_multiple
+from mars_megatron.sampling.decoding import inference, pack_samples, row_multiple
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 

@@ -19,7 +19,7 @@ _SHARED = {
     "picture_mars": "pictures.picture",
     "picture_tiff_mars": "pictures.tiff",
     "pixels_mars": "pictures.pixels",
-    "sampling_mars": "sampling.draws",
+    "sampling_mars": "sampling.logits_to_ids",
     "weights_mars": "files.weights",
 }
 TOKENIZATION = "tokenization_mars"  # lies beside a tokenizer that needs it

@@ -10,7 +10,39 @@ from transformers import PretrainedConfig
 NUM_SPECIALS = 6
 # Behind them the start slots of next-K-token prediction, of which begin of image is the first.
 _CHOICES = {"rope_type": ("none", "linear", "llama3"), "router_condition": ("none", "text")}
-_IMAGE_GENERATION = {
+_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+    "qkv_bias": True,
+    "qk_norm": False,
+    "rms_norm_eps": 1e-6,
+    "rope_base": 10000.0,
+    "rope_type": "none",
+    "rope_factor": 1.0,
+    "rope_low_freq_factor": 1.0,
+    "rope_high_freq_factor": 4.0,
+    "rope_original_context": 8192,
+    "text_vocab_size": 512,
+    "codebook_size": 256,
+    "num_text_ids": None,
+    "text_experts": 1,
+    "visual_experts": 1,
+    "router_top_k": 1,
+    "router_condition": "none",
+    "expert_norms": False,
+    "expert_output_projection": True,
+    "image_resolution": 16,
+    "image_downsample": 4,
+    "image_next_k": 1,
+    "image_generation": None,
+    "initializer_range": 0.02,
+    "use_cache": True,
+}
+IMAGE_GENERATION = {
     "guidance": 3.0,
     "guidance_schedule": "constant",
     "temperature": 1.0,
@@ -74,78 +106,17 @@ class MarsConfig(PretrainedConfig):
     hidden_act = "silu"
     sliding_window = None
 
-    def __init__(
-        self,
-        hidden_size: int = 128,
-        intermediate_size: int = 352,
-        num_hidden_layers: int = 4,
-        num_attention_heads: int = 4,
-        num_key_value_heads: int = 4,
-        head_dim: int = 32,
-        qkv_bias: bool = True,
-        qk_norm: bool = False,
-        rms_norm_eps: float = 1e-6,
-        rope_base: float = 10000.0,
-        rope_type: str = "none",
-        rope_factor: float = 1.0,
-        rope_low_freq_factor: float = 1.0,
-        rope_high_freq_factor: float = 4.0,
-        rope_original_context: int = 8192,
-        text_vocab_size: int = 512,
-        codebook_size: int = 256,
-        num_text_ids: int | None = None,
-        text_experts: int = 1,
-        visual_experts: int = 1,
-        router_top_k: int = 1,
-        router_condition: str = "none",
-        expert_norms: bool = False,
-        expert_output_projection: bool = True,
-        image_resolution: int = 16,
-        image_downsample: int = 4,
-        image_next_k: int = 1,
-        image_generation: dict[str, Any] | None = None,
-        initializer_range: float = 0.02,
-        use_cache: bool = True,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
-        bos_token_id: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads
-        self.head_dim = head_dim
-        self.qkv_bias = qkv_bias
-        self.qk_norm = qk_norm
-        self.rms_norm_eps = rms_norm_eps
-        self.rope_base = rope_base
-        self.rope_type = rope_type
-        self.rope_factor = rope_factor
-        self.rope_low_freq_factor = rope_low_freq_factor
-        self.rope_high_freq_factor = rope_high_freq_factor
-        self.rope_original_context = rope_original_context
-        self.text_vocab_size = text_vocab_size
-        self.codebook_size = codebook_size
-        self.num_text_ids = text_vocab_size if num_text_ids is None else num_text_ids
-        self.text_experts = text_experts
-        self.visual_experts = visual_experts
-        self.router_top_k = router_top_k
-        self.router_condition = router_condition
-        self.expert_norms = expert_norms
-        self.expert_output_projection = expert_output_projection
-        self.image_resolution = image_resolution
-        self.image_downsample = image_downsample
-        self.image_next_k = image_next_k
-        self.image_generation = {**_IMAGE_GENERATION, **(image_generation or {})}
-        self.initializer_range = initializer_range
-        self.use_cache = use_cache
+    def __init__(self, **kwargs: Any) -> None:
+        for name, default in _DEFAULTS.items():
+            setattr(self, name, kwargs.pop(name, default))
+        if self.num_text_ids is None:
+            self.num_text_ids = self.text_vocab_size
+        self.image_generation = {**IMAGE_GENERATION, **(self.image_generation or {})}
         self._derive(kwargs)
         self._check()
         if kwargs.pop("tie_word_embeddings", False):
             raise ValueError("tie_word_embeddings is True; accepted: False, embedding and head are tables of their own")
-        ids = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id, "bos_token_id": bos_token_id}
+        ids = {name: kwargs.pop(name, None) for name in ("eos_token_id", "pad_token_id", "bos_token_id")}
         super().__init__(tie_word_embeddings=False, **ids, **kwargs)
         # Newer versions know these as settings of generation alone.
         for name, value in ids.items():
@@ -183,9 +154,9 @@ class MarsConfig(PretrainedConfig):
             )
         if self.image_next_k < 1:
             raise ValueError(f"image_next_k is {self.image_next_k}; accepted: 1 or more")
-        unknown = self.image_generation.keys() - _IMAGE_GENERATION.keys()
+        unknown = self.image_generation.keys() - IMAGE_GENERATION.keys()
         if unknown:
-            raise ValueError(f"image_generation has {sorted(unknown)}; accepted: {', '.join(_IMAGE_GENERATION)}")
+            raise ValueError(f"image_generation has {sorted(unknown)}; accepted: {', '.join(IMAGE_GENERATION)}")
 
     @property
     def num_image_rows(self) -> int:

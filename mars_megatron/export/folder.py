@@ -9,11 +9,11 @@ from typing import Any
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.export.code import write_code
-from mars_megatron.export.configuration_mars import MarsConfig
+from mars_megatron.export.configuration_mars import IMAGE_GENERATION, MarsConfig
 from mars_megatron.export.model_card import model_card
 from mars_megatron.export.text_tokenizer import write_text_tokenizer
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
-from mars_megatron.tokenizers.copying import copy_image_tokenizer
+from mars_megatron.tokenizers.image import VQImageTokenizer, copy_image_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -77,6 +77,10 @@ def write_companions(
 
 def _check_image_tokenizer(folder: str, config: RunConfig) -> None:
     tokenizer = load_image_tokenizer(folder)
+    if not isinstance(tokenizer, VQImageTokenizer):
+        raise ValueError(
+            f"image tokenizer {folder} is a {type(tokenizer).__name__}; an exported folder takes a VQModel"
+        )
     codes, pixels = tokenizer.codebook_size, tokenizer.downsample
     wanted = {"vocabulary.codebook_size": config.vocabulary.codebook_size, "image.downsample": config.image.downsample}
     for (name, value), there in zip(wanted.items(), (codes, pixels), strict=True):
@@ -156,14 +160,7 @@ def build_mars_config(
         image_resolution=config.image.resolution,
         image_downsample=config.image.downsample,
         image_next_k=config.image.next_k,
-        image_generation={
-            "guidance": generation.guidance,
-            "guidance_schedule": generation.guidance_schedule,
-            "temperature": generation.temperature,
-            "top_k": generation.top_k,
-            "top_p": generation.top_p,
-            "min_p": generation.min_p,
-        },
+        image_generation={name: getattr(generation, name) for name in IMAGE_GENERATION},
         initializer_range=model.init_std,
         eos_token_id=eos_id,
         pad_token_id=eos_id if pad_id is None else pad_id,

@@ -12,13 +12,13 @@ from transformers import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
 from mars_megatron.export.cache_mars import MarsCache
 from mars_megatron.export.processing_mars import MarsProcessor
-from mars_megatron.sampling.draws import (
+from mars_megatron.sampling.logits_to_ids import (
     GUIDANCE_SCHEDULES,
-    draw,
     guidance_at,
     guide,
     image_key,
     image_numbers,
+    sample_ids,
     uniforms,
 )
 
@@ -148,7 +148,7 @@ class MarsGenerationMixin(GenerationMixin):
             for start in range(0, len(prompt_ids), batch_size):
                 part = slice(start, start + batch_size)
                 noise = uniforms(keys[part], codes.shape[1])
-                codes[part] = self._draw(prompt_ids[part], noise, **settings).cpu()
+                codes[part] = self._sample_codes(prompt_ids[part], noise, **settings).cpu()
         return codes
 
     def generate_images(
@@ -236,7 +236,7 @@ class MarsGenerationMixin(GenerationMixin):
                 raise ValueError(f"{name} is {settings[name]}; accepted: {values}")
         return settings
 
-    def _draw(
+    def _sample_codes(
         self,
         prompts: Sequence[Sequence[int]],
         noise: Tensor,
@@ -244,7 +244,7 @@ class MarsGenerationMixin(GenerationMixin):
         guidance_schedule: str,
         **truncation: Any,
     ) -> Tensor:
-        """One batch; noise is float64 [prompts, codes], truncation of `draw`. Returns codes of that shape."""
+        """One batch; noise is float64 [prompts, codes], truncation of `sample_ids`. Returns codes of that shape."""
         config, guided = self.config, guidance != 1
         rows = [[*prompt, config.boi_token_id] for prompt in prompts]
         if guided:  # the same form as a dropped caption in training
@@ -261,7 +261,7 @@ class MarsGenerationMixin(GenerationMixin):
                 conditional, unconditional = logits.chunk(2)
                 scale = guidance_at(len(codes), noise.shape[1], guidance, guidance_schedule)
                 logits = guide(conditional, unconditional, scale)
-            codes.append(draw(logits, noise[:, len(codes)], **truncation))
+            codes.append(sample_ids(logits, noise[:, len(codes)], **truncation))
             if len(codes) == noise.shape[1]:
                 return torch.stack(codes, dim=1)
             ids = (codes[-1] + config.text_vocab_size)[:, None]

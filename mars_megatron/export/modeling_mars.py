@@ -37,7 +37,7 @@ from mars_megatron.pictures.formats import look  # noqa: F401
 from mars_megatron.pictures.picture import Picture  # noqa: F401
 from mars_megatron.pictures.pixels import upright_rgb  # noqa: F401
 from mars_megatron.pictures.tiff import read_tiff  # noqa: F401
-from mars_megatron.sampling.draws import draw  # noqa: F401
+from mars_megatron.sampling.logits_to_ids import sample_ids  # noqa: F401
 from mars_megatron.tokenizers.image_codes import to_uint8  # noqa: F401
 
 

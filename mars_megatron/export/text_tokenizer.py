@@ -17,8 +17,8 @@ from sentencepiece import SentencePieceProcessor
 from mars_megatron.export import tokenization_mars
 from mars_megatron.export.code import TOKENIZATION, write_code
 from mars_megatron.tokenizers import load_text_tokenizer
-from mars_megatron.tokenizers.copying import CHAT_TEMPLATE
-from mars_megatron.tokenizers.text_files import CONFIG, TOKENIZER_JSON, added_tokens, read_table
+from mars_megatron.tokenizers.text import JsonTokenizer, SentencePieceTokenizer
+from mars_megatron.tokenizers.tokenizer_files import CHAT_TEMPLATE, CONFIG, TOKENIZER_JSON, added_tokens, read_table
 
 # Of the source's configuration; what else it has, a file or a class decides, or says nothing of text.
 _KEPT = ("chat_template", "model_max_length", "padding_side", "truncation_side")
@@ -37,6 +37,11 @@ def write_text_tokenizer(source: str | Path, folder: Path, text_size: int) -> No
         ValueError: The source is no tokenizer.
     """
     tokenizer = load_text_tokenizer(source)
+    if not isinstance(tokenizer, (JsonTokenizer, SentencePieceTokenizer)):
+        raise ValueError(
+            f"text tokenizer {source} is a {type(tokenizer).__name__}; an exported folder takes a tokenizer.json or a "
+            "SentencePiece model"
+        )
     ids = tokenizer.tokens_from(0)
     beside = Path(source) if Path(source).is_dir() else None
     config = read_table(beside / CONFIG) if beside else {}

@@ -1,1 +1,1 @@
-"""Folders of results: what is asked for, drawn, written, and made again."""
+"""Folders of results: what is asked for, sampled, written, and made again."""

@@ -16,20 +16,20 @@ from mars_megatron.config import validate
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.hashes import content_fingerprint
-from mars_megatron.gallery.requests import Drawing, decisive
+from mars_megatron.gallery.prompts import PlannedImage, decisive
 from mars_megatron.sampling.load import agreed_checkpoint, load_for_inference
 from mars_megatron.sampling.sampler import Sampler
-from mars_megatron.tokenizers.fingerprint import image_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint
 
 
 @dataclass(frozen=True)
 class Models:
-    """Which checkpoints draw, and how.
+    """Which checkpoints sample, and how.
 
     Args:
-        checkpoint: A checkpoint, or the folder of a run; without `high` it draws at its own resolution.
+        checkpoint: A checkpoint, or the folder of a run; without `high` it samples at its own resolution.
         high: Whether super-resolution follows.
-        super_resolution: Checkpoint for that; empty for the same one, which then draws its own low resolution first.
+        super_resolution: Checkpoint for that; empty for the same one, which then samples its own low resolution first.
         overrides: Settings in place of the saved ones: ["--generation.guidance=2", "--data.image_tokenizer=...", ...].
         high_overrides: The same for super-resolution; those of `data` are taken from `overrides` too.
         tensor: Tensor-parallel size; None takes all ranks.
@@ -45,7 +45,7 @@ class Models:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class Drawn(NamedTuple):
+class SampledImages(NamedTuple):
     """What a batch of images came out as.
 
     Attributes:
@@ -108,7 +108,7 @@ class Cascade:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """Where images were drawn, and how many together: with another one, other roundings are possible."""
+        """Where images were sampled, and how many together: with another one, other roundings are possible."""
         groups, batch_size = self.first.loaded.groups, self.config.generation.batch_size
         return {
             "device": platform.device().type,
@@ -117,39 +117,39 @@ class Cascade:
             "batch_size": batch_size,
         }
 
-    def draw(self, drawings: Sequence[Drawing]) -> Drawn:
+    def sample(self, planned_images: Sequence[PlannedImage]) -> SampledImages:
         """Draw some images of the same settings together.
 
         Of several candidates the one is kept under whose low-resolution codes (those of the first step) the model finds
         the prompt most probable as the caption.
         """
-        texts = [drawing.prompt.text for drawing in drawings for _ in drawing.numbers]
-        seeds = [drawing.seed for drawing in drawings for _ in drawing.numbers]
-        numbers = [number for drawing in drawings for number in drawing.numbers]
-        (settings,) = {drawing.settings for drawing in drawings}
+        texts = [image_plan.prompt.text for image_plan in planned_images for _ in image_plan.numbers]
+        seeds = [image_plan.seed for image_plan in planned_images for _ in image_plan.numbers]
+        numbers = [number for image_plan in planned_images for number in image_plan.numbers]
+        (settings,) = {image_plan.settings for image_plan in planned_images}
         codes = self.first.sample_each(texts, numbers, seeds=seeds, settings=settings, resolution=self.first_resolution)
-        scores: list[list[float]] = [[] for _ in drawings]
-        if len(numbers) > len(drawings):
+        scores: list[list[float]] = [[] for _ in planned_images]
+        if len(numbers) > len(planned_images):
             every = iter(self.first.caption_scores(texts, codes, settings.batch_size).tolist())
-            scores = [[next(every) for _ in drawing.numbers] for drawing in drawings]
+            scores = [[next(every) for _ in image_plan.numbers] for image_plan in planned_images]
         kept, start = [], 0
-        for drawing, found in zip(drawings, scores, strict=True):
+        for image_plan, found in zip(planned_images, scores, strict=True):
             kept.append(start + (found.index(max(found)) if found else 0))
-            start += len(drawing.numbers)
+            start += len(image_plan.numbers)
         chosen = [numbers[place] for place in kept]
         if self.second is None:
-            return Drawn(codes[kept], None, chosen, scores)
-        prompts, of_kept = [drawing.prompt.text for drawing in drawings], [seeds[place] for place in kept]
+            return SampledImages(codes[kept], None, chosen, scores)
+        prompts, of_kept = [image_plan.prompt.text for image_plan in planned_images], [seeds[place] for place in kept]
         how = replace(self.second.loaded.config.generation, batch_size=settings.batch_size)
         high = self.second.upscale_each(prompts, codes[kept], chosen, seeds=of_kept, settings=how)
-        return Drawn(high, codes[kept], chosen, scores)
+        return SampledImages(high, codes[kept], chosen, scores)
 
-    def pictures(self, drawn: Drawn) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def pictures(self, sampled: SampledImages) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The images, and the low-resolution ones they were made from: uint8 [N, height, width, 3]."""
-        images = self._last.decode(drawn.codes)
-        if drawn.low_codes is None:
+        images = self._last.decode(sampled.codes)
+        if sampled.low_codes is None:
             return images, None
-        return images, self._last.decode(drawn.low_codes, self.first_resolution)
+        return images, self._last.decode(sampled.low_codes, self.first_resolution)
 
     def _open_second(self) -> Sampler:
         models, first = self.models, self.first.loaded
@@ -177,11 +177,11 @@ class Cascade:
         return Sampler(loaded)
 
     def _check_fit(self) -> None:
-        """Whether super-resolution goes on from what the first model draws."""
+        """Whether super-resolution goes on from what the first model makes."""
         first, second = self.first.loaded.config, self._last.loaded.config
         if self.models.super_resolution and first.image.resolution != second.image.low_resolution:
             raise ValueError(
-                f"{self.models.checkpoint} draws at image.resolution {first.image.resolution}, but "
+                f"{self.models.checkpoint} samples at image.resolution {first.image.resolution}, but "
                 f"{self.models.super_resolution} starts from image.low_resolution {second.image.low_resolution}; "
                 "accepted: the same"
             )

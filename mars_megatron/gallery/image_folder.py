@@ -1,4 +1,4 @@
-"""The folder that images are written to, and what of it is there already."""
+"""The folder that images are written to: PNG files, a manifest of what made each, a contact sheet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from mars_megatron.files.writing import complete
-from mars_megatron.gallery.grid import image_grid
-from mars_megatron.gallery.output import save_image
+from mars_megatron.gallery.sheet import image_grid
 
 MANIFEST, SHEET, IMAGES, LOW, CODES = "manifest.jsonl", "sheet.png", "images", "low", "codes"
 SHEET_ROWS, SHEET_COLUMNS = 64, 16  # prompts and images of each that a contact sheet shows
@@ -26,8 +25,15 @@ _NEEDED = (
     *("file", "prompt", "seed", "candidates", "settings", "resolution", "model", "super_resolution"),
     *("pixels", "batch", "layout"),
 )
-
 Line = dict[str, Any]
+
+
+def save_image(image: Image.Image, path: str | Path) -> Path:
+    """Write a PNG file, which appears under its name only when it is complete."""
+    path = Path(path)
+    with complete(path, durable=False) as temporary:
+        image.save(temporary, format="PNG")
+    return path
 
 
 class ImageFolder:

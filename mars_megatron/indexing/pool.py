@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, Generic, TypeVar
 
+from mars_megatron.compat.standard_library import workers
 from mars_megatron.indexing.batch import empty, join
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
 from mars_megatron.indexing.records import Done, Skip, Work
@@ -202,7 +203,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[..., Result], *argumen
 def _end(pool: ProcessPoolExecutor) -> None:
     """Stop a pool, idle or not, within a few seconds; also one that an interruption caught while it started."""
     # shutdown(wait=True) would wait for a worker that never ends, and fails where a thread was not started yet.
-    processes = list((pool._processes or {}).values())
+    processes = workers(pool)
     pool.shutdown(wait=False, cancel_futures=True)
     for grace, end in zip((*_GRACE, None), ("terminate", "kill", ""), strict=True):
         deadline = None if grace is None else time.monotonic() + grace

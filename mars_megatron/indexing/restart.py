@@ -14,7 +14,7 @@ from mars_megatron.index.reader import open_index
 from mars_megatron.indexing.output import Recipe, remove_index
 from mars_megatron.indexing.records import HARMLESS
 from mars_megatron.indexing.sources.inputs import InputShard
-from mars_megatron.tokenizers.former import first_difference, where_made
+from mars_megatron.tokenizers.text_checks import first_difference, where_made
 
 _REPLACE = "give another output, or --overwrite to replace it"
 

@@ -11,10 +11,10 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import all_to_all
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from mars_megatron.compat import megatron_core
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.backends import Backend
 from mars_megatron.model.experts import ByModality, Rows, mark
@@ -43,6 +43,7 @@ class SlicedMLP(MLP):
             config, submodules, is_expert=True, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp_ep
         )
         self.replicas = groups.expt_dp
+        megatron_core.mark_expert_weights(self)
 
     def forward(self, hidden: Tensor, splits: list[int]) -> Tensor:
         """[local rows, 1, hidden] -> the same.
@@ -114,15 +115,13 @@ class FeedForward(ByModality):
             if number > 1:
                 own = copy.copy(config)
                 own.num_moe_experts = number
-                module, parts = linears.grouped_mlp_modules(config.moe_grouped_gemm, False)
-                return RoutedExperts(
-                    own,
-                    MoESubmodules(
-                        experts=ModuleSpec(module=module, submodules=parts),
-                        router=partial(Router, settings=run.router, conditioned=conditioned),
-                    ),
-                    pg_collection=groups,
+                parts = MoESubmodules(
+                    experts=megatron_core.experts_builder(linears, config.moe_grouped_gemm),
+                    router=partial(Router, settings=run.router, conditioned=conditioned),
                 )
+                routed = RoutedExperts(own, parts, pg_collection=groups)
+                megatron_core.mark_expert_weights(routed.experts)
+                return routed
             if self.ep_size > 1:
                 return SlicedMLP(config, submodules, groups)
             return MLP(config, submodules, ffn_hidden_size=config.ffn_hidden_size, tp_group=groups.tp)

@@ -37,6 +37,7 @@ class Router(MegatronModule):
         pg_collection: Process groups.
         settings: What the run configures.
         conditioned: Whether the router sees the text in front of a token.
+        is_mtp_layer: Part of megatron-core's interface; no layer of ours is one.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Router(MegatronModule):
         pg_collection: ProcessGroupCollection,
         settings: RouterConfig,
         conditioned: bool,
+        is_mtp_layer: bool = False,
     ) -> None:
         super().__init__(config)
         assert config.num_moe_experts is not None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from mars_megatron import platform
+from mars_megatron.compat import megatron_core
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import uses_expert_layers
 
@@ -59,7 +60,7 @@ def build_transformer_config(config: RunConfig) -> TransformerConfig:
         recompute_num_layers=recompute.num_layers if full else None,
         calculate_per_token_loss=True,
         # gloo sends from the tensor's own memory, with no stream to keep its release behind the send.
-        deallocate_pipeline_outputs=not on_cpu,
+        deallocate_pipeline_outputs=not on_cpu and megatron_core.may_free_sent_outputs(parallel.virtual_pipeline > 1),
         # With two stages a chunk's next and previous rank are the same; only the unbatched, overlapped exchange
         # keeps the two directions apart (one process group each).
         overlap_p2p_comm=parallel.virtual_pipeline > 1,

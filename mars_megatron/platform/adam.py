@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from mars_megatron.compat.pytorch import fused_adamw
+
 
 class FusedStateAdamW(torch.optim.Optimizer):
     """AdamW over torch's fused kernel, with `step` kept per parameter group instead of per parameter.
@@ -21,6 +23,7 @@ class FusedStateAdamW(torch.optim.Optimizer):
         eps: Added to the denominator.
         weight_decay: Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101).
         adam_w_mode: Must be True; apex's L2 mode is not offered.
+        capturable: Must be False; CUDA graphs of the step are not offered.
     """
 
     def __init__(
@@ -31,9 +34,12 @@ class FusedStateAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         adam_w_mode: bool = True,
+        capturable: bool = False,
     ) -> None:
         if not adam_w_mode:
             raise ValueError("adam_w_mode=False (L2 regularisation) is not supported: weight decay is decoupled here")
+        if capturable:
+            raise ValueError("capturable=True (CUDA graphs of the optimiser's step) is not supported")
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, step=0))
 
     @torch.no_grad()
@@ -54,7 +60,7 @@ class FusedStateAdamW(torch.optim.Optimizer):
                 continue
             # The kernel advances nothing itself: it reads this step from one tensor per parameter.
             steps = [torch.tensor(float(group["step"]), device=p.device) for p in params]
-            torch._fused_adamw_(
+            fused_adamw(
                 params,
                 [p.grad for p in params],
                 [self.state[p]["exp_avg"] for p in params],
@@ -69,15 +75,3 @@ class FusedStateAdamW(torch.optim.Optimizer):
                 amsgrad=False,
                 maximize=False,
             )
-
-
-def install() -> None:
-    """Make megatron-core use `FusedStateAdamW` where neither Transformer Engine nor apex offers its Adam."""
-    import megatron.core.optimizer as core_optimizer
-    from megatron.core.optimizer import distrib_optimizer
-
-    if core_optimizer.USING_PYTORCH_OPTIMIZER:
-        core_optimizer.Adam = FusedStateAdamW
-        core_optimizer.USING_PYTORCH_OPTIMIZER = False
-        distrib_optimizer.Adam = FusedStateAdamW
-        distrib_optimizer.HAVE_APEX_OR_TE = True

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 
 from mars_megatron.compat import cpu
-from mars_megatron.platform import adam, processes
+from mars_megatron.platform import processes
+from mars_megatron.platform.adam import FusedStateAdamW
 
 _device: torch.device | None = None
 
@@ -42,7 +43,10 @@ def initialize(kind: Literal["auto", "cpu", "cuda"] = "auto") -> torch.device:
             raise ValueError("training.device=cuda, but torch sees no GPU; use cpu or auto")
         _device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(_device)
-    adam.install()
+    from mars_megatron.compat import megatron_core  # slow; not for workers, which need no device
+
+    megatron_core.quiet()
+    megatron_core.install_adam(FusedStateAdamW)
     return _device
 
 

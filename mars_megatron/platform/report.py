@@ -10,7 +10,7 @@ import platform as python_platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-MEGATRON_CORE = "0.16."  # later releases rename what is used here
+MEGATRON_CORE = ">=0.16.1,<0.20,!=0.17.*,!=0.18.*"  # as in pyproject.toml; what differs is in compat
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,17 @@ def _package(name: str, distribution: str, module: str, cost: str, required: boo
 
 
 def _megatron_core() -> Finding:
-    finding = _package("megatron-core", "megatron-core", "megatron.core", "nothing trains", required=True)
-    if finding.found and not finding.detail.startswith(MEGATRON_CORE):
-        return replace(finding, found=False, detail=f"{finding.detail} is installed; {MEGATRON_CORE}x is needed")
-    return finding
+    # This part of it needs triton in 0.19, and refuses an old nvidia-resiliency-ext.
+    layers = "megatron.core.models.backends"
+    finding = _package("megatron-core", "megatron-core", layers, "nothing trains", required=True)
+    if not finding.found:
+        return finding
+    from packaging.specifiers import SpecifierSet  # megatron-core brings it
+
+    if SpecifierSet(MEGATRON_CORE).contains(finding.detail, prereleases=True):
+        return finding
+    needed = "0.19 (Python >= 3.12) or 0.16.1 (Python 3.11) is needed"
+    return replace(finding, found=False, detail=f"{finding.detail} is installed; {needed}")
 
 
 def _import_problem(module: str) -> str:
@@ -157,8 +164,7 @@ def _extension() -> Finding:
     problem = _import_problem("torch") or _import_problem(name)
     if problem:
         return Finding(name, False, f"built, but cannot be loaded: {problem}", cost)
-    import torch
+    from mars_megatron.compat.pytorch import has_kernel
 
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     kinds = [kind for kind in ("CPU", "CUDA") if has_kernel("mars_megatron::permute_rows", kind)]
     return Finding(name, True, f"compiled extension, row copies on {' and '.join(kinds)}", cost)

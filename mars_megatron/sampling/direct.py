@@ -7,7 +7,6 @@ to differentiate, and a step of one modality has nothing to sort and no rows for
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -30,11 +29,14 @@ from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, from_samples, to_
 from mars_megatron.sequence.batch import Batch
 
 _LINEARS = (ColumnParallelLinear, RowParallelLinear)
-# The modules whose forward passes are known here; a model with any other is left to its own.
+# The modules whose forward passes are known here, with the names of their methods.
 _KNOWN = {
-    *(MARSModel, TransformerBlock, nn.ModuleList, SemVIELayer, Experts, RMSNorm, *_LINEARS),
-    *(SemVIEAttention, SampleAttention, QKNorm, RotaryEmbedding, FeedForward, MLP),
-    *(JoinedEmbedding, VocabParallelEmbedding, JoinedHead),
+    kind: frozenset(name for name, _ in inspect.getmembers(kind, inspect.isfunction))
+    for kind in (
+        *(MARSModel, TransformerBlock, nn.ModuleList, SemVIELayer, Experts, RMSNorm, *_LINEARS),
+        *(SemVIEAttention, SampleAttention, QKNorm, RotaryEmbedding, FeedForward, MLP),
+        *(JoinedEmbedding, VocabParallelEmbedding, JoinedHead),
+    )
 }
 
 Pair = tuple[Any, Any]  # the text module and the visual one; the same where one serves both
@@ -197,15 +199,10 @@ def _is_as_built(module: nn.Module) -> bool:
     return (
         type(module) in _KNOWN
         and not has_hooks(module)
-        and _methods(type(module)).isdisjoint(vars(module))
+        and _KNOWN[type(module)].isdisjoint(vars(module))
         and all(type(parameter) is nn.Parameter for parameter in module.parameters(recurse=False))
         and all(activation is F.silu for activation in activations)
     )
-
-
-@cache
-def _methods(kind: type) -> frozenset[str]:
-    return frozenset(name for name, _ in inspect.getmembers(kind, inspect.isfunction))
 
 
 def _call(module: nn.Module, rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from mars_megatron.config.schema import ParallelConfig, RecomputeConfig, RunConf
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel, only_on_rank_0, world_size
 from mars_megatron.sequence.vocabulary import Vocabulary
-from mars_megatron.tokenizers.former import warn_of_former_checkpoint
+from mars_megatron.tokenizers.text_checks import warn_of_former_checkpoint
 
 
 @dataclass(frozen=True)

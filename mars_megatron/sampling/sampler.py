@@ -9,15 +9,19 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import GenerationConfig
-from mars_megatron.sampling.captions import generate_captions
-from mars_megatron.sampling.documents import Document, Part, to_parts, to_request
-from mars_megatron.sampling.draws import image_numbers
-from mars_megatron.sampling.images import generate_images
-from mars_megatron.sampling.joint import Joint, check_request, write_and_draw
-from mars_megatron.sampling.likelihood import caption_likelihood
 from mars_megatron.sampling.load import LoadedModel
-from mars_megatron.sampling.super_resolution import upscale
-from mars_megatron.sampling.text import generate_text
+from mars_megatron.sampling.logits_to_ids import image_numbers
+from mars_megatron.sampling.to_documents import (
+    Document,
+    Joint,
+    Part,
+    check_request,
+    sample_documents,
+    to_parts,
+    to_request,
+)
+from mars_megatron.sampling.to_images import sample_images, upscale
+from mars_megatron.sampling.to_text import caption_likelihood, sample_captions, sample_text
 from mars_megatron.tokenizers import ImageTokenizer, load_image_tokenizer, load_text_tokenizer
 from mars_megatron.tokenizers.text_checks import check_table
 
@@ -101,7 +105,7 @@ class Sampler:
 
         Args:
             texts: The prompts.
-            numbers, seeds: See `generate_images`.
+            numbers, seeds: See `sample_images`.
             settings: Instead of those of the configuration.
             resolution: Height and width in pixels; None for that of the configuration.
             progress: Show a progress bar on rank 0.
@@ -110,9 +114,9 @@ class Sampler:
         how, prompts = settings or loaded.config.generation, [self.text_tokenizer.encode(text) for text in texts]
         numbers = image_numbers(prompts) if numbers is None else numbers
 
-        def draw(mine: slice) -> torch.Tensor:
+        def sample(mine: slice) -> torch.Tensor:
             seed = None if seeds is None else seeds[mine]
-            return generate_images(
+            return sample_images(
                 loaded.model,
                 prompts[mine],
                 loaded.vocabulary,
@@ -123,7 +127,7 @@ class Sampler:
                 progress=progress,
             )
 
-        return self._share(draw)
+        return self._share(sample)
 
     def upscale_each(
         self,
@@ -144,7 +148,7 @@ class Sampler:
         """
         loaded, prompts = self.loaded, [self.text_tokenizer.encode(text) for text in texts]
 
-        def draw(mine: slice) -> torch.Tensor:
+        def sample(mine: slice) -> torch.Tensor:
             seed = None if seeds is None else seeds[mine]
             return upscale(
                 loaded.model,
@@ -158,7 +162,7 @@ class Sampler:
                 progress=progress,
             )
 
-        return self._share(draw)
+        return self._share(sample)
 
     def caption_scores(self, texts: Sequence[str], codes: torch.Tensor, batch_size: int) -> torch.Tensor:
         """How probable the model finds each text as the caption of its image; replicas share the work.
@@ -210,7 +214,7 @@ class Sampler:
             images: uint8 [N, height, width, 3] or [N, 3, height, width], of the model's resolution.
             settings: Instead of those of the configuration.
         """
-        captions = generate_captions(
+        captions = sample_captions(
             self.loaded.model,
             self.image_tokenizer.encode(images),
             self.loaded.vocabulary,
@@ -229,7 +233,7 @@ class Sampler:
         beginnings = [self.text_tokenizer.encode(text) for text in texts]
         if not all(beginnings):
             raise ValueError(f"text {beginnings.index([])} to be continued is empty")
-        written = generate_text(
+        written = sample_text(
             self.loaded.model,
             beginnings,
             self.loaded.vocabulary,
@@ -243,9 +247,9 @@ class Sampler:
         return [whole.removeprefix(start) for whole, start in zip(wholes, starts, strict=True)]
 
     def continue_documents(self, documents: Sequence[Document], *, progress: bool = False) -> list[list[Part]]:
-        """Go on with documents of texts and images: the model writes, begins images by itself, and draws them.
+        """Go on with documents of texts and images: the model writes, begins images by itself, and samples them.
 
-        Replicas of the model share the work. The settings are those of the configuration; see `write_and_draw`.
+        Replicas of the model share the work. The settings are those of the configuration; see `sample_documents`.
 
         Returns:
             For each document the texts and images that were added.
@@ -260,7 +264,7 @@ class Sampler:
         for number, request in enumerate(requests):
             check_request(request, f"document {number}")
         replicas, rank = groups.dp.size(), groups.dp.rank()
-        mine = write_and_draw(model, requests[rank::replicas], joint, config.generation, progress=progress)
+        mine = sample_documents(model, requests[rank::replicas], joint, config.generation, progress=progress)
         everyones: list[list[list[int]]] = [mine] * replicas
         if replicas > 1:
             torch.distributed.all_gather_object(everyones, mine, group=groups.dp)

@@ -1,7 +1,7 @@
 """One packed sequence: vocabulary, samples, batch, the plan of who computes what, and the row copies that follow it."""
 
 from mars_megatron.sequence.native import native_available
-from mars_megatron.sequence.plan import DispatchPlan, build_plan, build_plan_from_segments
+from mars_megatron.sequence.plan import DispatchPlan, build_plan
 from mars_megatron.sequence.reference import TEXT, VISUAL, padded_counts
 from mars_megatron.sequence.rows import combine, dispatch, from_samples, permute_rows, to_samples
 
@@ -10,7 +10,6 @@ __all__ = [
     "VISUAL",
     "DispatchPlan",
     "build_plan",
-    "build_plan_from_segments",
     "combine",
     "dispatch",
     "from_samples",

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+from mars_megatron.compat.pytorch import has_kernel
+
 _EXTENSION = "mars_megatron._C"
 _INTERFACE = 4  # kInterface of csrc/bindings.cpp
 
@@ -36,9 +38,7 @@ def _load() -> ModuleType | None:
 _extension = _load()
 _devices = (
     frozenset(
-        kind
-        for kind, key in (("cpu", "CPU"), ("cuda", "CUDA"))
-        if torch._C._dispatch_has_kernel_for_dispatch_key("mars_megatron::permute_rows", key)
+        kind for kind, key in (("cpu", "CPU"), ("cuda", "CUDA")) if has_kernel("mars_megatron::permute_rows", key)
     )
     if _extension is not None
     else frozenset()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mars_megatron.sequence import native, reference
 from mars_megatron.sequence.reference import TEXT, VISUAL
 
-__all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan", "build_plan_from_segments"]
+__all__ = ["TEXT", "VISUAL", "DispatchPlan", "Impl", "build_plan"]
 
 Impl = Literal["auto", "native", "reference"]
 
@@ -121,60 +121,11 @@ class DispatchPlan:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DispatchPlan:
         """The same plan with its tensors on `device` (asynchronously from pinned memory if non_blocking)."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        tensors = {name: value for name, value in values if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in tensors.items()})
-
-    def validate(self) -> None:
-        """Assert that counts and permutations agree with one another. Reads values: for tests only."""
-        T, S, P = self.num_tokens, self.num_samples, self.num_rows
-        assert self.num_text + self.num_visual == T and self.num_text >= 0 and self.num_visual >= 0
-        for count, padded in ((self.num_text, self.padded_text), (self.num_visual, self.padded_visual)):
-            assert padded >= max(count, 1) and padded % self.row_multiple == 0
-
-        assert self.cu_seqlens.dtype == torch.int32 and self.cu_seqlens.shape == (S + 1,)
-        lengths = self.cu_seqlens.diff().long()
-        assert self.cu_seqlens[0] == 0 and self.cu_seqlens[-1] == T and (lengths > 0).all()
-        assert lengths.max() == self.max_seqlen
-
-        _assert_inverse(self.sequence_to_sorted, self.sorted_to_sequence, T, P)
-        _assert_inverse(self.padded_to_sorted, self.sorted_to_padded, S * self.max_seqlen, P)
-        token_of_row = self.sorted_to_sequence
-        assert ((token_of_row >= 0) == (self.sorted_to_padded >= 0)).all()
-        for part in token_of_row.split(self.expert_splits):  # stable inside each modality
-            assert (part[part >= 0].diff() > 0).all()
-
-        positions = torch.arange(T, device=lengths.device) - self.cu_seqlens[:-1].repeat_interleave(lengths)
-        assert (self.position_ids[self.sequence_to_sorted] == positions).all()
-        assert (self.position_ids[token_of_row < 0] == 0).all()
-        self._validate_text_blocks()
-        assert not self.expert_peers or self.expert_splits in self.expert_peers
-
-    def _validate_text_blocks(self) -> None:
-        starts = set(self.cu_seqlens.tolist())
-        is_visual = (self.sequence_to_sorted >= self.padded_text).tolist()
-        count = block = 0  # blocks so far, the last one of this sample
-        expected = []
-        for token, visual in enumerate(is_visual):
-            if token in starts:
-                block = 0
-            if not visual and (token in starts or is_visual[token - 1]):
-                count += 1
-                block = count
-            expected.append(block)
-        assert self.num_text_blocks == count
-        assert self.text_block.dtype == torch.int64 and self.text_block.shape == (self.num_rows,)
-        assert self.text_block[self.sequence_to_sorted].tolist() == expected
-        assert (self.text_block[self.sorted_to_sequence < 0] == 0).all()
-
-
-def _assert_inverse(index: torch.Tensor, inverse: torch.Tensor, size: int, inverse_size: int) -> None:
-    """Assert that index [size] and inverse [inverse_size] undo each other wherever they are not -1."""
-    assert index.dtype == inverse.dtype == torch.int64
-    assert index.shape == (size,) and inverse.shape == (inverse_size,)
-    places = (index >= 0).nonzero()[:, 0]
-    assert (inverse[index[places]] == places).all()
-    assert (inverse >= 0).sum() == len(places)
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), torch.Tensor):
+                moved[field.name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **moved)
 
 
 def build_plan(
@@ -201,26 +152,3 @@ def build_plan(
     """
     build = native.extension().build_plan if native.use_native(impl) else reference.build_plan
     return DispatchPlan(**build(modality, cu_seqlens, row_multiple, total_rows))
-
-
-def build_plan_from_segments(
-    segments: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    *,
-    row_multiple: int = 1,
-    total_rows: int | None = None,
-    impl: Impl = "auto",
-) -> DispatchPlan:
-    """build_plan where the runs of the modalities are known already.
-
-    Args:
-        segments: int64 [N, 2] on the CPU, columns (length, modality): stretches of one modality that cover the
-            sequence in order, each at least one token long. Neighbours may be of one modality.
-        cu_seqlens, row_multiple, total_rows, impl, Raises: As of build_plan.
-
-    Returns:
-        The plan that build_plan makes of the modality of each token.
-    """
-    native_build = native.use_native(impl)
-    build = native.extension().build_plan_from_segments if native_build else reference.build_plan_from_segments
-    return DispatchPlan(**build(segments, cu_seqlens, row_multiple, total_rows))

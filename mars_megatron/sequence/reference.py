@@ -62,28 +62,6 @@ def build_plan(
     }
 
 
-def build_plan_from_segments(
-    segments: torch.Tensor, cu_seqlens: torch.Tensor, row_multiple: int, total_rows: int | None
-) -> dict[str, Any]:
-    """The same of segments int64 [N, 2]; see plan.build_plan_from_segments."""
-    _check_tensor("segments", segments, torch.int64, 2)
-    if segments.shape[1] != 2:
-        raise ValueError(f"segments must have 2 columns (length, modality), got {segments.shape[1]}")
-    lengths, modality = segments.unbind(1)  # [N]
-    for segment, value in enumerate(modality.tolist()):
-        if value not in (TEXT, VISUAL):
-            raise ValueError(f"modality must be 0 (text) or 1 (visual), got {value} in segment {segment}")
-    room = _MAX_TOKENS
-    for segment, length in enumerate(lengths.tolist()):
-        if not 1 <= length <= room:
-            raise ValueError(
-                f"segments must have at least 1 token each and {_MAX_TOKENS} together, got length {length} in "
-                f"segment {segment}"
-            )
-        room -= length
-    return build_plan(modality.to(torch.uint8).repeat_interleave(lengths), cu_seqlens, row_multiple, total_rows)
-
-
 def padded_counts(
     num_text: int, num_visual: int, row_multiple: int = 1, total_rows: int | None = None
 ) -> tuple[int, int]:

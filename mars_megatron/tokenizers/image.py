@@ -1,21 +1,24 @@
-"""The image tokenizer: a diffusers VQModel between uint8 images and codes."""
+"""Image tokenizers behind one interface; the one there is here is a diffusers VQModel."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from mars_megatron.files.foreign import refuse_foreign
 from mars_megatron.files.weights import open_vq_model
-from mars_megatron.tokenizers.fingerprint import image_fingerprint
 from mars_megatron.tokenizers.image_codes import decode_codes, encode_codes, to_float, to_uint8
+from mars_megatron.tokenizers.tokenizer_files import IMAGE_PATTERNS, copy_files, image_fingerprint, tokenizer_files
 
 if TYPE_CHECKING:  # slow to import
     from diffusers import VQModel
 
+# Where the tensors of several files lie; says nothing about codes, so it is no part of a fingerprint, but of a copy.
+_INDEX = "diffusion_pytorch_model.*.index.json"
 # Types of a plain VQModel's weights, as safetensors names them.
 _FLOATS = ("F32", "F16", "BF16", "F64")
 
@@ -36,8 +39,33 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
     )
 
 
-class ImageTokenizer:
-    """Encodes and decodes batches with a frozen VQModel.
+class ImageTokenizer(Protocol):
+    """What the package needs of an image tokenizer: a folder of config.json and weights, which is found and copied.
+
+    Attributes:
+        path: The folder, as it was given.
+        fingerprint: `image_fingerprint` of the folder.
+        codebook_size: Every code lies in [0, codebook_size).
+        downsample: Pixels of a code along each side.
+    """
+
+    path: str
+    fingerprint: str
+    codebook_size: int
+    downsample: int
+
+    def grid(self, resolution: int) -> tuple[int, int]:
+        """Rows and columns of codes of a square image of so many pixels; ValueError where they do not divide it."""
+
+    def encode(self, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+        """uint8 [N, 3, H, W] or [N, H, W, 3] -> codes int64 [N, h * w] on the CPU, row by row."""
+
+    def decode(self, codes: torch.Tensor, grid: tuple[int, int], batch_size: int = 64) -> torch.Tensor:
+        """Codes int64 [N, h * w] -> uint8 [N, H, W, 3] on the CPU; ValueError where the codes are no such images."""
+
+
+class VQImageTokenizer:
+    """Encodes and decodes batches with a frozen diffusers VQModel.
 
     Args:
         model: The VQModel; three channels in and out.
@@ -100,17 +128,33 @@ class ImageTokenizer:
 
 
 def load_image_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> ImageTokenizer:
-    """Open a diffusers VQModel folder (config.json and weights).
+    """Open the folder of an image tokenizer (config.json and weights) of one of `KINDS`.
 
     Raises:
         ValueError: The folder does not exist, holds something else, or its weights are not whole, of floating point and
             numbers alone; file and tensor are named.
     """
+    open_kind = next(open_kind for recognises, open_kind in KINDS if recognises(Path(path)))
+    return open_kind(path, device)
+
+
+def copy_image_tokenizer(source: str | Path, target: str | Path) -> None:
+    """Copy the folder of an image tokenizer, which is opened first: a copy of something else is found too late.
+
+    Raises:
+        ValueError: It cannot be opened; see `load_image_tokenizer`.
+    """
+    load_image_tokenizer(source)
+    files = tokenizer_files(Path(source), IMAGE_PATTERNS, "image tokenizer")
+    copy_files([*files, *Path(source).glob(_INDEX)], Path(target))
+
+
+def _open_vq_model(path: str | Path, device: torch.device | str) -> ImageTokenizer:
     refuse_foreign(Path(path), "image tokenizer")
     if not Path(path).is_dir():
         raise ValueError(f"image tokenizer {path} is not a diffusers VQModel folder: there is no such folder")
     _check_types(Path(path))
-    return ImageTokenizer(open_vq_model(path, local_files_only=True), path, device)
+    return VQImageTokenizer(open_vq_model(path, local_files_only=True), path, device)
 
 
 def _check_types(folder: Path) -> None:
@@ -128,3 +172,9 @@ def _check_types(folder: Path) -> None:
                     f"image tokenizer: {file}: {name} is of type {dtype}; accepted: {', '.join(_FLOATS)} (a quantised "
                     "model must be converted back first)"
                 )
+
+
+# How a folder is recognised, and what opens it, in the order in which they are tried. The last one takes what is left,
+# and says what is wrong with it.
+Kind = tuple[Callable[[Path], bool], Callable[[str | Path, torch.device | str], ImageTokenizer]]
+KINDS: list[Kind] = [(lambda folder: True, _open_vq_model)]

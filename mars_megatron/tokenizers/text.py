@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -15,8 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from mars_megatron.files.foreign import refuse_foreign_tokenizer
-from mars_megatron.tokenizers.fingerprint import text_fingerprint
-from mars_megatron.tokenizers.text_files import (
+from mars_megatron.tokenizers.tokenizer_files import (
     CONFIG,
     TOKENIZER_JSON,
     added_tokens,
@@ -24,6 +23,7 @@ from mars_megatron.tokenizers.text_files import (
     read_table,
     says_bos,
     special_names,
+    text_fingerprint,
 )
 
 
@@ -257,18 +257,27 @@ class JsonTokenizer:
 
 
 def load_text_tokenizer(path: str | Path) -> TextTokenizer:
-    """Open a SentencePiece .model file, or a folder with tokenizer.json or, where there is none, a .model file.
+    """Open a text tokenizer of one of `KINDS`: a SentencePiece .model file, or a folder with tokenizer.json or, where
+    there is none, a .model file.
 
     Raises:
         ValueError: The path does not exist or is no such tokenizer; the message says what it is and what to do.
     """
     path = Path(path)
     refuse_foreign_tokenizer(path)
-    if path.is_dir() and deciding_file(path).name == TOKENIZER_JSON:
-        return JsonTokenizer(path)
     if path.name == TOKENIZER_JSON and path.is_file():
         raise ValueError(f"text tokenizer {path} is a file; give its folder, whose {CONFIG} names the eos_token")
-    return SentencePieceTokenizer(path)
+    return next(open_kind for recognises, open_kind in KINDS if recognises(path))(path)
+
+
+def _has_json(path: Path) -> bool:
+    return path.is_dir() and deciding_file(path).name == TOKENIZER_JSON
+
+
+# How a path is recognised, and what opens it, in the order in which they are tried. The last one takes what is left,
+# and says what is wrong with it.
+Kind = tuple[Callable[[Path], bool], Callable[[Path], TextTokenizer]]
+KINDS: list[Kind] = [(_has_json, JsonTokenizer), (lambda path: True, SentencePieceTokenizer)]
 
 
 def _rows(tokenizer: TextTokenizer, made: Iterable[int]) -> int:

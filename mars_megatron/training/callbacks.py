@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from mars_megatron import platform
+from mars_megatron.checkpoint.folders import step_folder
+from mars_megatron.checkpoint.rng import rng_state, set_rng_state
+from mars_megatron.evaluation.jobs import make_jobs
+from mars_megatron.evaluation.results import ModelIdentity
+from mars_megatron.evaluation.runner import UNFINISHED, check_tokenizers, run_jobs
+from mars_megatron.gallery.sheet import image_grid
+from mars_megatron.sampling import LoadedModel, Sampler, sample_images
+from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 from mars_megatron.training.expert_report import expert_report
 from mars_megatron.training.objective import StepResult
 from mars_megatron.training.signals import StopRequest
@@ -58,6 +72,9 @@ class Log(Callback):
 
     def after_step(self, result: StepResult) -> None:
         self.speed.end(result.num_tokens)
+        if result.skipped:
+            step = self.run.position.step
+            self.run.metrics.say(f"step {step} changed nothing: its gradient norm is {result.grad_norm:.4g}")
         self.run.metrics.step_done()
         if self.due(self.config.logging.interval):
             experts = expert_report(self.run.chunks, self.config)
@@ -74,33 +91,65 @@ class Validate(Callback):
 
 
 class Sample(Callback):
-    """Draws the grid of sampled images."""
+    """Draws the prompts of `logging.sample_prompts`, a row each, with the same random numbers every time."""
+
+    IMAGES_PER_PROMPT = 8
 
     def __init__(self, run: Trainer) -> None:
         super().__init__(run)
-        if self.config.logging.sample_interval:
-            from mars_megatron.training.samples import SampleGrid  # the tokenizers' libraries take seconds to import
-
-            self.grid = SampleGrid(run.located, run.vocabulary)
+        config = run.located
+        if not config.logging.sample_interval:
+            return
+        self.image = config.image
+        text = load_text_tokenizer(config.data.text_tokenizer)
+        self.image_tokenizer = load_image_tokenizer(config.data.image_tokenizer, device=str(platform.device()))
+        self.prompts = config.logging.sample_prompts
+        self.ids = [text.encode(prompt) for prompt in self.prompts for _ in range(self.IMAGES_PER_PROMPT)]
 
     def after_step(self, result: StepResult) -> None:
-        if self.due(self.config.logging.sample_interval):
-            self.run.metrics.write_images(self.run.position.step, self.grid.draw(self.run.chunks[0]))
+        if not self.due(self.config.logging.sample_interval):
+            return
+        run = self.run
+        codes = sample_images(run.chunks[0], self.ids, run.vocabulary, self.image.num_codes, self.config.generation)
+        if torch.distributed.get_rank() == 0:
+            images = self.image_tokenizer.decode(codes, (self.image.side, self.image.side))
+            rows = np.split(np.asarray(torch.as_tensor(images)), len(self.prompts))
+            run.metrics.write_images(run.position.step, np.asarray(image_grid(rows, self.prompts)))
 
 
 class Score(Callback):
-    """Runs the suites of scores."""
+    """Runs `evaluation.suites`; their results are files below evaluation/in_training, their scores metrics.
+
+    Training goes on as if it had not been there: the random state is put back.
+    """
 
     def __init__(self, run: Trainer) -> None:
         super().__init__(run)
-        if self.config.evaluation.interval:
-            from mars_megatron.training.evaluation import SuitesInTraining
-
-            self.suites = SuitesInTraining(run.located, run.vocabulary, run.groups, run.chunks[0])
+        config = run.located
+        if not config.evaluation.interval:
+            return
+        self.jobs = make_jobs(config.evaluation.suites, "evaluation.suites")
+        for job in self.jobs:
+            job.suite.check()
+        with _unchanged_random_state():  # a tokenizer's weights are drawn before they are loaded
+            self.sampler = Sampler(LoadedModel(run.chunks[0], config, run.groups, run.vocabulary))
+            check_tokenizers(self.jobs, self.sampler)
 
     def after_step(self, result: StepResult) -> None:
-        if self.due(self.config.evaluation.interval):
-            self.suites.run(self.run.position.step, self.run.metrics)
+        if not self.due(self.config.evaluation.interval):
+            return
+        step, metrics = self.run.position.step, self.run.metrics
+        output = step_folder(Path(self.config.checkpoint.dir) / "evaluation" / "in_training", step)
+        # What an interrupted run drew here was drawn by other parameters, unless it was resumed bit for bit.
+        if torch.distributed.get_rank() == 0:
+            shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+        torch.distributed.barrier()
+        identity = ModelIdentity("", step, f"step {step} of a run")
+        scores: dict[str, float] = {}
+        with _unchanged_random_state():
+            for label, report in run_jobs(self.jobs, self.sampler, identity, output, metrics.say, progress=False):
+                scores |= {f"{label}/{name}": score.value for name, score in report.scores.items()}
+        metrics.write(step, "evaluation", scores)
 
 
 class Stop(Callback):
@@ -126,19 +175,27 @@ class Save(Callback):
 
     def __init__(self, run: Trainer) -> None:
         super().__init__(run)
+        self.saved = run.position.step
         # The first rank alone writes the file.
         self.marker = run.root / FINISHED if run.root and torch.distributed.get_rank() == 0 else None
         if self.marker:
             self.marker.unlink(missing_ok=True)
 
     def after_step(self, result: StepResult) -> None:
-        due = self.due(self.config.checkpoint.interval) or self.run.is_done() or self.run.stopping
-        if due and self.run.root:
-            self.run.save()
+        if self.due(self.config.checkpoint.interval):
+            self.save()
 
     def end(self) -> None:
+        if self.saved != self.run.position.step:
+            self.save()
         if self.marker and self.run.is_done():
             self.marker.touch()
+
+    def save(self) -> None:
+        """Write a checkpoint, if the run has a folder."""
+        if self.run.root:
+            self.run.save()
+        self.saved = self.run.position.step
 
 
 class Speed:
@@ -168,3 +225,12 @@ class Speed:
 def _losses(result: StepResult) -> dict[str, float | None]:
     values = asdict(result)
     return values | values.pop("others")
+
+
+@contextmanager
+def _unchanged_random_state() -> Iterator[None]:
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

@@ -67,9 +67,9 @@ class MetricsWriter:
             else:
                 self.say(f"step {step}: {split} loss {present['loss']:.4f}")
 
-    def write_images(self, step: int, grid: np.ndarray | None) -> None:
-        """Log one picture, uint8 [height, width, 3]; None on the ranks that drew none."""
-        if self._tensorboard is not None and grid is not None:
+    def write_images(self, step: int, grid: np.ndarray) -> None:
+        """Log one picture, uint8 [height, width, 3]."""
+        if self._tensorboard is not None:
             self._tensorboard.add_image("samples", grid, step, dataformats="HWC")
 
     def say(self, text: str) -> None:

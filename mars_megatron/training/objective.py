@@ -23,6 +23,7 @@ class StepResult:
         num_targets: Targets with a loss.
         num_tokens: Tokens processed, padding not counted.
         grad_norm: Global gradient norm before clipping; None for evaluations.
+        skipped: Whether nothing was updated, see optimizer.grad_norm_skip_threshold; None if it was.
         others: What else an objective measures, by the name under which it is logged. Of next-token prediction
             loss_<task>, the mean loss per target of each task that had micro-batches of its own.
     """
@@ -33,6 +34,7 @@ class StepResult:
     num_targets: int
     num_tokens: int
     grad_norm: float | None = None
+    skipped: bool | None = None
     others: dict[str, float] = field(default_factory=dict)
 
 

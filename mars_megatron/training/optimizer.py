@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.process_groups_config import ProcessGroupCollection
 
+from mars_megatron.compat import megatron_core
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.model.mars import MARSModel
+
+
+def check_offered(config: RunConfig) -> None:
+    """Refuse settings that the installed megatron-core cannot follow.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    megatron_core.check_offered({name: attrgetter(name)(config) for name in megatron_core.OFFERED})
 
 
 def wrap_data_parallel(
@@ -49,6 +60,7 @@ def build_optimizer(
             adam_beta2=settings.beta2,
             adam_eps=settings.eps,
             clip_grad=settings.clip_grad,
+            **megatron_core.optimizer_settings(settings.grad_norm_skip_threshold),
             bf16=config.training.precision == "bf16",
             params_dtype=model[0].module.config.params_dtype,
             use_distributed_optimizer=config.parallel.distributed_optimizer,

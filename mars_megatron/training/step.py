@@ -46,6 +46,7 @@ class Stepper:
     ) -> None:
         self.model, self.groups = model, groups
         self.objective = objective or NextToken(config.loss.text_weight)
+        self.skip_threshold = config.optimizer.grad_norm_skip_threshold
         self.micro_batch_tokens = config.data.micro_batch_tokens
         self.num_micro_batches = config.training.global_batch_size // groups.dp.size()
         self.core = model[0].module.config
@@ -69,9 +70,11 @@ class Stepper:
         optimizer.zero_grad()
         measures = self._run(batches, self.num_micro_batches, forward_only=False)
         succeeded, grad_norm, _ = optimizer.step()
-        if not succeeded:
+        skipped = not succeeded and grad_norm is not None and 0 < self.skip_threshold < grad_norm
+        if not succeeded and not skipped:
             raise RuntimeError("the optimiser refused this step: a gradient is infinite or not a number")
-        return self._result(measures, None if grad_norm is None else float(grad_norm))
+        result = self._result(measures, None if grad_norm is None else float(grad_norm))
+        return replace(result, skipped=True) if skipped else result
 
     @torch.no_grad()
     def evaluate(self, batches: list[Iterator[Batch]], num_micro_batches: int) -> StepResult:

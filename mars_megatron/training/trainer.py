@@ -13,6 +13,7 @@ import torch
 from mars_megatron import platform
 from mars_megatron.checkpoint import Position, latest, load, load_model, load_optimizer, resolve, save
 from mars_megatron.checkpoint.tokenizers import keep_copies, locate_for_training
+from mars_megatron.compat import megatron_core
 from mars_megatron.config import validate
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.data.prefetch import Prefetcher
@@ -25,10 +26,10 @@ from mars_megatron.training.callbacks import Callback, Log, Sample, Save, Score,
 from mars_megatron.training.feed import Feed
 from mars_megatron.training.metrics import MetricsWriter
 from mars_megatron.training.objective import Objective, StepResult
-from mars_megatron.training.optimizer import apply_settings, build_optimizer, wrap_data_parallel
+from mars_megatron.training.optimizer import apply_settings, build_optimizer, check_offered, wrap_data_parallel
 from mars_megatron.training.step import Stepper
 
-# In this order behind every step: a request to stop is known before it is decided what is saved.
+# Called in this order behind every step.
 CALLBACKS: list[type[Callback]] = [Log, Validate, Sample, Score, Stop, Save]
 
 
@@ -51,6 +52,7 @@ class Trainer:
         platform.initialize(config.training.device)
         platform.init_process_group()
         validate(config, world_size(), training=True)
+        check_offered(config)
         self.groups = initialize_parallel(config.parallel, config.training.seed)
         torch.manual_seed(config.training.seed)
         self.vocabulary = Vocabulary.from_config(config)
@@ -61,6 +63,8 @@ class Trainer:
             # Once for all: a run that goes on may have a newer one a moment later.
             start = only_on_rank_0(partial(resolve, config.checkpoint.init_from))
         origin, resumed = checkpoint or start, checkpoint is not None
+        if origin is not None and config.checkpoint.verify_integrity:
+            megatron_core.check_sums(origin)
         # What is saved names tokenizers as they were given; they may be elsewhere now.
         self.located, self.tokenizers = only_on_rank_0(partial(locate_for_training, config, origin, resumed))
         self.chunks = build_model(config, self.groups, initialize=origin is None)
@@ -86,7 +90,7 @@ class Trainer:
             only_on_rank_0(partial(keep_copies, self.root, self.located, self.tokenizers))
         self._train_feed = self.feed.batches("train", self.position.micro_batches)
         self.train_batches = self._per_chunk(self._train_feed)
-        self.stopping = False  # set by a callback, this step is the last
+        self.stopping = False  # set by a callback to end the run behind this step
 
     def run(self) -> StepResult | None:
         """Train to the last step, or to a request to stop; saves a checkpoint either way.
@@ -104,10 +108,10 @@ class Trainer:
             result = self._step()
             for callback in callbacks:
                 callback.after_step(result)
-        self._train_feed.close()
         for callback in reversed(callbacks):
             callback.end()
         self.metrics.close()
+        self._train_feed.close()
         return result
 
     def is_done(self) -> bool:

@@ -208,34 +208,6 @@ void test_plan() {
   if (!refused) check_plan(input, layout, cu_seqlens.get());
 }
 
-// Cuts of the tokens, also inside runs, and sometimes a wrong one.
-void test_segments() {
-  Input input = draw_input();
-  std::vector<mars::Segment> cuts;
-  for (const uint8_t value : input.modality) {
-    if (cuts.empty() || cuts.back().modality != value || one_in(5)) cuts.push_back({0, value});
-    ++cuts.back().length;
-  }
-  bool valid = is_valid(input);
-  if (one_in(3)) {
-    mars::Segment& cut = cuts[draw(0, cuts.size() - 1)];
-    int64_t value = draw_extreme();
-    while (value == 0) value = draw_extreme();  // which is a modality
-    int64_t& field = one_in(2) ? cut.length : cut.modality;
-    valid = valid && field == value;
-    field = value;
-  }
-  const auto segments = exact(cuts);
-  const auto cu_seqlens = exact(input.cu_seqlens);
-  mars::PlanLayout layout;
-  const bool refused = throws<std::invalid_argument>([&] {
-    layout = mars::layout_plan_from_segments(segments.get(), cuts.size(), cu_seqlens.get(), input.cu_seqlens.size(),
-                                             input.row_multiple, input.total_rows);
-  });
-  require(refused != valid, "layout_plan_from_segments refuses what is not valid");
-  if (!refused) check_plan(input, layout, cu_seqlens.get());
-}
-
 void test_permute_rows() {
   const int64_t in_rows = draw(1, 40), out_rows = draw(1, 60), row_bytes = draw(0, 40);
   std::vector<int64_t> order(out_rows);
@@ -277,7 +249,6 @@ int main(int argc, char** argv) {
   const int64_t rounds = std::stoll(argv[2]);
   for (int64_t round = 0; round < rounds; ++round) {
     test_plan();
-    test_segments();
     test_permute_rows();
   }
   std::cout << "test_core: " << rounds << " rounds passed\n";

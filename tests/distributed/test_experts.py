@@ -21,6 +21,8 @@ LOSSES = {"router.balance_loss": 0.1, "router.z_loss": 0.01}
 
 IMAGES_ALONE = {"data.tasks.i2t": 0, "data.tasks.text": 0, "data.caption_dropout": 1.0}
 SHORT = {"training.steps": 5}
+# Of the runs of twenty steps, under a layout: an error of a gradient shows from the second on.
+FIRST_STEPS = 6
 EXPERTS: dict[str, dict[str, Any]] = {
     "one each": {},
     "visual 4": {"experts.visual": 4, **LOSSES},
@@ -76,7 +78,7 @@ def test_reference_learns_and_every_variant_differs(reference: dict[str, list[fl
 @pytest.mark.parametrize("num_ranks", LAYOUTS)
 def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: dict[str, list[float]]) -> None:
     layouts = LAYOUTS[num_ranks]
-    # Twenty steps under the layouts proper, few under their variants.
+    # All experts under the layouts proper, some under their variants.
     cases = [
         (layout, experts)
         for layout in layouts
@@ -84,8 +86,9 @@ def test_losses_equal_one_rank(num_ranks: int, corpus: str, reference: dict[str,
         if layout in ("expert", "expert x tensor", "expert x pipeline") or "training.steps" in settings
     ]
     runs = [_run(corpus, EXPERTS[experts], layouts[layout]) for layout, experts in cases]
-    for case, losses in zip(cases, run_ranks(num_ranks, "losses", {"runs": runs}), strict=True):
-        assert losses == pytest.approx(reference[case[1]], rel=1e-4), case
+    found = run_ranks(num_ranks, "losses", {"runs": runs, "steps": FIRST_STEPS})
+    for case, losses in zip(cases, found, strict=True):
+        assert losses == pytest.approx(reference[case[1]][:FIRST_STEPS], rel=1e-4), case
 
 
 def test_each_rank_holds_its_share_of_the_experts(corpus: str) -> None:

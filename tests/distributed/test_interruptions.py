@@ -27,7 +27,7 @@ from tests.support.waiting import scaled, wait_until
 pytestmark = pytest.mark.distributed
 
 # More steps than can be done, each with a checkpoint, before a signal comes.
-STEPS = 50
+STEPS = 30
 LAYOUTS: dict[str, dict[str, Any]] = {"data": {"data.num_workers": 1}, "tensor": {"parallel.tensor": 2}}
 
 

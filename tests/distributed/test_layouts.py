@@ -21,6 +21,9 @@ SEQUENCE = {**TENSOR, "parallel.sequence": True}
 INTERLEAVED = {**PIPELINE, "parallel.virtual_pipeline": 2}
 NO_SHARDED_OPTIMIZER = {"parallel.distributed_optimizer": False}
 
+# Of twenty: an error of a gradient shows from the second on.
+FIRST_STEPS = 6
+
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     1: {"one": {}, "full": FULL, "block": BLOCK, "selective": SELECTIVE, "plain optimizer": NO_SHARDED_OPTIMIZER},
     2: {
@@ -79,13 +82,15 @@ Trained = Callable[[int], dict[str, list[float]]]
 
 @pytest.fixture(scope="module")
 def trained(corpus: str) -> Trained:
-    """The losses of all runs on a number of ranks, by name; they share the ranks' processes."""
+    """The losses of all runs on a number of ranks, by name, on several ranks of the first steps; they share the ranks'
+    processes."""
 
     @cache
     def on(num_ranks: int) -> dict[str, list[float]]:
         named = LAYOUTS[num_ranks] | QK_NORM_RUNS[num_ranks]
         runs = [{"data.path": corpus, **run} for run in named.values()]
-        return dict(zip(named, run_ranks(num_ranks, "losses", {"runs": runs}), strict=True))
+        steps = 20 if num_ranks == 1 else FIRST_STEPS
+        return dict(zip(named, run_ranks(num_ranks, "losses", {"runs": runs, "steps": steps}), strict=True))
 
     return on
 
@@ -103,7 +108,8 @@ def test_reference_learns(reference: list[float]) -> None:
 @pytest.mark.parametrize("num_ranks", LAYOUTS)
 def test_losses_equal_one_rank(num_ranks: int, trained: Trained, reference: list[float]) -> None:
     for name in LAYOUTS[num_ranks]:
-        assert trained(num_ranks)[name] == pytest.approx(reference, rel=1e-4), name
+        losses = trained(num_ranks)[name]
+        assert len(losses) >= FIRST_STEPS and losses == pytest.approx(reference[: len(losses)], rel=1e-4), name
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
@@ -147,8 +153,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def test_variants_equal_one_rank(corpus: str) -> None:
-    """Each variant of the model under sequence parallelism and under a pipeline, six steps."""
-    runs = [{"data.path": corpus, "training.steps": 6, **variant} for variant in VARIANTS.values()]
+    """Each variant of the model under sequence parallelism and under a pipeline, four steps."""
+    runs = [{"data.path": corpus, "training.steps": 4, **variant} for variant in VARIANTS.values()]
     reference = run_ranks(1, "losses", {"runs": runs})
     split = run_ranks(2, "losses", {"runs": [{**run, **layout} for layout in (SEQUENCE, PIPELINE) for run in runs]})
     assert len({tuple(losses) for losses in reference}) == len(VARIANTS), "a variant changes nothing"

@@ -11,7 +11,7 @@ import torch
 
 from mars_megatron.sequence import (
     DispatchPlan,
-    build_plan_from_segments,
+    build_plan,
     combine,
     dispatch,
     from_samples,
@@ -27,9 +27,9 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.com
 
 
 def make_plan(samples: int = 7, text: int = 13, visual: int = 50, row_multiple: int = 16) -> DispatchPlan:
-    segments = torch.tensor([[text, 0], [visual, 1]] * samples)
+    modality = torch.tensor(([0] * text + [1] * visual) * samples, dtype=torch.uint8)
     cu_seqlens = torch.arange(0, samples * (text + visual) + 1, text + visual, dtype=torch.int32)
-    return build_plan_from_segments(segments, cu_seqlens, row_multiple=row_multiple)
+    return build_plan(modality, cu_seqlens, row_multiple=row_multiple)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -14,17 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf
-from mars_megatron.conversion.formats import open_checkpoint
-from mars_megatron.conversion.logits import logits_of
-from mars_megatron.conversion.verify import compare, open_both, sequences
+from mars_megatron.conversion.verify import compare, logits_of, open_both, sequences
 from mars_megatron.evaluation.classifier import ImageClassifier, split
 from mars_megatron.evaluation.labels import read_labelled_images
 from mars_megatron.evaluation.prompt_fidelity import prompt_fidelity
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.sampling import Sampler, load_for_inference
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.draws import guide, image_key, uniforms
+from mars_megatron.sampling.decoding import pack_samples
+from mars_megatron.sampling.logits_to_ids import guide, image_key, uniforms
 from tests.support import clean_environment
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

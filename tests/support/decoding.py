@@ -6,8 +6,7 @@ import torch
 
 from mars_megatron.config.schema import GenerationConfig, ModelConfig, RunConfig, VocabularyConfig
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.decoding import inference, pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 CONFIG = RunConfig(

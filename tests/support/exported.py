@@ -13,8 +13,7 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.export.folder import build_mars_config
 from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.decoding import inference, pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.tiny import EOS, VOCABULARY, randomize, tiny_config, tiny_model
 

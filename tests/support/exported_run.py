@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mars_megatron.export.folder import write_companions
-from mars_megatron.sampling import LoadedModel, Sampler, generate_captions, load_for_inference
+from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference, sample_captions
 from tests.support.exported import exported_state
 from tests.support.tiny_run import TinyRun, write_run
 
@@ -37,7 +37,7 @@ class Exported(NamedTuple):
 def greedy_captions(exported: Exported, images: torch.Tensor) -> list[str]:
     """What the trained model says of uint8 images [N, height, width, 3]."""
     loaded, sampler = exported.loaded, exported.sampler
-    ids = generate_captions(
+    ids = sample_captions(
         loaded.model,
         sampler.image_tokenizer.encode(images),
         loaded.vocabulary,

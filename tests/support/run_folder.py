@@ -16,7 +16,7 @@ from mars_megatron import train
 from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config import to_yaml
-from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint, text_fingerprint
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
 from tests.support.command_lines import load_tool

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks import child_environment
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo
 from mars_megatron.config import validate
 from mars_megatron.config.schema import ModelConfig, RunConfig, VocabularyConfig
+from mars_megatron.conversion.mapping import parameters
 from mars_megatron.conversion.safetensors_writer import write_folder
-from mars_megatron.conversion.table import parameters
 
 SHARD_SIZE = 10**9
 ELEMENT_SIZE = torch.bfloat16.itemsize
@@ -151,9 +152,8 @@ def make_language_model(folder: Path, config: RunConfig, progress: bool = False)
     tensors = {}
     for parameter in parameters(config):
         if parameter.expert != "visual":
-            for part, shape in parameter.parts.items():
-                info = TensorInfo(shape, torch.bfloat16)
-                tensors[part.replace(".text.", ".")] = LazyTensor(info, partial(_random, shape))
+            for name, shape in zip(parameter.llama, parameter.parts.values(), strict=True):
+                tensors[name] = LazyTensor(TensorInfo(shape, torch.bfloat16), partial(_random, shape))
     write_folder(folder, tensors, SHARD_SIZE, progress=progress)
 
 
@@ -166,7 +166,7 @@ def _measure(conversion: Conversion, workspace: Path, options: ConversionOptions
     command = [sys.executable, "-m", "benchmarks.convert_once", conversion.name]
     command += [str(workspace / conversion.source), str(workspace / conversion.target)]
     command += [str(options.rounds), str(options.codebook_size), str(torch.get_num_threads())]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
     if done.returncode:
         raise ChildProcessError(f"{conversion.name} failed: {done.stderr.strip()}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -22,7 +22,7 @@ from mars_megatron.index.manifest import Manifest
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
-from mars_megatron.tokenizers.image import ImageTokenizer
+from mars_megatron.tokenizers.image import VQImageTokenizer
 from mars_megatron.tokenizers.text import TextTokenizer
 from mars_megatron.tokenizers.train_image import ImageTrainingConfig, make_model
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
@@ -205,7 +205,7 @@ def _sentences(folder: Path) -> Path:
     return path
 
 
-def _image_tokenizer(options: ImagesOptions, folder: Path) -> ImageTokenizer:
+def _image_tokenizer(options: ImagesOptions, folder: Path) -> VQImageTokenizer:
     """A VQModel of random weights."""
     torch.manual_seed(0)
     shape = ImageTrainingConfig(
@@ -217,7 +217,7 @@ def _image_tokenizer(options: ImagesOptions, folder: Path) -> ImageTokenizer:
     )
     model = make_model(shape)
     model.save_pretrained(folder)
-    return ImageTokenizer(model, folder)
+    return VQImageTokenizer(model, folder)
 
 
 def _pixels(source: Path, options: ImagesOptions) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmarks import child_environment
 from benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptions
 from benchmarks.synthetic import write_pairs, write_pairs_without_tokens
 from mars_megatron.config.data_schema import RESERVED_ROWS
@@ -163,7 +164,7 @@ def measure_startup(options: DataOptions, folder: Path) -> dict[str, Any]:
 def _start_once(prefix: Path, cache_dir: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.start_once", str(prefix), cache_dir]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:
-        process = subprocess.Popen(command, stdout=out, stderr=error, text=True)
+        process = subprocess.Popen(command, stdout=out, stderr=error, text=True, env=child_environment())
         anonymous = 0
         try:
             while process.poll() is None:

@@ -164,7 +164,7 @@ def contestants(x: Tensor, modality: Tensor, plan: DispatchPlan) -> dict[str, Ca
         return (text, visual), back
 
     def mcore_permute() -> tuple[Tensor, Tensor]:
-        there, _, sorted_indices = permute(x, routing_map)
+        there, _, sorted_indices, *_ = permute(x, routing_map, num_out_tokens=len(x))
         return there, unpermute(there, sorted_indices, x.shape)
 
     return {OURS: ours, "copy": copy, "index_select": index_select, "masks": masks, "mcore_permute": mcore_permute}

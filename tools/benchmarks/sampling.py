@@ -14,12 +14,12 @@ from benchmarks.timing import OURS, as_table, contest, ratios_to_ours
 from mars_megatron import platform
 from mars_megatron.config import validate
 from mars_megatron.config.schema import GenerationConfig, ImageConfig, ModelConfig, RunConfig, VocabularyConfig
-from mars_megatron.conversion.table import AttentionShape, parameters, split
+from mars_megatron.conversion.mapping import AttentionShape, parameters, split
 from mars_megatron.export.folder import build_mars_config
 from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.sampling import generate_images
+from mars_megatron.sampling import sample_images
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 DOWNSAMPLE = 4  # pixels per code; nothing is decoded
@@ -107,9 +107,9 @@ class Contest:
         return torch.randint(1, self.options.text_size, shape, generator=generator).tolist()
 
     def ours(self, prompts: Sequence[Sequence[int]], guidance: float, temperature: float) -> torch.Tensor:
-        """Codes int64 [prompts, codes] by `generate_images`."""
+        """Codes int64 [prompts, codes] by `sample_images`."""
         settings = GenerationConfig(guidance=guidance, temperature=temperature, batch_size=len(prompts))
-        return generate_images(self.model, prompts, self.vocabulary, self.options.grid**2, settings)
+        return sample_images(self.model, prompts, self.vocabulary, self.options.grid**2, settings)
 
     def exported_images(self, prompts: Sequence[Sequence[int]], guidance: float, temperature: float) -> torch.Tensor:
         """The same by the exported model's own `generate_image_codes`."""

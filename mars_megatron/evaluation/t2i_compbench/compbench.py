@@ -29,7 +29,7 @@ from mars_megatron.evaluation.t2i_compbench.prompt_files import (
 )
 from mars_megatron.evaluation.t2i_compbench.scorers import Scorer, UserScorer, WholeScorer
 from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
-from mars_megatron.gallery.output import save_image
+from mars_megatron.gallery.image_folder import save_image
 
 # Options of the models of each way to score.
 MODELS = {

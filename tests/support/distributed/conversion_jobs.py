@@ -11,7 +11,7 @@ from mars_megatron.checkpoint import load_model, read_config, resolve
 from mars_megatron.config.schema import ParallelConfig
 from mars_megatron.model import build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
 
 

@@ -20,16 +20,14 @@ from mars_megatron.config.schema import (
     VocabularyConfig,
 )
 from mars_megatron.gallery.cascade import Models
-from mars_megatron.gallery.draw import generate
 from mars_megatron.gallery.image_folder import read_manifest
-from mars_megatron.gallery.prompts import Prompt
-from mars_megatron.gallery.requests import ImageRequest
+from mars_megatron.gallery.image_gallery import sample_gallery
+from mars_megatron.gallery.prompts import ImageRequest, Prompt
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.sampling import Sampler, generate_captions, generate_images, load_for_inference, upscale
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import Decoder, inference, row_multiple
-from mars_megatron.sampling.joint import Joint, Request, write_and_draw
+from mars_megatron.sampling import Sampler, load_for_inference, sample_captions, sample_images, upscale
+from mars_megatron.sampling.decoding import Decoder, inference, pack_samples, row_multiple
+from mars_megatron.sampling.to_documents import Joint, Request, sample_documents
 from mars_megatron.sequence import VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary
 from mars_megatron.training import Trainer
@@ -49,7 +47,7 @@ EOS = 1
 
 def results(model: MARSModel, vocabulary: Vocabulary) -> dict[str, Any]:
     """Codes, captions, and the difference of cached and whole logits of one model."""
-    codes = generate_images(model, PROMPTS, vocabulary, 9, SETTINGS)
+    codes = sample_images(model, PROMPTS, vocabulary, 9, SETTINGS)
     samples = [[*prompt, vocabulary.boi] for prompt in PROMPTS]
     ids = vocabulary.code_to_id(codes)
     with inference(model):
@@ -60,7 +58,7 @@ def results(model: MARSModel, vocabulary: Vocabulary) -> dict[str, Any]:
     by_sample = logits.split([len(sample) for sample in whole])
     return {
         "codes": codes.tolist(),
-        "captions": generate_captions(model, codes, vocabulary, EOS, SETTINGS),
+        "captions": sample_captions(model, codes, vocabulary, EOS, SETTINGS),
         "logits": cached[:, -1].tolist(),
         "difference": max(
             float((cached[n] - rows[-10:, vocabulary.text_size :]).abs().max()) for n, rows in enumerate(by_sample)
@@ -112,7 +110,7 @@ def of_documents(tensor: int, sequence: bool, routed: bool) -> list[list[int]]:
     image = [vocabulary.boi, *range(30, 34), vocabulary.eoi]
     beginnings = [[3, 4, 5], [*image, 7], [9, *image, *image], [8]]
     requests = [Request(ids, seed, 2, 12) for seed, ids in enumerate(beginnings)]
-    return write_and_draw(model, requests, Joint(vocabulary, 4, EOS, 29), replace(SETTINGS, text_temperature=2.0))
+    return sample_documents(model, requests, Joint(vocabulary, 4, EOS, 29), replace(SETTINGS, text_temperature=2.0))
 
 
 def of_checkpoint(path: str) -> dict[str, Any]:
@@ -133,7 +131,9 @@ def of_folder(path: str, output: str, tensor: int) -> list[list[Any]]:
     """Images of a folder: the best of 2 for 5 images, in batches that replicas cannot share evenly."""
     models = Models(path, overrides=("--generation.batch_size=3", "--generation.temperature=2"), tensor=tensor)
     requests = [ImageRequest(Prompt("a red square"), 3), ImageRequest(Prompt("红色方块"), 2)]
-    folder = generate(models, requests, Path(output) / f"{torch.distributed.get_world_size()}_{tensor}", best_of=2).path
+    folder = sample_gallery(
+        models, requests, Path(output) / f"{torch.distributed.get_world_size()}_{tensor}", best_of=2
+    ).path
     lines = read_manifest(folder / "manifest.jsonl")
     assert all((folder / line["file"]).is_file() for line in lines)
     return sorted([line["file"], line["number"], line["pixels"]] for line in lines)

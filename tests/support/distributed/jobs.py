@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform as python_platform
 from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core import package_info
 
 from mars_megatron import platform
 from mars_megatron.config.parser import override
@@ -48,14 +50,14 @@ def tiny_config(overrides: dict[str, Any]) -> RunConfig:
     return override(BASE, [f"--{name}={value}" for name, value in overrides.items()])
 
 
-def losses(runs: list[dict[str, Any]]) -> list[list[float]]:
-    """Train each run to its end; the loss of every step."""
-    return [_train(Trainer(tiny_config(run))) for run in runs]
+def losses(runs: list[dict[str, Any]], steps: int | None = None) -> list[list[float]]:
+    """Train each run to its end, or for its first steps; the loss of every step."""
+    return [_train(Trainer(tiny_config(run)), steps) for run in runs]
 
 
 def _train(trainer: Trainer, steps: int | None = None) -> list[float]:
-    steps = trainer.config.training.steps - trainer.position.step if steps is None else steps
-    return [trainer._step().loss for _ in range(steps)]
+    left = trainer.config.training.steps - trainer.position.step
+    return [trainer._step().loss for _ in range(left if steps is None else min(steps, left))]
 
 
 def run(runs: list[dict[str, Any]]) -> list[list[float]]:
@@ -98,6 +100,17 @@ def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
         assert starts or trainer.position.step > 0, "nothing was resumed"
         results.append(_train(trainer))
     return results
+
+
+def magnitudes(runs: list[dict[str, Any]]) -> list[float]:
+    """Of each run's last checkpoint the sum of this rank's |parameters|."""
+    chunks = (Trainer(tiny_config(run)).chunks for run in runs)
+    return [sum(p.detach().double().abs().sum().item() for c in of_run for p in c.parameters()) for of_run in chunks]
+
+
+def versions() -> dict[str, str]:
+    """Of what runs this job."""
+    return {"python": python_platform.python_version(), "megatron-core": package_info.__version__}
 
 
 def ffn_elements(runs: list[dict[str, Any]]) -> list[list[int]]:

@@ -33,11 +33,11 @@ def environment() -> dict[str, str]:
 
 
 class _Server:
-    """A `server.py` with these environment variables, which lives as long as the tests of this process."""
+    """A `server.py` of an interpreter, with these environment variables; lives as long as the tests of this process."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, python: str, variables: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.distributed.server"],
+            [python, "-m", "tests.support.distributed.server"],
             cwd=ROOT,
             # So that torch counts GPUs without a context, which no fork survives.
             env={**environment(), "PYTORCH_NVML_BASED_CUDA_CHECK": "1", **variables},
@@ -68,8 +68,8 @@ class _Server:
 
 
 @cache
-def _server(variables: tuple[tuple[str, str], ...]) -> _Server:
-    return _Server(dict(variables))
+def _server(python: str, variables: tuple[tuple[str, str], ...]) -> _Server:
+    return _Server(python, dict(variables))
 
 
 def run_jobs(
@@ -78,6 +78,7 @@ def run_jobs(
     calls: Sequence[tuple[str, dict[str, Any]]],
     variables: Mapping[str, str] | None = None,
     writer: int = 0,
+    python: str = sys.executable,
 ) -> list[Any]:
     """Make calls on `num_ranks` ranks, one after the other, and return what they return on one of the ranks.
 
@@ -87,18 +88,25 @@ def run_jobs(
         calls: Their names and keyword arguments.
         variables: More environment variables.
         writer: The rank.
+        python: The interpreter, which may be another than this one.
 
     Raises:
         RuntimeError: with the job's output, if a rank failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         job = Job(num_ranks, module, list(calls), writer, folder)
-        if not _server(tuple(sorted((variables or {}).items()))).run(job):
+        if not _server(python, tuple(sorted((variables or {}).items()))).run(job):
             output = Path(folder, "output.txt").read_text(errors="replace")
             raise RuntimeError(f"{[name for name, _ in calls]} failed on {num_ranks} ranks:\n{output[-12000:]}")
         return json.loads(Path(folder, "result.json").read_text())
 
 
-def run_ranks(num_ranks: int, job: str, arguments: dict[str, Any], variables: Mapping[str, str] | None = None) -> Any:
+def run_ranks(
+    num_ranks: int,
+    job: str,
+    arguments: dict[str, Any],
+    variables: Mapping[str, str] | None = None,
+    python: str = sys.executable,
+) -> Any:
     """What one function of jobs.py returns on rank 0; see `run_jobs`."""
-    return run_jobs(num_ranks, "jobs", [(job, arguments)], variables)[0]
+    return run_jobs(num_ranks, "jobs", [(job, arguments)], variables, python=python)[0]

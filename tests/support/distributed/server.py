@@ -7,6 +7,7 @@ adds to ranks (its signals, its patience) is tested with torchrun.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -94,6 +95,8 @@ def main() -> None:
     for module in MODULES:
         importlib.import_module(f"tests.support.distributed.{module}")
     assert len(os.listdir("/proc/self/task")) == 1 if sys.platform == "linux" else True, "a fork loses threads"
+    gc.collect()
+    gc.freeze()  # what was imported stays shared, and out of the ranks' collections
     for line in sys.stdin:
         job, port, ranks = Job(**json.loads(line)), _free_port(), set()
         for rank in range(job.num_ranks):

@@ -14,6 +14,7 @@ import torch
 from mars_megatron.checkpoint import Position, load, load_model, read_config, save
 from mars_megatron.checkpoint.compatible import check_same_model, check_same_training
 from mars_megatron.checkpoint.rng import rng_state, set_rng_state
+from mars_megatron.compat import megatron_core
 from mars_megatron.config import to_yaml
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import CheckpointConfig, ImageConfig, ModelConfig, RunConfig
@@ -31,11 +32,11 @@ CONFIG = RunConfig(
 class Parts:
     """What a checkpoint is made of, with random parameters; with random moments too after `num_steps` above 0."""
 
-    def __init__(self, seed: int, num_steps: int = 0) -> None:
+    def __init__(self, seed: int, num_steps: int = 0, config: RunConfig = CONFIG) -> None:
         self.groups = one_rank()
-        self.chunks = build_model(CONFIG, self.groups)
-        wrapped = wrap_data_parallel(self.chunks, CONFIG, self.groups)
-        self.optimizer, self.scheduler = build_optimizer(wrapped, CONFIG, self.groups)
+        self.chunks = build_model(config, self.groups)
+        wrapped = wrap_data_parallel(self.chunks, config, self.groups)
+        self.optimizer, self.scheduler = build_optimizer(wrapped, config, self.groups)
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in self.chunks[0].parameters():
@@ -110,6 +111,26 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert torch.equal(value, expected[name]), name
     trained = "decoder.layers.1.mlp.visual.linear_fc1.weight"
     assert not torch.equal(expected[trained], saved[trained])
+
+
+@pytest.mark.parametrize("rates", [{"lr": 5e-4}, {"min_lr": 0.0}, {"lr": 2e-2, "min_lr": 2e-2}], ids=str)
+def test_a_run_goes_on_with_other_learning_rates(tmp_path: Path, rates: dict[str, float]) -> None:
+    """By the rates too, megatron-core 0.19 tells which saved group of parameters is which."""
+    first = Parts(seed=1, num_steps=1)
+    folder = save(tmp_path, Position(1, 1), CONFIG, *first.for_store())
+    config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, **rates))
+    second = Parts(seed=2, config=config)
+    assert load(folder, config, *second.for_store()).step == 1
+    assert {name: second.optimizer.param_groups[0][f"max_{name}" if name == "lr" else name] for name in rates} == rates
+    assert {int(group["step"]) for group in second.optimizer.param_groups} == {1}
+
+
+def test_the_sums_of_a_checkpoint_cover_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, checkpoint=replace(CONFIG.checkpoint, verify_integrity=True))
+    seen: list[str] = []
+    monkeypatch.setattr(megatron_core, "write_sums", lambda folder: seen.extend(path.name for path in folder.iterdir()))
+    folder = save(tmp_path, Position(1, 1), config, *Parts(seed=1, num_steps=1).for_store())
+    assert set(seen) == {path.name for path in folder.iterdir()} >= {"common.pt", "config.yaml", ".metadata"}
 
 
 def test_the_model_alone(tmp_path: Path) -> None:

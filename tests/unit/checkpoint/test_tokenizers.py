@@ -12,7 +12,7 @@ import pytest
 from mars_megatron.checkpoint.tokenizers import locate, locate_for_training, write_record
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.tokenizers.fingerprint import text_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import text_fingerprint
 from mars_megatron.tokenizers.train_text import train_text_tokenizer
 
 

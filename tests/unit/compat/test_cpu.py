@@ -66,6 +66,8 @@ def test_handles_moves_and_type_names() -> None:
     for call in (torch.cuda.synchronize, torch.cuda.empty_cache, torch.cuda.nvtx.range_pop):
         assert call() is None
     assert torch.cuda.set_device(0) is None and torch.cuda.nvtx.range_push("name") is None
+    stream = torch.cuda.current_stream()
+    assert stream.wait_stream(stream) is stream.wait_event(None) is stream.synchronize() is None
     x, module = torch.ones(2), torch.nn.Linear(2, 2)
     assert x.cuda() is x and x.cuda(0, non_blocking=True) is x and module.cuda() is module
     names = {torch.float32: "Float", torch.float16: "Half", torch.bfloat16: "BFloat16"}

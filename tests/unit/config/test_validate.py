@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from mars_megatron.config import CorpusConfig, FreezeConfig, RunConfig, TaskWeights, validate
+from mars_megatron.config import RunConfig, validate
 from mars_megatron.config.problems import Problems, leaves
+from mars_megatron.config.schema import CorpusConfig, FreezeConfig, TaskWeights
 
 
 def changed(**settings):
@@ -75,7 +76,7 @@ REJECTED = [
     (dict(experts__visual=2, router__top_k=3), "router.top_k", "at most experts.visual, which is 2"),
     (dict(router__top_k=0), "router.top_k", "1 or more"),
     (dict(router__z_loss=-1.0), "router.z_loss", "0 or more"),
-    (dict(router__condition="text"), "router.condition", "none, because experts.visual is 1"),
+    (dict(router__condition="text"), "router.condition", "none, because experts.text and experts.visual are 1"),
     (
         dict(model__ffn_hidden_size=350, parallel__expert=4),
         "model.ffn_hidden_size",

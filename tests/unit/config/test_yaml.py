@@ -7,7 +7,8 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.config import LoggingConfig, OptimizerConfig, RopeScalingConfig, RunConfig, from_yaml, to_yaml
+from mars_megatron.config import RunConfig, from_yaml, to_yaml
+from mars_megatron.config.schema import LoggingConfig, OptimizerConfig, RopeScalingConfig
 from mars_megatron.recipes import RECIPES, get_recipe
 
 

@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mars_megatron.config import from_yaml, to_yaml
+from mars_megatron.conversion.checkpoints import inspect, open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
-from mars_megatron.conversion.formats import open_checkpoint
-from mars_megatron.conversion.inspection import inspect
 from mars_megatron.conversion.language_model import LanguageModelParts
 from mars_megatron.conversion.verify import compare, compare_logits, open_both
 from mars_megatron.conversion.visual import extract_visual, merge

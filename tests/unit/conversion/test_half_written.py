@@ -20,9 +20,9 @@ from benchmarks.conversion import ConversionOptions, make_language_model, model
 
 from mars_megatron.checkpoint import resolve
 from mars_megatron.conversion import language_model
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
-from mars_megatron.conversion.files import HuggingFaceFiles
-from mars_megatron.conversion.formats import open_checkpoint
+from mars_megatron.conversion.hugging_face import HuggingFaceFiles
 from mars_megatron.conversion.visual import extract_visual, merge
 from tests.support.refusals import SETTINGS, refused
 from tests.support.waiting import wait_until
@@ -198,13 +198,13 @@ def written(folder: Path) -> int:
 
 
 def test_killed(tmp_path: Path) -> None:
-    """Half of 100 MB are there, but nothing opens them; the next run clears them away."""
-    options = ConversionOptions(gigabytes=0.1, hidden=512, ffn=1408, heads=8, text_size=4000, codebook_size=64)
+    """A part of 40 MB is there, but nothing opens them; the next run clears them away."""
+    options = ConversionOptions(gigabytes=0.04, hidden=256, ffn=704, heads=8, text_size=4000, codebook_size=64)
     config = model(options)
     make_language_model(tmp_path / "source", config)
     start, exported = tmp_path / "start", tmp_path / "exported"
     for source, target, kind in ((tmp_path / "source", start, "start"), (start, exported, "export")):
-        killed(source, target, kind, 30_000_000)
+        killed(source, target, kind, 10_000_000)
         temporary = target.with_name(target.name + ".incomplete")
         for path in (target, temporary, *temporary.glob("step_*")):
             for opens in (open_checkpoint, resolve):
@@ -213,7 +213,7 @@ def test_killed(tmp_path: Path) -> None:
         if kind == "start":
             init_from_hf(source, target, overrides=["--vocabulary.codebook_size=64"])
         else:
-            export_hf(source, target, max_shard_size=20_000_000)
+            export_hf(source, target, max_shard_size=8_000_000)
         assert not temporary.exists()
         found = open_checkpoint(target).config
         assert replace(found.model, init_std=config.model.init_std) == config.model

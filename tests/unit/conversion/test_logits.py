@@ -10,7 +10,7 @@ import torch
 from mars_megatron.checkpoint import load_model, read_config, resolve
 from mars_megatron.conversion.convert import init_from_hf
 from mars_megatron.model import build_model
-from mars_megatron.sampling.batches import pack_samples
+from mars_megatron.sampling.decoding import pack_samples
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.language_models import FAMILIES, OriginalQwen, language_model
 from tests.support.tiny import one_rank

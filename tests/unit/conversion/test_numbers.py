@@ -14,8 +14,8 @@ from torch import Tensor
 from mars_megatron.checkpoint import folders, read_config
 from mars_megatron.checkpoint.streaming import CheckpointTensors, write_checkpoint
 from mars_megatron.checkpoint.tensors import LazyTensor
+from mars_megatron.conversion.checkpoints import visual_header
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
-from mars_megatron.conversion.formats import visual_header
 from mars_megatron.conversion.verify import compare, open_both
 from mars_megatron.conversion.visual import extract_visual, merge
 from mars_megatron.sampling import load_for_inference
@@ -210,10 +210,10 @@ def test_each_tensor_of_a_folder_is_looked_at_once(
     made_language_model: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Text and visual half are made of the same tensors."""
-    from mars_megatron.conversion import files
+    from mars_megatron.conversion import hugging_face
 
     looked: list[str] = []
-    check = files.check_numbers
-    monkeypatch.setattr(files, "check_numbers", lambda *of: (looked.append(of[1]), check(*of)))
+    check = hugging_face.check_numbers
+    monkeypatch.setattr(hugging_face, "check_numbers", lambda *of: (looked.append(of[1]), check(*of)))
     init_from_hf(made_language_model("qwen2, tied"), tmp_path / "start", overrides=SETTINGS)
     assert len(looked) == len(set(looked)) == len(load_file(made_language_model("qwen2, tied") / "model.safetensors"))

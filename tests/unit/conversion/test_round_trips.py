@@ -17,8 +17,8 @@ from mars_megatron.checkpoint import Position, load, load_model, read_config, re
 from mars_megatron.checkpoint.streaming import CheckpointTensors
 from mars_megatron.config.parser import override
 from mars_megatron.config.schema import RunConfig
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
-from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.conversion.visual import extract_visual, merge
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.model.initialization import start_from_language_model

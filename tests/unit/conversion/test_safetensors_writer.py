@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import LazyTensor, TensorInfo
-from mars_megatron.conversion.files import HuggingFaceFiles
+from mars_megatron.conversion.hugging_face import HuggingFaceFiles
 from mars_megatron.conversion.safetensors_writer import INDEX, write_file, write_folder
 
 torch.manual_seed(0)

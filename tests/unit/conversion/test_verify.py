@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import TensorInfo
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.conversion.formats import Format, Opened
+from mars_megatron.conversion.checkpoints import Format, Opened
 from mars_megatron.conversion.verify import compare, sequences
 from mars_megatron.files.weights import check_numbers
 

@@ -13,6 +13,7 @@ from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.sequence.batch import collate, flatten
 from mars_megatron.sequence.samples import T2I, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
+from tests.support.plans import check_plan
 
 VOCABULARY = Vocabulary(text_size=10, codebook_size=4)
 
@@ -48,7 +49,7 @@ def test_all_in_order_and_not_more_ahead_than_asked_for(depth):
     for number in range(5):
         batch = next(batches)
         assert batch.index == number and batch.task == T2I
-        batch.plan.validate()
+        check_plan(batch.plan)
     batches.close()
     assert source.taken == 5 + depth
     assert threading.main_thread() not in source.threads

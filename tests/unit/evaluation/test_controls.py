@@ -23,7 +23,7 @@ from mars_megatron.evaluation.text_preservation import changed_frozen_tensors, c
 from mars_megatron.gallery.prompts import Prompt
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
-from mars_megatron.sampling import generate_images
+from mars_megatron.sampling import sample_images
 from mars_megatron.sequence.batch import collate
 from mars_megatron.sequence.samples import T2I, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary
@@ -68,7 +68,7 @@ def fidelity(model: MARSModel) -> float:
     """Share of images whose codes are mostly of the label asked for."""
     labels = [number % NUM_LABELS for number in range(200)]
     prompts = [[FILLER] * (number % 3) + [label] for number, label in enumerate(labels)]
-    codes = generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS)
+    codes = sample_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS)
     seen = (codes % NUM_LABELS).mode(dim=1).values
     return prompt_fidelity([str(label) for label in seen.tolist()], [Prompt("", str(n)) for n in labels]).overall
 
@@ -112,10 +112,10 @@ def test_controls_of_routed_experts(control) -> None:
     (model,) = build_model(config, initialize_parallel(config.parallel, 1))
     train(model, 3)
     prompts = [[FILLER, label] for label in range(NUM_LABELS)]
-    before = generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS)
+    before = sample_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS)
     with control(model):
-        assert not torch.equal(generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS), before)
-    assert torch.equal(generate_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS), before)
+        assert not torch.equal(sample_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS), before)
+    assert torch.equal(sample_images(model, prompts, VOCABULARY, NUM_CODES, SETTINGS), before)
     # Its language model may have been one with a single visual expert.
     (base,) = build_model(
         replace(config, experts=ExpertsConfig(text=2, visual=2)), initialize_parallel(config.parallel, 1)

@@ -173,6 +173,16 @@ def test_it_fails_early_and_says_why(index, knobs, message):
     assert message in refused(**{"DEVICE": "cpu", "RECIPE": "tiny", "DATA_PATH": index} | knobs)
 
 
+@pytest.mark.parametrize(("code", "says"), [(2, True), (130, False), (1, False)])
+def test_only_wrong_settings_do_not_fit(index, tmp_path, code, says):
+    """An interruption of the check is none."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nexit {code}\n")
+    python.chmod(0o755)
+    done = start(DEVICE="cpu", RECIPE="tiny", DATA_PATH=index, PYTHON=python)
+    assert (done.returncode, "the settings do not fit" in done.stderr) == (code, says) and not done.stdout
+
+
 def test_the_nodes_are_those_of_the_job(index, slurm):
     message = refused(DEVICE="cpu", RECIPE="tiny", DATA_PATH=index, NNODES=3, **slurm)
     assert "NNODES is 3, but the job has 2 nodes" in message

@@ -5,11 +5,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[3]
+EXTENSION = f"mars_megatron/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 # Real Python where the script asks it something, a record where it installs.
 STUB = f"""#!/usr/bin/env bash
@@ -19,7 +21,7 @@ case "$1 $2" in
     "-m pip")
         echo "$*" >> pip.log
         case "$*" in
-            *"-e ."*) touch mars_megatron/_C.so ;;
+            *"-e ."*) touch {EXTENSION} ;;
             *"torch"*) [[ "$*" != *"$REFUSED"* ]] || exit 1; touch "$here/torch" ;;
         esac ;;
     "-c import torch") [[ -e $here/torch ]] ;;
@@ -89,22 +91,31 @@ def test_a_change_is_installed_without_touching_torch(checkout, changed):
 
 def test_a_lost_extension_is_built_again(checkout):
     setup(checkout)
-    (checkout / "mars_megatron" / "_C.so").unlink()
+    (checkout / EXTENSION).rename(checkout / "mars_megatron" / "_C.cpython-39-x86_64-linux-gnu.so")  # another Python's
     done, calls = setup(checkout)
     assert done.returncode == 0 and calls[-1].endswith("-e .")
 
 
 def test_an_interrupted_setup_is_not_taken_for_complete(checkout):
-    done, _ = setup(checkout, refused="torch==2.13.0+cpu")
+    done, _ = setup(checkout, refused="torch==2.13.0")
     assert done.returncode != 0 and "set TORCH" in done.stderr
     done, calls = setup(checkout)
     assert done.returncode == 0 and len(calls) == 3
 
 
-def test_the_cpu_build_is_looked_for_at_pytorchs_own_index_too(checkout):
-    # pip is asked twice; the second time with the index. The stand-in refuses both.
-    _, calls = setup(checkout, refused="torch==2.13.0+cpu")
-    assert len(calls) == 2 and "--index-url https://download.pytorch.org/whl/cpu" in calls[1]
+def test_the_cuda_build_serves_where_there_is_no_cpu_build(checkout):
+    # pip is asked twice for the CPU build; the second time with PyTorch's own index. The stand-in refuses both.
+    done, calls = setup(checkout, refused="torch==2.13.0+cpu")
+    assert done.returncode == 0 and "--index-url https://download.pytorch.org/whl/cpu" in calls[1]
+    assert calls[2].endswith(" torch==2.13.0") and "index-url" not in calls[2] and len(calls) == 5
+    assert "no CPU build of torch 2.13.0 for this Python is to be had: installing the CUDA build" in done.stdout
+
+
+def test_environments_of_two_pythons_stand_side_by_side(checkout):
+    setup(checkout)
+    done, calls = setup(checkout, VENV=".venv-other")
+    assert done.returncode == 0 and len(calls) == 3
+    assert (checkout / ".venv-other" / ".setup-complete").is_file() and setup(checkout)[1] == []
 
 
 def test_a_gpu_machine_takes_the_pinned_torch_of_the_registry(checkout):
@@ -121,7 +132,7 @@ def test_torch_can_be_chosen(checkout):
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"PYTHON": "no-such-python"}, "PYTHON is no-such-python, which is not there; give a Python >= 3.10"),
+        ({"PYTHON": "no-such-python"}, "PYTHON is no-such-python, which is not there; give a Python >= 3.11"),
         ({"CXX": "no-such-compiler"}, "there is no C++ compiler"),
     ],
 )

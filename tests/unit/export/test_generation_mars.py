@@ -19,7 +19,7 @@ from mars_megatron.export.generation_mars import TextIdsOnly
 from mars_megatron.export.modeling_mars import MarsForCausalLM
 from mars_megatron.export.processing_mars import MarsProcessor, located
 from mars_megatron.model import MARSModel, build_model
-from mars_megatron.sampling import generate_captions, generate_images
+from mars_megatron.sampling import sample_captions, sample_images
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.decoding import CONFIG, NUM_CODES, PROMPTS
 from tests.support.exported import CONDITIONED as ROUTER
@@ -55,7 +55,7 @@ def pair(config: RunConfig) -> tuple[MARSModel, MarsForCausalLM]:
 )
 def test_image_codes_are_those_of_the_trained_model(config: RunConfig, settings: GenerationConfig) -> None:
     model, exported = pair(config)
-    want = generate_images(model, PROMPTS, VOCABULARY, NUM_CODES, settings)
+    want = sample_images(model, PROMPTS, VOCABULARY, NUM_CODES, settings)
     how = {name: value for name, value in asdict(settings).items() if name in DRAWING}
     for batch_size in (8, 2):
         got = exported.generate_image_codes(PROMPTS, guidance_scale=settings.guidance, batch_size=batch_size, **how)
@@ -110,7 +110,7 @@ def test_captions_of_text_ids_alone_are_those_of_the_trained_model() -> None:
     model, exported = pair(SQUARE)
     codes = torch.randint(0, 16, (4, NUM_CODES), generator=torch.Generator().manual_seed(1))
     greedy = GenerationConfig(temperature=0, max_caption_tokens=10)
-    want = generate_captions(model, codes, VOCABULARY, -1, greedy, num_text_ids=7)
+    want = sample_captions(model, codes, VOCABULARY, -1, greedy, num_text_ids=7)
     image = torch.nn.functional.pad(codes + VOCABULARY.text_size, (1, 0), value=VOCABULARY.boi)
     image = torch.nn.functional.pad(image, (0, 1), value=VOCABULARY.eoi)
     how = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": -1}

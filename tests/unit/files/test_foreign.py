@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import init_from_hf
-from mars_megatron.conversion.formats import open_checkpoint
 from mars_megatron.files.foreign import refuse_foreign
 from mars_megatron.tokenizers import load_image_tokenizer, load_text_tokenizer
 from tests.support.language_models import language_model

@@ -21,7 +21,7 @@ from torch import Tensor
 from mars_megatron.export.processing_mars import SUBFOLDER, MarsProcessor
 from mars_megatron.files.weights import NoNumbersError, are_numbers, check_numbers
 from mars_megatron.tokenizers import load_image_tokenizer
-from mars_megatron.tokenizers.copying import copy_image_tokenizer
+from mars_megatron.tokenizers.image import copy_image_tokenizer
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 NAN, INF = float("nan"), float("inf")

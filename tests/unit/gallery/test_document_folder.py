@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mars_megatron.gallery.document_folder import DocumentFolder
+from mars_megatron.gallery.document_gallery import DocumentFolder
 
 NO_IMAGES = torch.zeros((0, 4, 4, 3), dtype=torch.uint8)
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from mars_megatron.config.schema import FreezeConfig
+from mars_megatron.model import freeze
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.samples import I2T, T2I
 from tests.support.gradients import gradients, training
@@ -123,6 +126,19 @@ def test_what_is_frozen(text: bool, visual: bool, norms: bool, trained: list[str
     names = {name for name, _ in model.named_parameters()}
     assert names == names_of("visual", "text", "projection", "norms")
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == names_of(*trained)
+
+
+@pytest.mark.parametrize("inner", ["visual", "text", "norm", "shared"])
+def test_a_parameter_belongs_to_the_expert_it_lies_in_whatever_it_is_called(inner: str) -> None:
+    model = tiny_model({"model.expert_output_projection": False})
+    attention = model.decoder.layers[0].attention
+    experts = {"text": attention.linear_qkv.text, "visual": attention.linear_qkv.visual}
+    experts["shared"] = attention.linear_proj.shared
+    for expert in experts.values():
+        expert.add_module(inner, nn.Linear(2, 2))
+    freeze(model, FreezeConfig(text=True, visual=False, norms=False))
+    trained = {name: getattr(expert, inner).weight.requires_grad for name, expert in experts.items()}
+    assert trained == {"text": False, "visual": True, "shared": False}
 
 
 @pytest.mark.parametrize("norms", [True, False])

@@ -8,8 +8,7 @@ import torch
 from mars_megatron.model import KVCache, MARSModel
 from mars_megatron.model.attention import HeadLayout, QKNorm
 from mars_megatron.model.transformer_config import build_transformer_config
-from mars_megatron.sampling.batches import pack_samples, sample_lengths
-from mars_megatron.sampling.decoding import inference
+from mars_megatron.sampling.decoding import inference, pack_samples, sample_lengths
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.sequence.samples import I2T, T2I
 from tests.support.tiny import VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model

@@ -7,6 +7,7 @@ import torch
 
 from mars_megatron.model import MARSModel
 from mars_megatron.model.initialization import start_from_language_model
+from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.samples import TEXT_ONLY
 from tests.support.gradients import gradients, training
 from tests.support.tiny import MIXED, VOCABULARY, make_batch, one_rank, randomize, tiny_config, tiny_model
@@ -29,7 +30,7 @@ def test_parameters_have_one_place_and_the_names_of_a_language_model(projection:
     assert names == [name for name, _ in semvie.named_parameters() if name not in left_out]
     assert not experts_of(model, "visual") and experts_of(model, "text") == experts_of(semvie, "text")
     for layer in model.decoder.layers:
-        assert layer.mlp.visual is layer.mlp.text
+        assert layer.mlp.of(VISUAL) is layer.mlp.of(TEXT) is layer.mlp.text
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])

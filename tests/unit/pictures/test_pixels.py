@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image, features
 from transformers import AutoProcessor
 
+from mars_megatron.export.processing_mars import MarsProcessor
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import Refused
 from mars_megatron.pictures.colours import srgb_transform
@@ -166,6 +168,61 @@ def test_images_without_a_file(name: str) -> None:
     else:
         levels = {"P": 12, "HSV": 12, "copy with EXIF data": 4}.get(name, 3)
         assert np.abs(found.astype(int) - wanted).max() <= levels
+
+
+# How a picture of each of Pillow's modes is kept in a file: by which format, as which mode.
+KEPT = {
+    **dict.fromkeys(("1", "L", "LA", "P", "P with a transparent colour", "P with alpha", "RGB", "RGBA", "I;16"), "PNG"),
+    **dict.fromkeys(("PA", "CMYK", "YCbCr", "LAB", "I", "F"), "TIFF"),
+    **{"La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "HSV": "RGB"},
+}
+
+
+def of_mode(name: str) -> Image.Image:
+    """Half transparent, where the mode has that."""
+    rgba = Image.fromarray(with_alpha(RGB, 255).astype(np.uint8))
+    mode = name.split()[0]
+    if mode == "I;16":
+        return Image.fromarray(full(GREY, 65535).astype(np.uint16))
+    if mode == "LAB":
+        return Image.frombytes("LAB", (8, 8), bits8(RGB).tobytes())
+    if mode in ("La", "PA", "LA", "RGBA", "RGBa"):
+        return (rgba.convert("LA") if mode == "La" else rgba).convert(mode)
+    image = bits8(RGB).convert(mode)
+    if name == "P with a transparent colour":
+        image.info["transparency"] = image.getpixel((1, 1))
+    elif name == "P with alpha":
+        image.info["transparency"] = bytes(255 - number for number in range(256))
+    return image
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_index_and_processor_agree_on_every_mode(name: str, tmp_path: Path) -> None:
+    image, kept = of_mode(name), KEPT[name]
+    assert image.mode == name.split()[0]
+    form, mode = (kept, image.mode) if kept in ("PNG", "TIFF") else ("PNG", kept)
+    (image if mode == image.mode else image.convert(mode)).save(tmp_path / "file", form)
+    processor = SimpleNamespace(resolution=8)
+
+    def given(picture: Image.Image) -> np.ndarray | str:
+        try:
+            return MarsProcessor._pixels(processor, picture).permute(1, 2, 0).numpy()  # type: ignore[arg-type]
+        except UnusablePicture as refused:
+            return refused.reason
+
+    found = indexed(tmp_path / "file")
+    assert np.array_equal(given(Image.open(tmp_path / "file")), found)
+    if mode in ("I", "F"):  # in memory nothing says which value is white
+        assert given(image) == "unknown_range"
+    else:
+        assert np.array_equal(given(image), found)
+    if image.has_transparency_data:
+        on_black = np.asarray(Image.alpha_composite(Image.new("RGBA", (8, 8), "black"), image_as_rgba(image)))[..., :3]
+        assert np.any(found != on_black)
+
+
+def image_as_rgba(image: Image.Image) -> Image.Image:
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 
 def test_what_pillow_kept_is_used_where_the_file_is_gone() -> None:

@@ -7,8 +7,7 @@ import importlib
 import pytest
 import torch
 
-from mars_megatron.compat import cpu
-from mars_megatron.platform import adam
+from mars_megatron.compat import cpu, megatron_core
 
 # The package re-exports a function of the same name.
 device = importlib.import_module("mars_megatron.platform.device")
@@ -22,7 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device, "_device", None)
     monkeypatch.setattr(cpu, "_enabled", False)
     monkeypatch.setattr(cpu, "PATCHES", ())
-    monkeypatch.setattr(adam, "install", lambda: done.append("adam"))
+    monkeypatch.setattr(megatron_core, "install_adam", lambda adam: done.append("adam"))
     monkeypatch.setattr(torch.cuda, "set_device", done.append)
 
     def put(has_gpu: bool) -> list:

@@ -104,8 +104,8 @@ def test_an_end_at_once_waits_for_no_thread() -> None:
 def test_an_interruption_takes_effect_behind_the_block(handler, after):
     """It is the system's signal, whichever thread is given it."""
     code = f"""
-import os, signal, sys, threading, time
-from mars_megatron.platform.processes import interruptions_later
+import os, runpy, signal, sys, threading, time
+interruptions_later = runpy.run_path(sys.argv[1])["interruptions_later"]
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 signal.signal(signal.SIGINT, {handler})
 try:
@@ -117,6 +117,6 @@ try:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, processes.__file__], capture_output=True, text=True)
     assert done.stdout == after and not done.stderr
     assert done.returncode == (-signal.SIGINT if handler.endswith("DFL") else 0)

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import json
+import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,12 +68,26 @@ def test_a_package_that_cannot_be_imported_is_missing_with_the_reason(install):
     assert finding.detail == "installed, but cannot be imported: OSError: libcudart.so.12: cannot open"
 
 
-def test_another_megatron_core_is_not_the_one_needed(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.17.0")
+@pytest.mark.parametrize("version", ["0.16.0", "0.17.0", "0.18.3", "0.20.0", "of unknown version"])
+def test_another_megatron_core_is_not_the_one_needed(monkeypatch, version):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     findings = report.inspect()
     finding = {finding.name: finding for finding in findings}["megatron-core"]
-    assert not finding.found and finding.detail == "0.17.0 is installed; 0.16.x is needed"
+    assert not finding.found and finding.detail.startswith(f"{version} is installed; 0.19 (Python >= 3.12) or 0.16.1")
     assert not report.usable(findings)
+
+
+@pytest.mark.parametrize("version", ["0.16.1", "0.16.2", "0.19.0", "0.19.2", "0.19.3rc1", "0.19.0+container"])
+def test_the_supported_releases_of_megatron_core(monkeypatch, version):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    finding = by_name()["megatron-core"]
+    assert finding.found and finding.detail == version
+
+
+def test_it_names_the_releases_that_are_required():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (required,) = [line for line in project["dependencies"] if line.startswith("megatron-core")]
+    assert required == f"megatron-core{report.MEGATRON_CORE}"
 
 
 def test_an_extension_that_was_not_built(monkeypatch):
@@ -101,13 +117,17 @@ def test_auto_takes_the_gpu_where_there_is_one():
     assert report.device([report.replace(gpu, found=False)]) == "cpu"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_the_command(arguments):
-    command = [sys.executable, "-m", "mars_megatron.platform", *arguments]
+def test_the_command():
+    command = [sys.executable, "-m", "mars_megatron.platform", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    if arguments:
-        content = json.loads(done.stdout)
-        assert {finding["name"] for finding in content["findings"]} == NAMES
-        assert content["usable"] is True and content["device"] in ("cpu", "cuda")
-    else:
-        assert all(name in done.stdout for name in NAMES)
+    content = json.loads(done.stdout)
+    assert {finding["name"] for finding in content["findings"]} == NAMES
+    assert content["usable"] is True and content["device"] in ("cpu", "cuda")
+
+
+def test_the_command_without_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mars_megatron.platform"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mars_megatron.platform", run_name="__main__")
+    assert ended.value.code in (0, None)
+    assert all(name in capsys.readouterr().out for name in NAMES)

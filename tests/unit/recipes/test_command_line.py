@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.config import RopeScalingConfig, RunConfig, from_yaml, parser
+from mars_megatron.config import RunConfig, from_yaml, parser
 from mars_megatron.config.problems import leaves
+from mars_megatron.config.schema import RopeScalingConfig
 from mars_megatron.recipes import command_line, get_recipe
 from mars_megatron.recipes.command_line import parse
 

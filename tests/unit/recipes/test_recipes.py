@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.config import RunConfig, TaskWeights, validate
+from mars_megatron.config import RunConfig, validate
 from mars_megatron.config.data_schema import RESERVED_ROWS
+from mars_megatron.config.schema import TaskWeights
 from mars_megatron.recipes import RECIPES, get_recipe
 from mars_megatron.recipes.mars_7b import STAGE1, STAGE2, STAGE3
 from mars_megatron.sequence.vocabulary import Vocabulary

@@ -11,8 +11,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from mars_megatron.config.schema import ExpertsConfig, RouterConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.model.kv_cache import KVCache
-from mars_megatron.sampling.batches import pack_samples, sample_lengths
-from mars_megatron.sampling.decoding import Decoder, inference
+from mars_megatron.sampling.decoding import Decoder, inference, pack_samples, sample_lengths
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sequence import TEXT, VISUAL
 from mars_megatron.sequence.vocabulary import Vocabulary

@@ -15,8 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize, prune
 
 from mars_megatron.model import KVCache, MARSModel
-from mars_megatron.sampling.batches import DecodeStep, pack_samples, sample_lengths
-from mars_megatron.sampling.decoding import Decoder, inference
+from mars_megatron.sampling.decoding import Decoder, DecodeStep, inference, pack_samples, sample_lengths
 from mars_megatron.sampling.direct import DirectDecoding
 from mars_megatron.sequence import TEXT, VISUAL
 from tests.support.tiny import VOCABULARY, randomize, tiny_model

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from mars_megatron.model import MARSModel
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import inference
-from mars_megatron.sampling.likelihood import caption_likelihood
+from mars_megatron.sampling.decoding import inference, pack_samples
+from mars_megatron.sampling.to_text import caption_likelihood
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.decoding import NUM_CODES, PROMPTS
 

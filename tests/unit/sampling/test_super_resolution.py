@@ -11,9 +11,8 @@ from mars_megatron.config.schema import GenerationConfig, ImageConfig
 from mars_megatron.model import MARSModel, build_model
 from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sampling import upscale
-from mars_megatron.sampling.batches import pack_samples
-from mars_megatron.sampling.decoding import Decoder, inference
-from mars_megatron.sampling.draws import guide
+from mars_megatron.sampling.decoding import Decoder, inference, pack_samples
+from mars_megatron.sampling.logits_to_ids import guide
 from mars_megatron.sequence.code_order import code_order
 from mars_megatron.sequence.samples import SR, make_sample
 from mars_megatron.sequence.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """bin/nvcc of CUDA 13, beside a torch of CUDA 13 and no GPU."""
+    """bin/nvcc of CUDA 13 and its header, beside a torch of CUDA 13 and no GPU."""
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.write_text(
@@ -27,6 +27,9 @@ def toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "esac\n"
     )
     nvcc.chmod(0o755)
+    header = tmp_path / "include" / "cuda_runtime.h"
+    header.parent.mkdir()
+    header.touch()
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(torch.version, "cuda", "13.1")
@@ -62,6 +65,13 @@ def test_an_nvcc_of_another_cuda_is_left_alone(toolkit: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert not builds_kernels(monkeypatch)
     assert "needs an nvcc of CUDA 12" in (said := capsys.readouterr().out) and "is of CUDA 13" in said
+
+
+def test_an_nvcc_without_its_headers_is_left_alone(toolkit: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A distribution may link nvcc to /usr/local/bin, and the rest not."""
+    (toolkit / "include" / "cuda_runtime.h").unlink()
+    assert not builds_kernels(monkeypatch)
+    assert f"there is no cuda_runtime.h in {toolkit / 'include'}; set CUDA_HOME" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["missing", "not executable", "broken", "no toolkit"])

@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, build_plan, build_plan_from_segments, padded_counts
+from mars_megatron.sequence import TEXT, VISUAL, DispatchPlan, build_plan, padded_counts
+from tests.support.plans import check_plan
 
 IMPLS = ["native", "reference"]
 settings.register_profile("ops", deadline=None, max_examples=150)
@@ -53,7 +54,7 @@ def test_native_equals_reference(samples, row_multiple, spare):
     reference = build_plan(modality, cu_seqlens, **options, impl="reference")
     native = build_plan(modality, cu_seqlens, **options, impl="native")
     assert_equal(native, reference)
-    native.validate()
+    check_plan(native)
 
     assert native.padded_visual == free.padded_visual, "total_rows pads the text part"
     assert native.num_rows == (total_rows if total_rows is not None else free.num_rows)
@@ -63,59 +64,13 @@ def test_native_equals_reference(samples, row_multiple, spare):
     assert native.image_before_text == any(sample != sorted(sample) for sample in per_sample)
 
 
-@given(st.lists(run, min_size=1, max_size=20), st.data())
-@example([(TEXT, 3), (TEXT, 2), (VISUAL, 1), (VISUAL, 8)], None)  # neighbours of one modality
-def test_from_segments(segments, data):
-    num_tokens = sum(length for _, length in segments)
-    # Samples may end inside a segment.
-    cuts = data.draw(st.sets(st.integers(1, num_tokens))) if data else {4}
-    cu_seqlens = torch.tensor(sorted(cuts | {0, num_tokens}), dtype=torch.int32)
-    options = {"row_multiple": 4, "total_rows": -(-num_tokens // 4) * 4 + 8}
-    modality, _ = pack([segments])
-    expected = build_plan(modality, cu_seqlens, **options, impl="reference")
-    table = torch.tensor([(length, modality) for modality, length in segments])
-    for impl in IMPLS:
-        plan = build_plan_from_segments(table, cu_seqlens, **options, impl=impl)
-        assert_equal(plan, expected)
-        assert_equal(build_plan_from_segments(table.mT.contiguous().mT, cu_seqlens, **options, impl=impl), plan)
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize(
-    ("segments", "message"),
-    [
-        ([[2, 0], [2, 2]], "modality must be 0 .text. or 1 .visual., got 2 in segment 1"),
-        ([[2, 0], [2, -1]], "got -1 in segment 1"),
-        ([[4, 0], [0, 1]], "got length 0 in segment 1"),
-        ([[-4, 0], [8, 1]], "got length -4 in segment 0"),
-        ([[2**62, 0], [2**62, 1], [2**62, 1]], "at least 1 token each and 2147483647 together.* segment 0"),
-        ([[2**31 - 2, 0], [2, 1]], "got length 2 in segment 1"),
-        ([[2, 0], [1, 1]], "end at the number of tokens, 3, got 0 and 4"),
-        ([[2, 0, 1]], "2 columns"),
-        ([2, 0], "segments must be a 2-dimensional"),
-        ([[2.0, 0.0]], "segments must be a 2-dimensional"),
-    ],
-)
-def test_bad_segments(impl, segments, message):
-    cu_seqlens = tensor(0, 4)
-    build_plan_from_segments(torch.tensor([[2, 0], [2, 1]]), cu_seqlens, impl=impl)
-    with pytest.raises(ValueError, match=message):
-        build_plan_from_segments(torch.tensor(segments), cu_seqlens, impl=impl)
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-def test_no_segments(impl):
-    with pytest.raises(ValueError, match="end at the number of tokens, 0, got 0 and 4"):
-        build_plan_from_segments(torch.zeros(0, 2, dtype=torch.int64), tensor(0, 4), impl=impl)
-
-
 @pytest.mark.parametrize("impl", IMPLS)
 def test_example(impl):
     # caption caption code code code | code caption | caption
     modality = torch.tensor([0, 0, 1, 1, 1, 1, 0, 0], dtype=torch.uint8)
     cu_seqlens = torch.tensor([0, 5, 7, 8], dtype=torch.int32)
     plan = build_plan(modality, cu_seqlens, row_multiple=3, total_rows=12, impl=impl)
-    plan.validate()
+    check_plan(plan)
     assert (plan.num_tokens, plan.num_samples, plan.num_text, plan.num_visual) == (8, 3, 4, 4)
     assert plan.expert_splits == (6, 6) and plan.num_rows == 12 and plan.max_seqlen == 5
     assert plan.image_before_text
@@ -140,7 +95,7 @@ def test_many_samples():
     cu_seqlens = torch.arange(0, 60_001, 3, dtype=torch.int32)
     native = build_plan(modality, cu_seqlens, row_multiple=8)
     assert_equal(native, build_plan(modality, cu_seqlens, row_multiple=8, impl="reference"))
-    native.validate()
+    check_plan(native)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -219,7 +174,7 @@ def test_peer_splits():
     with pytest.raises(ValueError, match="no expert_peers.*parallel.expert"):
         plan.peer_splits(TEXT)
     plan = dataclasses.replace(plan, expert_peers=((4, 20), plan.expert_splits))
-    plan.validate()
+    check_plan(plan)
     assert plan.peer_splits(TEXT) == [4, 8] and plan.peer_splits(VISUAL) == [20, 12]
     assert plan.peer_splits(TEXT, 2) == [2, 2, 4, 4] and plan.peer_splits(VISUAL, 2) == [10, 10, 6, 6]
     assert plan.to("cpu").expert_peers == plan.expert_peers
@@ -227,7 +182,7 @@ def test_peer_splits():
         with pytest.raises(ValueError, match=rf"\[4, 8\] rows .* do not split over {world} ranks"):
             plan.peer_splits(TEXT, world)
     with pytest.raises(AssertionError):
-        dataclasses.replace(plan, expert_peers=((4, 20),)).validate()
+        check_plan(dataclasses.replace(plan, expert_peers=((4, 20),)))
 
 
 def test_pickle():
@@ -269,7 +224,7 @@ def test_validate_notices():
         broken = getattr(plan, name).clone()
         broken.view(-1)[1] += 1
         with pytest.raises(AssertionError):
-            dataclasses.replace(plan, **{name: broken}).validate()
+            check_plan(dataclasses.replace(plan, **{name: broken}))
     for name in (
         "num_tokens",
         "num_text",
@@ -280,4 +235,4 @@ def test_validate_notices():
         "num_text_blocks",
     ):
         with pytest.raises((AssertionError, RuntimeError)):
-            dataclasses.replace(plan, **{name: getattr(plan, name) + 4}).validate()
+            check_plan(dataclasses.replace(plan, **{name: getattr(plan, name) + 4}))

@@ -26,7 +26,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize(("name", "rounds"), [("test_core", 10_000), ("test_round_plan", 1_000)])
+@pytest.mark.parametrize(("name", "rounds"), [("test_core", 4_000), ("test_round_plan", 400)])
 def test_core(name: str, rounds: int, tmp_path: Path) -> None:
     program = tmp_path / name
     run(

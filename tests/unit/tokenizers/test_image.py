@@ -7,8 +7,15 @@ from diffusers import VQModel
 
 from mars_megatron.tokenizers import load_image_tokenizer
 from mars_megatron.tokenizers.image import to_float, to_uint8
-from mars_megatron.tokenizers.kmeans import draw_far, kmeans, nearest
-from mars_megatron.tokenizers.train_image import ImageTrainingConfig, _Trainer, make_model, train_image_tokenizer
+from mars_megatron.tokenizers.train_image import (
+    ImageTrainingConfig,
+    _Trainer,
+    draw_far,
+    kmeans,
+    make_model,
+    nearest,
+    train_image_tokenizer,
+)
 
 TINY = ImageTrainingConfig(
     codebook_size=16,

@@ -166,7 +166,7 @@ def test_a_device_that_is_not_there(main, made, tmp_path, capsys):
 
 
 def test_a_gpu_without_memory_and_a_stale_extension(main, made, tmp_path, capsys, monkeypatch):
-    from mars_megatron.tokenizers.image import ImageTokenizer
+    from mars_megatron.tokenizers.image import VQImageTokenizer
 
     command = ("--input", made, "--output", tmp_path / "x", "--text-tokenizer", made / "text.model",
                "--image-tokenizer", made / "vq", "--resolution", 8, "--workers", 0, "--no-progress")  # fmt: skip
@@ -181,11 +181,11 @@ def test_a_gpu_without_memory_and_a_stale_extension(main, made, tmp_path, capsys
         def fail(self, *arguments, error=error, **options):
             raise error
 
-        monkeypatch.setattr(ImageTokenizer, "encode", fail)
+        monkeypatch.setattr(VQImageTokenizer, "encode", fail)
         assert main(*command) == 2
         err = capsys.readouterr().err
         assert message in err and len(err.splitlines()) == 1
-    monkeypatch.setattr(ImageTokenizer, "encode", lambda *arguments, **options: 1 + "a")
+    monkeypatch.setattr(VQImageTokenizer, "encode", lambda *arguments, **options: 1 + "a")
     with pytest.raises(TypeError):  # faults of the program are not dressed up
         main(*command)
 

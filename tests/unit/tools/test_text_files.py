@@ -19,7 +19,7 @@ from mars_megatron.evaluation.results import read_report
 from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file
 from mars_megatron.evaluation.texts import read_sentences, read_texts
 from mars_megatron.files.plain_text import check_unicode, parse_json, read_json, read_lines, read_text
-from mars_megatron.gallery.document_prompts import DocumentPrompt, read_document_prompts
+from mars_megatron.gallery.document_gallery import DocumentPrompt, read_document_prompts
 from mars_megatron.gallery.prompts import read_prompts
 from tests.support.command_lines import load_tool
 from tests.support.tiny_run import TinyRun, write_run

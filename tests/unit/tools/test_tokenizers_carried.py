@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint, text_fingerprint
 from tests.support.language_models import language_model
 from tests.support.run_folder import (
     Train,

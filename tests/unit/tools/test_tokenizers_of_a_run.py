@@ -13,9 +13,9 @@ import pytest
 
 from mars_megatron.checkpoint import latest, read_config
 from mars_megatron.checkpoint.tokenizers import RECORD, read_record
-from mars_megatron.conversion.formats import open_checkpoint
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.verify import compare_logits
-from mars_megatron.tokenizers.fingerprint import image_fingerprint, text_fingerprint
+from mars_megatron.tokenizers.tokenizer_files import image_fingerprint, text_fingerprint
 from tests.support.run_folder import (
     STEP,
     Train,

@@ -55,7 +55,7 @@ def test_a_callback_is_added_to_the_list(base: RunConfig, run_folder: Path, monk
         def end(self) -> None:
             calls.append(("end", self.run.position.step))
 
-    for place in (0, len(trainer.CALLBACKS) - 1):
+    for place in (0, len(trainer.CALLBACKS)):
         folder = run_folder / str(place)
         with monkeypatch.context() as patch:
             callbacks = [*trainer.CALLBACKS[:place], Patience, *trainer.CALLBACKS[place:]]

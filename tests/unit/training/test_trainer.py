@@ -13,7 +13,7 @@ import torch
 from mars_megatron.checkpoint import Position, folders, latest, read_config
 from mars_megatron.checkpoint.streaming import write_checkpoint
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.conversion.formats import open_checkpoint
+from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.parts import as_parameters
 from mars_megatron.training import Trainer
 from mars_megatron.training.callbacks import Save

@@ -10,9 +10,9 @@ import torch
 
 from examples.compositional import recipes as compositional
 from examples.digits import recipes
-from mars_megatron.config import FreezeConfig, ParallelConfig, TaskWeights, validate
+from mars_megatron.config import validate
 from mars_megatron.config.parser import override
-from mars_megatron.config.schema import RunConfig
+from mars_megatron.config.schema import FreezeConfig, ParallelConfig, RunConfig, TaskWeights
 from mars_megatron.sequence.vocabulary import SPECIALS
 from mars_megatron.training import Trainer
 from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic

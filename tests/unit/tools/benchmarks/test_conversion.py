@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import conversion
+from benchmarks import child_environment, conversion
 from benchmarks.conversion import ConversionOptions, make_language_model, model, num_bytes, run
 from benchmarks.convert_once import copy, peak_memory
 from safetensors.torch import load_file
@@ -92,5 +92,7 @@ def test_peak_memory_is_that_of_the_process_alone() -> None:
     # As a module of its own: torch would take most of what is looked for.
     code = "import sys, types; sys.modules['torch'] = types.ModuleType('torch'); "
     code += "from benchmarks.convert_once import peak_memory; print(peak_memory())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=child_environment()
+    )
     assert 1e6 < int(done.stdout) < 2e8

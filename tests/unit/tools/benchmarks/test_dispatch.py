@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from benchmarks import dispatch
+from benchmarks import child_environment, dispatch
 from benchmarks.dispatch import DispatchOptions, check, contestants, packed, run
 
 from mars_megatron.sequence import build_plan
@@ -91,7 +91,7 @@ assert lost() < 4 << 20
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_freed_memory_is_kept() -> None:
     # In a process of its own: it lasts.
-    subprocess.run([sys.executable, "-c", KEEP], check=True)
+    subprocess.run([sys.executable, "-c", KEEP], check=True, env=child_environment())
 
 
 def test_reused_memory_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command_lines import load_tool
 
-TOOL = Path(__file__).parents[3] / "tools" / "benchmark.py"
+TOOL = Path(__file__).parents[4] / "tools" / "benchmark.py"
 
 
 @pytest.fixture(scope="module")

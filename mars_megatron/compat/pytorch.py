@@ -1,0 +1,23 @@
+"""torch: its private names that are used."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils._device import _device_constructors
+
+fused_adamw = torch._fused_adamw_  # one kernel for all parameters; the public optimiser keeps a step for each
+
+
+def has_kernel(operator: str, key: str) -> bool:
+    """Whether an operator, such as mars_megatron::permute_rows, is compiled for a dispatch key, such as CUDA."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(operator, key))
+
+
+def disable_compiler() -> None:
+    """Let functions decorated with torch.compile run as they are."""
+    torch._dynamo.config.disable = True
+
+
+def remember_factories() -> None:
+    """Let torch list its tensor factories now; it does so once, when first asked for torch.device(...) as a context."""
+    _device_constructors()
