@@ -176,12 +176,7 @@ def sample_gallery(
     lines, missing = only_on_rank_0(lambda: _present(folder, wanted))
     num_new = len(planned_images) - len(lines) + len(missing)
     with progress_bar(len(planned_images), len(planned_images) - num_new, progress) as bar:
-        for batch in made_batches(lines, missing):
-            for line, picture in sample_again(cascade, batch):
-                if line["file"] in missing:
-                    _check_same(line, picture.result["pixels"], folder)
-                    picture.write(folder)
-                    bar.update()
+        _restore(cascade, folder, lines, missing, bar)
         known = {line["file"] for line in lines}
         size = max(1, config.generation.batch_size * cascade.layout["replicas"] // best_of)
         first_number = max((line["batch"] for line in lines), default=-1) + 1
@@ -212,6 +207,16 @@ def _present(folder: ImageFolder, wanted: Mapping[str, Line]) -> tuple[list[Line
     """The manifest's lines, and of these the files that are not there any more."""
     lines = folder.read(wanted)
     return lines, {line["file"] for line in lines if not folder.is_complete(line["file"])}
+
+
+def _restore(cascade: Cascade, folder: ImageFolder, lines: Sequence[Line], missing: set[str], bar: tqdm) -> None:
+    """Make files of the manifest that are not there any more."""
+    for batch in made_batches(lines, missing):
+        for line, picture in sample_again(cascade, batch):
+            if line["file"] in missing:
+                _check_same(line, picture.result["pixels"], folder)
+                picture.write(folder)
+                bar.update()
 
 
 def _check_same(line: Line, pixels: str, folder: ImageFolder) -> None:
