@@ -160,11 +160,7 @@ def sample_gallery(
     Raises:
         ValueError: A wrong setting or request, models that do not fit, or the folder holds other images.
     """
-    for name, value in (("the number of images", num_images), ("best of", best_of)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; accepted: 1 or more")
-    if keep_low and not models.high:
-        raise ValueError("low-resolution images are to be kept, but the resolution is not high; accepted: high")
+    _check_options(num_images, best_of, keep_low, models)
     # Before the model is loaded: what is wrong with a request shows at once.
     config = config_for_inference(models.checkpoint, models.overrides)
     planned = plan_images(requests, num_images, best_of, config)
@@ -192,6 +188,14 @@ def sample_gallery(
     rows = [(part[0].prompt.text, [image_plan.file for image_plan in part]) for part in planned]
     written = only_on_rank_0(lambda: folder.write_sheet(rows, sheet))
     return Gallery(folder.path, written, len(planned_images), num_new)
+
+
+def _check_options(num_images: int, best_of: int, keep_low: bool, models: Models) -> None:
+    for name, value in (("the number of images", num_images), ("best of", best_of)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; accepted: 1 or more")
+    if keep_low and not models.high:
+        raise ValueError("low-resolution images are to be kept, but the resolution is not high; accepted: high")
 
 
 def _check_captions(requests: Sequence[ImageRequest], cascade: Cascade) -> None:
