@@ -1,5 +1,5 @@
 // An index as arrays: which documents it has, and how long their samples are. Format: mars_megatron/index/FORMAT.md;
-// specification: `scan` and `sample_rows` of mars_megatron/data/reference.py.
+// specification: `scan` and `sample_rows` of mars_megatron/data/planning_reference.py.
 #pragma once
 
 #include <array>

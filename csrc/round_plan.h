@@ -1,6 +1,6 @@
 // One round of training samples: which samples, in which order, packed into which micro-batches. Plain C++.
 //
-// The specification is mars_megatron/data/reference.py; what a round and a stream are is in data/blend.py.
+// The specification is mars_megatron/data/planning_reference.py; what a round and a stream are is in data/blend.py.
 #pragma once
 
 #include <array>

@@ -50,8 +50,8 @@ phase mars "$RUN_DIR/mars/finished" train "$RANKS" --recipe examples.composition
     --data.path "$index/images" --data.text_tokenizer "$text_tokenizer" --data.image_tokenizer "$image_tokenizer" \
     --checkpoint.init_from "$RUN_DIR/base" --checkpoint.dir "$RUN_DIR/mars" --checkpoint.interval 500 "${mars[@]}"
 phase score "$RUN_DIR/scores/compositional.json" torchrun --standalone --nproc-per-node "$RANKS" tools/evaluate.py \
-    examples.compositional.suite.Compositional "$RUN_DIR/mars" --tensor 1 --benchmark "$data" --samples-per-prompt "$SAMPLES" \
-    --grid "$RUN_DIR/scored.png" --output "$RUN_DIR/scores"
+    examples.compositional.suite.Compositional "$RUN_DIR/mars" --tensor 1 --benchmark "$data" \
+    --samples-per-prompt "$SAMPLES" --grid "$RUN_DIR/scored.png" --output "$RUN_DIR/scores"
 phase samples "$RUN_DIR/samples.png" torchrun --standalone --nproc-per-node "$RANKS" tools/generate.py \
     --checkpoint "$RUN_DIR/mars" --prompts "$data/shown_prompts.txt" --num-images 8 \
     --output "$RUN_DIR/samples" --sheet "$RUN_DIR/samples.png"

@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+given=${PYTHON:-}
 : "${PYTHON:=python3}"
 : "${VENV:=.venv}"
 : "${TORCH:=}"
@@ -45,6 +46,17 @@ for name in sorted(names):
         digest.update(name.encode() + b"\0" + file.read())
 print(digest.hexdigest())
 PYTHON_CODE
+}
+
+version() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
+# An environment of one Python is not quietly used for another.
+check_version() {
+    if [[ -z $given || ! -x $python ]] || ! command -v "$given" >/dev/null; then return; fi
+    [[ $(version "$given") == "$(version "$python")" ]] ||
+        fail "$VENV is of Python $(version "$python"), PYTHON is $given; set VENV to another folder, or remove $VENV"
 }
 
 # Whether csrc/ is built for this Python; extensions for others may lie beside it.
@@ -109,6 +121,7 @@ install_torch() {
     fi || fail "torch could not be installed; set TORCH to the requirement that pip shall install"
 }
 
+check_version
 if complete; then
     exit 0
 fi

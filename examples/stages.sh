@@ -59,7 +59,8 @@ for variant in $SWEEP; do
 done
 
 # What is in scores.json is not scored again; another SWEEP adds to it.
-python -m examples.digits.score_stages --run-dir "$RUN_DIR" --stage3 "${names[@]}" ${SAMPLES:+--samples-per-prompt "$SAMPLES"}
+python -m examples.digits.score_stages --run-dir "$RUN_DIR" --stage3 "${names[@]}" \
+    ${SAMPLES:+--samples-per-prompt "$SAMPLES"}
 phase samples "$RUN_DIR/samples/sheet.png" python tools/generate.py --checkpoint "$RUN_DIR/stage1" \
     --prompts "$data/shown_prompts.txt" --num-images 8 --resolution high --super-resolution "$RUN_DIR/stage3" \
     --keep-low --output "$RUN_DIR/samples"

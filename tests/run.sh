@@ -18,6 +18,7 @@ Examples of arguments:
   --durations 30             more of the slowest tests
 
 It first runs examples/setup.sh, which does nothing where everything is there. OMP_NUM_THREADS is 1 unless it is set.
+Knobs: those of examples/setup.sh, such as PYTHON and VENV for another Python than that of .venv.
 Time limits of tests grow with the load of the machine; --timeout SECONDS sets them.
 END
 }
@@ -29,7 +30,8 @@ case "${1:-}" in
         ;;
 esac
 
-bash examples/setup.sh
+: "${VENV:=.venv}"
+VENV=$VENV bash examples/setup.sh
 
 # Several ranks share the cores of one machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
@@ -46,4 +48,4 @@ if [[ $# -eq 0 || "$1" == --quick ]]; then
         set -- "${side_by_side[@]}" @tests/quick.txt "$@"
     fi
 fi
-exec .venv/bin/python -m pytest --durations=10 "$@"
+exec "$VENV/bin/python" -m pytest --durations=10 "$@"

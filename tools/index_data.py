@@ -163,7 +163,7 @@ def describe(prefix: str, manifest: Any) -> str:
             f"\nunknown: {manifest.unknown['texts']} texts hold what the text tokenizer cannot spell, as "
             f"{manifest.unknown['tokens']} unknown tokens"
         )
-    from mars_megatron.indexing.inspection import describe_files
+    from mars_megatron.indexing.statistics import describe_files
 
     lines = describe_files(*(manifest.summed(name) for name in ("files", "members", "unread")))
     return "\n".join([text, *lines])
@@ -249,8 +249,8 @@ def run_inspect(options: argparse.Namespace) -> int:
     for name in ("text_tokenizer", "image_tokenizer", "device"):
         if getattr(options, name) is not None and not decodes:
             options.parser.error(f"--{name.replace('_', '-')} needs --samples or --document")
-    from mars_megatron.indexing.inspection import describe as describe_statistics
-    from mars_megatron.indexing.inspection import inspect_index
+    from mars_megatron.indexing.statistics import describe as describe_statistics
+    from mars_megatron.indexing.statistics import inspect_index
 
     found = inspect_index(options.prefix)
     print(describe_statistics(found))

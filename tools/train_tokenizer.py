@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 
 from mars_megatron.program import Parser, run_program
 
@@ -93,18 +94,9 @@ def train_image(options: argparse.Namespace) -> None:
     from mars_megatron.indexing.sources import folder_images
     from mars_megatron.tokenizers.train_image import ImageTrainingConfig, train_image_tokenizer
 
-    config = ImageTrainingConfig(
-        codebook_size=options.codebook_size,
-        code_dim=options.code_dim,
-        widths=tuple(options.widths),
-        warmup_steps=options.warmup_steps,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        warmup_lr=options.warmup_lr,
-        lr=options.lr,
-        seed=options.seed,
-        device=options.device,
-    )
+    options.widths = tuple(options.widths)
+    names = {field.name for field in fields(ImageTrainingConfig)}
+    config = ImageTrainingConfig(**{name: value for name, value in vars(options).items() if name in names})
     for resolution in options.resolution:
         if resolution < 1 or resolution % config.downsample:
             raise ValueError(f"--resolution is {resolution}; it must be a multiple of {config.downsample}")

@@ -11,8 +11,9 @@ import torch
 from examples.compositional.benchmark import ScenePrompt, check_canvases, read_canvases, read_scene_prompts
 from examples.compositional.canvases import SIDE
 from examples.compositional.scorer import MEASURES, SCORER_CANVASES, Judgement, Scorer
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate, share_of_groups
-from mars_megatron.evaluation.suite import Context, Result, check_least, write_grid
+from mars_megatron.evaluation.suite import Result, check_least, write_grid
 from mars_megatron.evaluation.texts import spread
 
 

@@ -195,8 +195,8 @@ def check_sums(folder: Path) -> None:
 
 
 def quiet() -> None:
-    """Leave out warnings on which nobody can act: that there is no state to rerun, that `common.pt` is read, and that
-    another way of saving asynchronously is preferred, at every checkpoint that is saved synchronously."""
-    checkpoints = "dist_checkpointing.strategies"
-    for name in ("rerun_state_machine", f"{checkpoints}.common", f"{checkpoints}.torch"):
+    """Leave out warnings on which nobody can act: that there is no state to rerun, that `common.pt` is read, that
+    another way of saving asynchronously is preferred (none is used here), and that buffers are laid out by default."""
+    names = ("dist_checkpointing.strategies.common", "dist_checkpointing.strategies.torch")
+    for name in ("rerun_state_machine", "distributed.distributed_data_parallel", *names):
         logging.getLogger(f"megatron.core.{name}").setLevel(logging.ERROR)

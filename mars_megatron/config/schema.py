@@ -341,7 +341,8 @@ class EvaluationConfig:
 
     Args:
         interval: Steps between evaluations, the last one behind the last step; 0 disables.
-        suites: Suites of tools/evaluate.py by name, with their options, such as {"facts": {"facts": "facts.jsonl"}}.
+        suites: Suites of tools/evaluate.py by name, or by the dotted name of a class of one's own, with their options,
+            such as {"facts": {"facts": "facts.jsonl"}}.
     """
 
     interval: int = 0

@@ -22,7 +22,7 @@ def is_attribute(name: str) -> bool:
     return _split(name) is not None
 
 
-def load_attribute(setting: str, name: str) -> Any:
+def load_attribute(setting: str, name: str, accepted: str = FORMS) -> Any:
     """What a name of one of the FORMS stands for.
 
     Modules are looked for in the current directory too, and there first, as `python -m` does it.
@@ -30,15 +30,16 @@ def load_attribute(setting: str, name: str) -> Any:
     Args:
         setting: For messages.
         name: The name. A module must be importable; a file need not be.
+        accepted: What the setting takes, where that is more than FORMS; for messages.
 
     Raises:
         ValueError: It has none of the FORMS, or there is no such module, file or attribute.
     """
     parts = _split(name)
     if parts is None:
-        raise ValueError(f"{setting} is {name!r}; accepted: {FORMS}")
+        raise ValueError(f"{setting} is {name!r}; accepted: {accepted}")
     where, attribute = parts
-    module = _load_file(setting, Path(where)) if where.endswith(".py") else _load_module(setting, name, where)
+    module = _load_file(setting, Path(where)) if where.endswith(".py") else _load_module(setting, name, where, accepted)
     found = getattr(module, attribute, None)
     if found is None and not where.endswith(".py") and _spec(name):
         found = importlib.import_module(name)
@@ -82,7 +83,7 @@ def _spec(name: str) -> Any:
         return None
 
 
-def _load_module(setting: str, name: str, module: str) -> ModuleType:
+def _load_module(setting: str, name: str, module: str, accepted: str) -> ModuleType:
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -95,7 +96,7 @@ def _load_module(setting: str, name: str, module: str) -> ModuleType:
             raise
         raise ValueError(
             f"{setting} is {name!r}, but there is no module {error.name} in {here} or on PYTHONPATH; start where it "
-            f"is, or set PYTHONPATH; accepted: {FORMS}"
+            f"is, or set PYTHONPATH; accepted: {accepted}"
         ) from error
 
 

@@ -33,7 +33,7 @@ class Part:
 
     Args:
         corpus: Number of the corpus.
-        kind: Of the documents (data.modes.KINDS).
+        kind: Of the documents (index.modes.KINDS).
         documents: uint32 [num_documents], or None for slots of the split from first_slot on.
         first_slot: See documents.
         num_documents: How many.

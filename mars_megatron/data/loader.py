@@ -11,38 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data.micro_batches import MicroBatches, open_micro_batches
+from mars_megatron.data.micro_batches import MicroBatches
 from mars_megatron.platform.processes import become_helper
-from mars_megatron.sequence.batch import Batch, flatten, unflatten
-from mars_megatron.sequence.vocabulary import Vocabulary
-
-
-def build_loader(
-    config: RunConfig,
-    vocabulary: Vocabulary,
-    *,
-    split: str = "train",
-    dp_rank: int = 0,
-    dp_size: int = 1,
-    start: int = 0,
-    row_multiple: int = 1,
-) -> Iterator[Batch]:
-    """An endless iterator over the micro-batches of one data-parallel rank, on the CPU.
-
-    Args:
-        config: The run.
-        vocabulary: Layout of the joined ids.
-        split: "train" or "validation".
-        dp_rank, dp_size, start: As of flat_batches.
-        row_multiple: The tensor-parallel size under sequence parallelism, else 1.
-
-    Raises:
-        ValueError: An index is missing, damaged or not made for this configuration; see open_micro_batches.
-    """
-    batches = open_micro_batches(config, vocabulary, split=split, row_multiple=row_multiple)
-    workers = config.data.num_workers if split == "train" else 0
-    flat = flat_batches(batches, config, dp_rank=dp_rank, dp_size=dp_size, start=start, num_workers=workers)
-    return (unflatten(values, torch.from_numpy(values)) for values in flat)
+from mars_megatron.sequence.batch import flatten
 
 
 def flat_batches(

@@ -92,9 +92,8 @@ class MicroBatches(Dataset):
         return [self._sample(*sample) for sample in self.rounds.samples(index).tolist()]
 
     def __getitem__(self, index: int) -> Batch:
-        chosen = self.rounds.samples(index).tolist()
-        tasks = {task & ~DROPPED for *_, task in chosen}
-        samples = [self._sample(*sample) for sample in chosen]
+        samples = self.samples(index)
+        tasks = {task & ~DROPPED for task in self.rounds.samples(index)["task"].tolist()}
         task = tasks.pop() if len(tasks) == 1 else MIXED
         batch = collate(samples, self.vocabulary, self.row_multiple, self.total_rows, index, task)
         if self.expert_parallel == 1:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mars_megatron.data import reference
+from mars_megatron.data import planning_reference
 from mars_megatron.data.packing import LOOKAHEAD
 from mars_megatron.sequence import native
 from mars_megatron.sequence.plan import Impl
 
 # A sample of a round plan; csrc/round_plan.h has the same layout.
 SAMPLE = np.dtype([("document", "<u4"), ("caption", "<u2"), ("corpus", "u1"), ("task", "u1")])
-DROPPED = reference.DROPPED  # bit of the task: the caption is dropped
+DROPPED = planning_reference.DROPPED  # bit of the task: the caption is dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Scan:
     """What a corpus has.
 
     Args:
-        documents: Number by kind (data.modes.KINDS).
+        documents: Number by kind (index.modes.KINDS).
         longest: Tokens of the longest text or caption by kind; of interleaved documents the rows of the longest one.
         longest_document: The documents that have these.
         problem: What is wrong with the index; empty if nothing.
@@ -117,14 +117,14 @@ def scan(corpus: CorpusArrays, impl: Impl = "auto") -> Scan:
     """Look at every document of a corpus, trusting nothing."""
     if native.use_native(impl):
         return Scan(**native.extension().scan_corpus(corpus.native))
-    return Scan(**reference.scan(corpus))
+    return Scan(**planning_reference.scan(corpus))
 
 
 def divide_documents(corpus: CorpusArrays, first_slot: int, end_slot: int, impl: Impl = "auto") -> list[np.ndarray]:
     """Of each kind uint32: its documents among some slots of the corpus' split (data.hashing.split_slots)."""
     if native.use_native(impl):
         return native.extension().divide_documents(corpus.native, first_slot, end_slot)
-    return reference.divide_documents(corpus, first_slot, end_slot)
+    return planning_reference.divide_documents(corpus, first_slot, end_slot)
 
 
 def plan_round(
@@ -147,7 +147,7 @@ def plan_round(
         ValueError: A sample is longer than the budget.
     """
     if not native.use_native(impl):
-        rows, offsets, num_too_long = reference.plan_round(corpora, streams, settings)
+        rows, offsets, num_too_long = planning_reference.plan_round(corpora, streams, settings)
         samples = np.zeros(len(rows), dtype=SAMPLE)
         for column, name in enumerate(SAMPLE.names or ()):
             samples[name] = rows[:, column]

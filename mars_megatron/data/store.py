@@ -1,34 +1,21 @@
-"""An index on disk: PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json, and caption
-weights in PREFIX.weights.npy where captions have any. FORMAT.md beside this file describes it."""
+"""An index as training reads it: the parts of each document, by its number."""
 
 from __future__ import annotations
 
-import struct
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset
 
-from mars_megatron.data import planning, reference
+from mars_megatron.data import planning, planning_reference
 from mars_megatron.index.manifest import Manifest
-from mars_megatron.index.modes import (
-    KIND_INTERLEAVED,
-    KINDS,
-    MODE_IMAGE,
-    MODE_LOW,
-    MODE_PART_IMAGE,
-    NUM_IMAGES,
-)
-
-_MAGIC = b"MMIDIDX\x00\x00"
-_INT32 = 4  # megatron-core's number for the type of the tokens
-_HEADER = struct.Struct("<9sQBQQ")  # magic, version, type of the tokens, sequences, document boundaries
+from mars_megatron.index.modes import KIND_INTERLEAVED, KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, NUM_IMAGES
+from mars_megatron.index.reader import ITEM_BYTES, index_path, read_arrays, read_tokens, read_weights
 
 
 class Store:
-    """Read access to one index. Nothing is read before it is asked for, but the .idx, which is memory-mapped.
+    """Read access to one index, whose files are memory-mapped: nothing is read before it is asked for.
 
     Args:
         prefix: Path without the .bin/.idx/.json endings.
@@ -36,7 +23,7 @@ class Store:
     Attributes:
         manifest: Contents of PREFIX.json.
         lengths: int32 [S], tokens of each sequence.
-        modes: int8 [S], what each sequence is (data.modes).
+        modes: int8 [S], what each sequence is (index.modes).
         boundaries: int64 [D + 1], the first sequence of each document, and S.
         weights: float32 [S], the relative weight of each caption among those of its document; None if all are equal.
 
@@ -46,21 +33,12 @@ class Store:
 
     def __init__(self, prefix: str | Path) -> None:
         self.prefix = str(prefix)
-        paths = {ending: Path(f"{self.prefix}.{ending}") for ending in ("bin", "idx")}
-        for path in paths.values():
-            if not path.is_file():
-                raise ValueError(
-                    f"{path} is missing; data.path and data.validation_path name an index made by "
-                    "tools/index_data.py, without its ending"
-                )
-        self.manifest = Manifest.read(Path(f"{self.prefix}.json"))
-        _check_index_file(paths["idx"])
-        self.dataset = IndexedDataset(self.prefix, multimodal=True)
-        self.lengths = self.dataset.sequence_lengths
-        self.modes = self.dataset.index.sequence_modes
-        self.boundaries = np.asarray(self.dataset.document_indices)
-        self.weights = self._read_weights()
-        self._check_tokens_file(paths["bin"])
+        arrays = read_arrays(index_path(prefix, "idx"))
+        self.manifest = Manifest.read(index_path(prefix, "json"))
+        self._tokens, self._offsets = read_tokens(index_path(prefix, "bin"), arrays), arrays.offsets
+        self.lengths, self.modes, self.boundaries = arrays.lengths, arrays.modes, arrays.boundaries
+        has_weights = self.manifest.caption_weights
+        self.weights = read_weights(index_path(prefix, "weights.npy"), arrays) if has_weights else None
 
     def __reduce__(self) -> Any:
         return Store, (self.prefix,)  # a process that gets a copy opens the files itself
@@ -105,15 +83,16 @@ class Store:
 
     def tokens(self, sequence: int) -> np.ndarray:
         """One sequence as int64: text ids, or raw codes."""
-        return self.dataset.get(int(sequence))[0].astype(np.int64)
+        begin = int(self._offsets[sequence]) // ITEM_BYTES
+        return self._tokens[begin : begin + int(self.lengths[sequence])].astype(np.int64)
 
     def kind(self, document: int) -> int:
         """KIND_TEXT, KIND_IMAGE, KIND_PAIR or KIND_INTERLEAVED."""
-        return reference.kind_of(self.arrays, document)
+        return planning_reference.kind_of(self.arrays, document)
 
     def sample_rows(self, document: int, task: int, num_text: int) -> int:
         """Input rows of a sample with num_text tokens of caption or text."""
-        return reference.sample_rows(self.arrays, document, task, num_text)
+        return planning_reference.sample_rows(self.arrays, document, task, num_text)
 
     def num_captions(self, document: int) -> int:
         """Text sequences of a document that is not interleaved (1 for a text document)."""
@@ -145,47 +124,3 @@ class Store:
         assert self.kind(document) == KIND_INTERLEAVED, f"document {document} is not interleaved"
         sequences = range(*self.boundaries[document : document + 2].tolist())
         return [(self.modes[sequence] == MODE_PART_IMAGE, self.tokens(sequence)) for sequence in sequences]
-
-    def _read_weights(self) -> np.ndarray | None:
-        path = Path(f"{self.prefix}.weights.npy")
-        if not self.manifest.caption_weights:
-            return None
-        try:
-            weights = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read: {error}; make the index again") from error
-        if weights.dtype != np.float32 or weights.shape != self.lengths.shape:
-            raise ValueError(
-                f"{path} has {weights.dtype} {weights.shape}, not a float32 for each of the {len(self.lengths)} "
-                f"sequences of {self.prefix}.idx; make the index again"
-            )
-        return weights
-
-    def _check_tokens_file(self, path: Path) -> None:
-        item = DType.size(self.dataset.index.dtype)
-        expected = int(self.lengths.sum(dtype=np.int64)) * item
-        found = path.stat().st_size
-        if found != expected:
-            raise ValueError(
-                f"{path} has {found} bytes, its index {self.prefix}.idx describes {expected}: "
-                "truncated or not of this index; make it again with tools/index_data.py"
-            )
-
-
-def _check_index_file(path: Path) -> None:
-    """Refuse a .idx that megatron-core could not read, with the file's name."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise ValueError(f"{path} is not an index of megatron-core (or is truncated)")
-    _, version, dtype, num_sequences, num_boundaries = _HEADER.unpack(header)
-    if (version, dtype) != (1, _INT32):
-        raise ValueError(f"{path} is of version {version} and type {dtype}; this version reads 1 and {_INT32} (int32)")
-    # length int32, offset int64 and mode int8 per sequence; int64 per document boundary
-    expected = _HEADER.size + num_sequences * (4 + 8 + 1) + num_boundaries * 8
-    if size != expected:
-        raise ValueError(
-            f"{path} has {size} bytes, its header describes {expected}: truncated, or written without "
-            "modes; make it again with tools/index_data.py"
-        )

@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Judged
 from mars_megatron.evaluation.labels import LabelWords, list_labelled_images, read_labelled_images
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import spread
 
 

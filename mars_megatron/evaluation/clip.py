@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mars_megatron import platform
-from mars_megatron.evaluation.context import over_ranks
+from mars_megatron.evaluation.context import Context, over_ranks
 from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
 from mars_megatron.evaluation.pretrained import ClipSimilarity, model_type
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import read_texts, spread
 
 

@@ -25,8 +25,8 @@ _UNIMPORTANT = ("batch_size", "max_caption_tokens", "text_temperature")
 Item = TypeVar("Item")
 
 
-class RunContext:
-    """The `Context` of a suite; every rank makes the same.
+class Context:
+    """What a suite works with. Every rank makes the same calls, and gets the same.
 
     Args:
         sampler: The model.
@@ -55,7 +55,18 @@ class RunContext:
             self._say(text)
 
     def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
-        """See `Context`."""
+        """uint8 [len(texts) * per_prompt, height, width, 3] on the CPU, all images of the first text first.
+
+        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
+        last images that are there, and suites that draw the same share them. A text that is there twice has other
+        images each time.
+
+        Args:
+            texts: What to draw.
+            per_prompt: Images of each text.
+            variant: What a suite that changes the model in between calls the change; images of one are never taken
+                for those of another.
+        """
         wanted = [text for text in texts for _ in range(per_prompt)]
         numbers = image_numbers(wanted)
         config, groups = self.sampler.loaded.config, self.sampler.loaded.groups
@@ -71,7 +82,18 @@ class RunContext:
     def compute(
         self, what: str, count: int, work: Callable[[list[int]], Sequence[Any]], at_once: int | None = None
     ) -> list[Any]:
-        """See `Context`."""
+        """Results of `count` things by the model, in order.
+
+        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
+        last results that are there.
+
+        Args:
+            what: What they are ("captions"); a suite that calls this twice gives two names.
+            count: How many.
+            work: Gives the results of the things with these numbers: plain values, or lists and dicts of them with
+                strings as keys. The ranks of one replica call it together.
+            at_once: Most things that `work` is asked for; None takes the batch size of generation.
+        """
         config, groups = self.sampler.loaded.config, self.sampler.loaded.groups
 
         def shared(part: slice) -> list[Any]:

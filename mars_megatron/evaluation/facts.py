@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Judged
 from mars_megatron.evaluation.labels import whole_word
-from mars_megatron.evaluation.suite import Context, Result
+from mars_megatron.evaluation.suite import Result
 from mars_megatron.files.plain_text import parse_json, read_lines
 
 

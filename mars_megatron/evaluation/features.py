@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from mars_megatron.config.user_code import is_attribute, load_attribute, source_file
+from mars_megatron.config.user_code import FORMS, is_attribute, load_attribute, source_file
 from mars_megatron.evaluation.pretrained import load_pretrained, load_processor, model_type
 from mars_megatron.files.hashes import content_fingerprint
 from mars_megatron.tokenizers.image import channels_first
@@ -19,8 +19,8 @@ from mars_megatron.tokenizers.image import channels_first
 PIXELS_SIDE = 8  # `pixels` averages images to this height and width
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity publishes them
 ACCEPTED = (
-    "inception, inception:WEIGHTS.pth, pixels, a TorchScript file, a folder of a transformers vision model, or "
-    "module:attribute or file.py:attribute of a function from uint8 [N, 3, H, W] to [N, features]"
+    "inception, inception:WEIGHTS.pth, pixels, a TorchScript file, a folder of a transformers vision model, or a "
+    f"function from uint8 [N, 3, H, W] to [N, features] as {FORMS}"
 )
 
 
@@ -68,7 +68,7 @@ def check_extractor(name: str) -> None:
     elif Path(name).is_dir():
         model_type("extractor", name)
     elif is_attribute(name):
-        load_attribute("extractor", name)
+        load_attribute("extractor", name, ACCEPTED)
     else:
         raise ValueError(f"extractor is {name!r}, which does not exist; accepted: {ACCEPTED}")
 
@@ -92,7 +92,7 @@ def load_extractor(name: str, device: torch.device) -> FeatureExtractor:
     extract = load_attribute("extractor", name)
     source = source_file(name)
     fingerprint = f"{name} {_fingerprint(source) if source else ''}"
-    return FeatureExtractor(_short(name.rpartition(":")[2]), fingerprint, extract, device)
+    return FeatureExtractor(_short(re.split("[.:]", name)[-1]), fingerprint, extract, device)
 
 
 def pixels(images: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,11 @@ import torch
 from tqdm import tqdm
 
 from mars_megatron import platform
-from mars_megatron.evaluation.context import my_share
+from mars_megatron.evaluation.context import Context, my_share
 from mars_megatron.evaluation.features import FeatureExtractor, check_extractor, load_extractor
 from mars_megatron.evaluation.frechet import FeatureSums, Moments, frechet_distance
 from mars_megatron.evaluation.intervals import Estimate
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import read_texts, spread
 from mars_megatron.files.writing import complete
 from mars_megatron.indexing.images import load_images
@@ -41,7 +41,7 @@ class Fid:
         reference: Folder of real images (with captions.jsonl or without), or an .npz with mu and sigma.
         prompts: File of prompts, or an image-text folder whose first captions are drawn; empty takes the reference.
         extractor: inception, inception:WEIGHTS.pth, pixels, a TorchScript file, a folder of a transformers vision
-            model, or module:attribute of a function from uint8 [N, 3, H, W] to [N, features].
+            model, or package.module.name of a function from uint8 [N, 3, H, W] to [N, features].
         samples_per_prompt: Images drawn for each prompt.
         max_prompts: Most prompts, spread evenly over all; 0 for all.
         max_reference: Most reference images, spread evenly over the folder; 0 for all.

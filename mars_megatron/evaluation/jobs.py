@@ -67,7 +67,7 @@ def suite_class(name: str, setting: str = "suite") -> type[Suite]:
         return load_attribute(setting, f"{__package__}.{SUITES[name][0]}")
     if not is_attribute(name):
         raise ValueError(f"{setting} is {name!r}{_hint(name)}; accepted: {ACCEPTED}")
-    found: Any = load_attribute(setting, name)
+    found: Any = load_attribute(setting, name, ACCEPTED)
     missing = [part for part in ("name", "check", "run") if not hasattr(found, part)]
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)) or missing:
         lacks = f" without {', '.join(missing)}" if missing else ""
@@ -75,7 +75,7 @@ def suite_class(name: str, setting: str = "suite") -> type[Suite]:
             f"{setting} is {name!r}, a {type(found).__name__}{lacks}; accepted: a dataclass as "
             "mars_megatron.evaluation.suite.Suite describes it"
         )
-    kind: type[Suite] = load_attribute(setting, name)
+    kind: type[Suite] = load_attribute(setting, name, ACCEPTED)
     return kind
 
 

@@ -10,9 +10,11 @@ import torch
 
 from mars_megatron import platform
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import Store, open_micro_batches
+from mars_megatron.data.micro_batches import open_micro_batches
+from mars_megatron.data.store import Store
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate, mean
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.model import MARSModel
 from mars_megatron.sampling.decoding import inference, row_multiple
 from mars_megatron.sequence.batch import Batch
@@ -80,7 +82,7 @@ class SampleLoss:
     """What a model needs for the targets of one modality in one sample.
 
     Attributes:
-        task: Number of the task (data.samples).
+        task: Number of the task (sequence.samples).
         modality: Number of the modality in MODALITIES.
         count: Targets.
         nats: Sum of their losses.

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from mars_megatron.evaluation.classifier import ImageClassifier, split
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate, Judged, proportion
 from mars_megatron.evaluation.labels import LabelledImages, list_labelled_images, read_labelled_images
-from mars_megatron.evaluation.suite import Context, Result, check_least, write_grid
+from mars_megatron.evaluation.suite import Result, check_least, write_grid
 from mars_megatron.gallery.prompts import Prompt, read_prompts
 from mars_megatron.model import MARSModel
 from mars_megatron.model.experts import Experts

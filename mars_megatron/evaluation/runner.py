@@ -17,7 +17,7 @@ from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.folders import step_of
 from mars_megatron.checkpoint.tokenizers import locate
 from mars_megatron.config.schema import RunConfig, to_dict
-from mars_megatron.evaluation.context import RunContext
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.jobs import Job
 from mars_megatron.evaluation.results import ModelIdentity, Report, expected, fingerprint_of, read_report, table
 from mars_megatron.files.hashes import value_fingerprint
@@ -45,7 +45,7 @@ def evaluate(
     Args:
         checkpoint: A checkpoint, or the folder of a run (its latest).
         jobs: The suites.
-        output: Folder for a LABEL.json of each; None takes `default_output`.
+        output: Folder for a LABEL.json of each; None takes evaluation/STEP in the folder of the run.
         tensor: Tensor-parallel size; None takes all ranks.
         overrides: Settings in place of the checkpoint's: ["--generation.guidance=2", ...].
         device: Where the model runs.
@@ -66,11 +66,12 @@ def evaluate(
     model = _identify(checkpoint)
     folder = Path(model.checkpoint)
     config = only_on_rank_0(lambda: locate(folder, overrides)).config
-    output = default_output(folder) if output is None else Path(output)
+    output = folder.parent / "evaluation" / folder.name if output is None else Path(output)
     found = {} if again else _existing(jobs, output, model, config)
     missing = [job for job in jobs if job.label not in found]
     if missing:
-        sampler = open_sampler(missing, folder, tensor, overrides, device)
+        sampler = Sampler(load_for_inference(folder, tensor, overrides, device=device))
+        check_tokenizers(missing, sampler)
         for label, report in run_jobs(missing, sampler, model, output, say):
             found[label] = report
     if torch.distributed.get_rank() == 0:
@@ -80,24 +81,6 @@ def evaluate(
             if job not in missing:
                 say(table(found[job.label].scores))
     return {job.label: found[job.label] for job in jobs}
-
-
-def default_output(checkpoint: Path) -> Path:
-    """Where results of a checkpoint are: in the folder of its run, by step."""
-    return checkpoint.parent / "evaluation" / checkpoint.name
-
-
-def open_sampler(
-    jobs: Sequence[Job],
-    checkpoint: str | Path,
-    tensor: int | None,
-    overrides: Sequence[str],
-    device: Literal["auto", "cpu", "cuda"],
-) -> Sampler:
-    """Load the model and the tokenizers that the jobs need."""
-    sampler = Sampler(load_for_inference(checkpoint, tensor, overrides, device=device))
-    check_tokenizers(jobs, sampler)
-    return sampler
 
 
 def check_tokenizers(jobs: Sequence[Job], sampler: Sampler) -> None:
@@ -137,7 +120,7 @@ def run_jobs(
         # Only rank 0 reads the inputs: other hosts may see other files.
         report = only_on_rank_0(partial(expected, job, model, config))
         drawer = value_fingerprint([model.fingerprint, report.inputs.get("text_tokenizer")])
-        context = RunContext(sampler, work, drawer, report.key(), say, progress)
+        context = Context(sampler, work, drawer, report.key(), say, progress)
         start = time.monotonic()
         result = job.suite.run(context)
         report = replace(
@@ -182,20 +165,18 @@ def _existing(jobs: Sequence[Job], output: Path, model: ModelIdentity, config: R
     """
 
     def found() -> dict[str, Report]:
-        files = {job.label: (job, output / f"{job.label}.json") for job in jobs}
-        return {
-            label: _usable(read_report(file), expected(job, model, config), file)
-            for label, (job, file) in files.items()
-            if file.is_file()
-        }
+        reports: dict[str, Report] = {}
+        for job in jobs:
+            file = output / f"{job.label}.json"
+            if not file.is_file():
+                continue
+            reports[job.label] = read_report(file)
+            differences = reports[job.label].differences(expected(job, model, config))
+            if differences:
+                raise ValueError(
+                    f"{file} is a result with other {', '.join(differences)}; replace it with --again, or give another "
+                    "--output"
+                )
+        return reports
 
     return only_on_rank_0(found)
-
-
-def _usable(report: Report, wanted: Report, file: Path) -> Report:
-    differences = report.differences(wanted)
-    if differences:
-        raise ValueError(
-            f"{file} is a result with other {', '.join(differences)}; replace it with --again, or give another --output"
-        )
-    return report

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
 
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate
 from mars_megatron.gallery.image_folder import save_image
 from mars_megatron.gallery.sheet import image_grid
-from mars_megatron.sampling import Sampler
 
 
 @dataclass(frozen=True)
@@ -26,46 +26,6 @@ class Result:
 
     scores: dict[str, Estimate]
     details: dict[str, Any] = field(default_factory=dict)
-
-
-class Context(Protocol):
-    """What a suite works with. Every rank makes the same calls, and gets the same."""
-
-    sampler: Sampler
-    progress: bool  # whether to show progress bars
-
-    def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
-        """uint8 [len(texts) * per_prompt, height, width, 3] on the CPU, all images of the first text first.
-
-        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
-        last images that are there, and suites that draw the same share them. A text that is there twice has other
-        images each time.
-
-        Args:
-            texts: What to draw.
-            per_prompt: Images of each text.
-            variant: What a suite that changes the model in between calls the change; images of one are never taken
-                for those of another.
-        """
-
-    def compute(
-        self, what: str, count: int, work: Callable[[list[int]], Sequence[Any]], at_once: int | None = None
-    ) -> list[Any]:
-        """Results of `count` things by the model, in order.
-
-        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
-        last results that are there.
-
-        Args:
-            what: What they are ("captions"); a suite that calls this twice gives two names.
-            count: How many.
-            work: Gives the results of the things with these numbers: plain values, or lists and dicts of them with
-                strings as keys. The ranks of one replica call it together.
-            at_once: Most things that `work` is asked for; None takes the batch size of generation.
-        """
-
-    def say(self, text: str) -> None:
-        """Print a line on rank 0."""
 
 
 class Suite(Protocol):

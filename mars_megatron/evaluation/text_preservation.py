@@ -12,8 +12,9 @@ import torch
 from mars_megatron import platform
 from mars_megatron.checkpoint import resolve
 from mars_megatron.checkpoint.compatible import check_same_model
+from mars_megatron.evaluation.context import Context
 from mars_megatron.evaluation.intervals import Estimate, mean
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.texts import read_sentences, spread
 from mars_megatron.model import MARSModel
 from mars_megatron.model.experts import expert_of

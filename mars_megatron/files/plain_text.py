@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+BOM = "\ufeff"  # of UTF-8, decoded
 # The marks of UTF-32 first: one of them begins as one of UTF-16's.
 _OTHER = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),

@@ -54,14 +54,18 @@ def write_text(path: Path, text: str, *, unique: bool = False) -> None:
 
 
 def write_once(path: Path, text: str) -> bool:
-    """The same where no file is yet, for several processes at once; whether this one wrote it.
+    """The same where no file is yet, for several processes at once; its folder exists.
+
+    Returns:
+        Whether this process wrote it.
 
     Raises:
         OSError: The disk is full or broken.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
-        write_text(temporary, text)
+        temporary.write_bytes(text.encode())
+        sync_file(temporary)
         os.link(temporary, path)  # fails if it exists, and never shows a part of it
     except FileExistsError:
         return False

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from mars_megatron.files.writing import write_text
+from mars_megatron.index.modes import KINDS
 
 FORMAT_VERSION = 2
+_KNOWN_KEYS = {"documents": KINDS, "tokens": ("text", "visual"), "unknown": ("texts", "tokens")}
+_POSITIVE = ("size", "codebook_size", "grid", "low_grid")
+_types: Callable[[type], dict[str, Any]] = lru_cache(get_type_hints)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class Manifest:
     """Contents of PREFIX.json; written last, so that an index without it is not complete.
 
     Args:
-        documents: Number of documents by kind (data.modes.KINDS); kinds that do not occur may be left out.
+        documents: Number of documents by kind (index.modes.KINDS); kinds that do not occur may be left out.
         tokens: Number of tokens by modality, keys text and visual.
         text_tokenizer: The text tokenizer.
         image_tokenizer: The image tokenizer; None for an index of text alone.
@@ -190,3 +198,37 @@ class Manifest:
         text = TextTokenizerInfo(**values.pop("text_tokenizer"))
         sources = tuple(SourceInfo(**source) for source in values.pop("sources"))
         return cls(text_tokenizer=text, image_tokenizer=image, sources=sources, **values)
+
+
+def manifest_problems(manifest: Manifest) -> Iterator[str]:
+    """Values of a manifest that are not of the type or range that they should be."""
+    text, image = manifest.text_tokenizer, manifest.image_tokenizer
+    parts: list[tuple[str, Any]] = [("", manifest), ("text_tokenizer.", text), ("image_tokenizer.", image)]
+    parts += [(f"source {source.path!r}: ", source) for source in manifest.sources]
+    for where, part in parts:
+        for name, kind in () if part is None else _types(type(part)).items():
+            if name in ("text_tokenizer", "image_tokenizer", "sources"):
+                continue
+            value, known = getattr(part, name), _KNOWN_KEYS.get(name) if part is manifest else None
+            if not _fits(value, kind) or not set(value if known else ()) <= set(known or ()):
+                keys = f" with the keys {', '.join(known)}" if known else ""
+                yield f"{where}{name} is {value!r}; it must be {kind if get_args(kind) else kind.__name__}{keys}"
+            elif name in _POSITIVE and value is not None and np.min(value) <= 0:
+                yield f"{where}{name} is {value!r}; it must be above 0"
+    if isinstance(manifest.tokens, dict) and len(manifest.tokens) < 2:
+        yield f"tokens is {manifest.tokens!r}; it must be counts of text and visual"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of the type of a field; numbers of a table are counts."""
+    arguments = get_args(kind)
+    if get_origin(kind) is dict:
+        kind = arguments[1]
+        return isinstance(value, dict) and all(
+            _fits(entry, kind) and (kind is not int or entry >= 0) for entry in value.values()
+        )
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if arguments:
+        return any(_fits(value, one) for one in arguments)
+    return kind is Any or type(value) is kind or (kind is type(None) and value is None)

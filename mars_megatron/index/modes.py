@@ -11,6 +11,7 @@ MODE_LOW = 2  # codes of the same image at a lower resolution
 MODE_PART_TEXT = 3  # text ids: a part of an interleaved document
 MODE_PART_IMAGE = 4  # codes: a part of an interleaved document
 NUM_MODES = 5
+VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
 
 # The kind of a document follows from its modes; csrc/corpus.cpp knows the same numbers.
 #   text          0
@@ -20,10 +21,25 @@ NUM_MODES = 5
 KIND_TEXT, KIND_IMAGE, KIND_PAIR, KIND_INTERLEAVED = range(4)
 KINDS = ("text", "image", "pair", "interleaved")
 NUM_IMAGES = np.array([0, 1, 2, 0])  # of each kind, behind its captions
+MAX_CAPTIONS = 65535  # of a document; csrc/corpus.cpp counts them in 16 bits
+
+
+def document_kind(modes: np.ndarray) -> int:
+    """Kind of one document, from its last modes; whether the others fit is validation's question.
+
+    Args:
+        modes: int8 [s], of its sequences; at least one.
+    """
+    last = modes[-1]
+    if last in (MODE_PART_TEXT, MODE_PART_IMAGE):
+        return KIND_INTERLEAVED
+    if last != MODE_IMAGE:
+        return KIND_TEXT
+    return KIND_PAIR if len(modes) > 1 and modes[-2] == MODE_LOW else KIND_IMAGE
 
 
 def document_kinds(modes: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
-    """Kind of each document, int8 [D], from its last modes; whether the others fit is validation's question.
+    """The same of many documents, int8 [D].
 
     Args:
         modes: int8 [S].
@@ -36,8 +52,3 @@ def document_kinds(modes: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
     kinds[(last == MODE_IMAGE) & (before == MODE_LOW)] = KIND_PAIR
     kinds[(last == MODE_PART_TEXT) | (last == MODE_PART_IMAGE)] = KIND_INTERLEAVED
     return kinds
-
-
-def document_kind(modes: np.ndarray) -> int:
-    """Kind of one document with these modes, int8 [its sequences]."""
-    return int(document_kinds(modes, np.array([0, len(modes)]))[0])

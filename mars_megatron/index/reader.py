@@ -1,7 +1,6 @@
-"""Reading an index for checks, statistics and merging: arrays memory-mapped, tokens in blocks.
+"""Reading an index: the one place that knows how its files are laid out. Everything is memory-mapped.
 
-Unlike data.Store this opens an index without documents (a shard whose samples were all left out), and each file by
-itself, so that validation can say what is wrong with one when another is missing.
+Each file can be opened by itself, so that validation can say what is wrong with one when another is missing.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mars_megatron.index.findings import manifest_problems
-from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.manifest import Manifest, manifest_problems
 from mars_megatron.index.writer import HEADER, INT32_CODE, MAGIC, TOKEN_DTYPE, VERSION
 
 ITEM_BYTES = np.dtype(TOKEN_DTYPE).itemsize
@@ -29,7 +27,7 @@ class IndexArrays:
         lengths: int32 [S], tokens of each sequence.
         offsets: int64 [S], where each begins in the .bin, in bytes.
         boundaries: int64 [D + 1], the first sequence of each document, and S.
-        modes: int8 [S], of data.modes.
+        modes: int8 [S], of index.modes.
     """
 
     lengths: np.ndarray
@@ -142,7 +140,8 @@ def read_arrays(path: Path) -> IndexArrays:
     expected = HEADER.size + num_sequences * (4 + 8 + 1) + num_boundaries * 8
     if size != expected:
         raise ValueError(
-            f"{path} has {size} bytes, its header describes {expected}: truncated, or written without modes"
+            f"{path} has {size} bytes, its header describes {expected}: truncated, or written without modes; make it "
+            "again with tools/index_data.py"
         )
     data = np.memmap(path, dtype=np.uint8, mode="r")
     at = HEADER.size
@@ -163,7 +162,18 @@ def check_tokens_size(path: Path, arrays: IndexArrays) -> None:
     _must_exist(path)
     found, expected = path.stat().st_size, arrays.num_tokens() * ITEM_BYTES
     if found != expected:
-        raise ValueError(f"{path} has {found} bytes, its index describes {expected}: truncated or not of this index")
+        raise ValueError(
+            f"{path} has {found} bytes, its index describes {expected}: truncated or not of this index; "
+            "make it again with tools/index_data.py"
+        )
+
+
+def read_tokens(path: Path, arrays: IndexArrays) -> np.ndarray:
+    """Map the tokens of a .bin, int32 [sum of lengths]; errors as for `check_tokens_size`."""
+    check_tokens_size(path, arrays)
+    if not path.stat().st_size:
+        return np.zeros(0, dtype=TOKEN_DTYPE)
+    return np.memmap(path, dtype="<i4", mode="r").view(np.ndarray)
 
 
 def read_weights(path: Path, arrays: IndexArrays) -> np.ndarray:
@@ -188,4 +198,6 @@ def read_weights(path: Path, arrays: IndexArrays) -> np.ndarray:
 
 def _must_exist(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"{path} is missing")
+        raise ValueError(
+            f"{path} is missing; an index is made by tools/index_data.py, and named by its path without ending"
+        )

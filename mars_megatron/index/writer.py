@@ -24,13 +24,7 @@ from filelock import FileLock, Timeout
 from mars_megatron.files.hashes import file_sha256
 from mars_megatron.files.writing import TEMPORARY, sync_file, write_text
 from mars_megatron.index.manifest import Manifest
-from mars_megatron.index.modes import (
-    KINDS,
-    MODE_IMAGE,
-    MODE_LOW,
-    MODE_PART_IMAGE,
-    document_kinds,
-)
+from mars_megatron.index.modes import KINDS, VISUAL_MODES, document_kinds
 
 TOKEN_DTYPE = np.int32
 # megatron-core's: magic, version, its number for int32, sequences, document boundaries
@@ -41,7 +35,6 @@ ENDINGS = ("bin", "idx", "weights.npy", "skipped.jsonl")  # the manifest follows
 NOTHING_INDEXED = "nothing_indexed.jsonl"
 _BLOCK = 1 << 20  # sequences
 Buffer: TypeAlias = bytes | bytearray | memoryview
-VISUAL_MODES = (MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE)
 
 
 class BeingWrittenError(ValueError):
@@ -93,7 +86,7 @@ class IndexWriter:
         Args:
             tokens: int32 [sum of lengths], the sequences of all documents one after the other.
             lengths: int32 [S], tokens of each sequence, each at least 1.
-            modes: int8 [S], of data.modes.
+            modes: int8 [S], of index.modes.
             sequences: int64 [D], number of sequences of each document; their sum is S.
             weights: float32 [S], the relative weight of each caption among those of its document; None for equal ones.
         """

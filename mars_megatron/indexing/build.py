@@ -10,19 +10,17 @@ from tqdm import tqdm
 
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.merge import merge_indices, shards_folder
-from mars_megatron.index.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
 from mars_megatron.index.writer import BeingWrittenError
+from mars_megatron.indexing.index_output import Output, Recipe
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.output import Output, Recipe
 from mars_megatron.indexing.pool import WorkerPool
 from mars_megatron.indexing.records import Work
 from mars_megatron.indexing.restart import agree_on_inputs, is_finished
 from mars_megatron.indexing.sources.inputs import InputShard, check_columns, find_inputs
-from mars_megatron.indexing.worker import ModeNumbers, WorkerSettings
+from mars_megatron.indexing.worker import WorkerSettings
 from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
-_MODES = ModeNumbers(MODE_TEXT, MODE_IMAGE, MODE_LOW, MODE_PART_TEXT, MODE_PART_IMAGE)
 Say = Callable[[str], None]
 
 
@@ -121,7 +119,7 @@ def _build(todo: list[tuple[str, InputShard]], recipe: Recipe, allow_empty: bool
     info = recipe.image_info()
     num_codes = info.num_codes if info else 0
     num_low_codes = info.num_low_codes if info else 0
-    settings = WorkerSettings(options, recipe.text_tokenizer.path, _MODES, num_codes, num_low_codes)
+    settings = WorkerSettings(options, recipe.text_tokenizer.path, num_codes, num_low_codes)
     pool = WorkerPool(settings, recipe.text_tokenizer, options.workers, say)
     total = sum(shard.num_bytes for _, shard in todo)
     try:

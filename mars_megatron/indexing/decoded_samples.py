@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from mars_megatron.files.writing import staged
+from mars_megatron.index.manifest import ImageTokenizerInfo, TextTokenizerInfo
 from mars_megatron.index.modes import (
     KIND_INTERLEAVED,
     KIND_PAIR,
@@ -22,10 +22,10 @@ from mars_megatron.index.modes import (
     KINDS,
     MODE_LOW,
     MODE_PART_IMAGE,
+    VISUAL_MODES,
     document_kind,
 )
 from mars_megatron.index.reader import OpenedIndex, open_index
-from mars_megatron.index.writer import VISUAL_MODES
 from mars_megatron.tokenizers.image import ImageTokenizer, load_image_tokenizer
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
@@ -39,9 +39,9 @@ class DecodedDocument:
 
     Args:
         number: Its number in the index.
-        kind: One of data.modes.KINDS.
+        kind: One of index.modes.KINDS.
         sequences: Its sequences in order, each a text or an image, uint8 [height, width, 3].
-        modes: Of each sequence, of data.modes.
+        modes: Of each sequence, of index.modes.
         weights: Of each sequence; None in an index without caption weights.
     """
 
@@ -136,23 +136,14 @@ def write_folder(
     Raises:
         ValueError: The folder exists and is not empty.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output {folder} exists and is not an empty folder; give another one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    temporary.chmod(0o755)
-    try:
-        with (temporary / CAPTIONS_FILE).open("w", encoding="utf-8") as lines:
-            for document in tqdm(decoded, desc="decode", unit="document", total=total, disable=not progress):
-                line = _write_document(document, temporary)
-                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
-                yield document
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with (
+        staged(Path(folder), durable=False) as temporary,
+        (temporary / CAPTIONS_FILE).open("w", encoding="utf-8") as lines,
+    ):
+        for document in tqdm(decoded, desc="decode", unit="document", total=total, disable=not progress):
+            line = _write_document(document, temporary)
+            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            yield document
 
 
 def _write_document(document: DecodedDocument, folder: Path) -> dict[str, Any]:
@@ -224,9 +215,8 @@ def _decode_images(
 
 def _open_text_tokenizer(index: OpenedIndex, path: str | Path | None) -> TextTokenizer:
     info = index.manifest.text_tokenizer
-    _must_be_there(index, "text", info.path, path)
-    tokenizer = load_text_tokenizer(path or info.path)
-    _same_fingerprint(index, "text", tokenizer.path, tokenizer.fingerprint, info.fingerprint)
+    tokenizer = load_text_tokenizer(_place(index, "text", info.path, path))
+    _check_fingerprint(index, "text", tokenizer, info)
     return tokenizer
 
 
@@ -234,22 +224,27 @@ def _open_image_tokenizer(index: OpenedIndex, path: str | Path | None, device: s
     info = index.manifest.image_tokenizer
     if info is None:
         raise ValueError(f"{index.prefix} has images, its manifest names no image tokenizer")
-    _must_be_there(index, "image", info.path, path)
-    tokenizer = load_image_tokenizer(path or info.path, device)
-    _same_fingerprint(index, "image", tokenizer.path, tokenizer.fingerprint, info.fingerprint)
+    tokenizer = load_image_tokenizer(_place(index, "image", info.path, path), device)
+    _check_fingerprint(index, "image", tokenizer, info)
     return tokenizer
 
 
-def _must_be_there(index: OpenedIndex, name: str, said: str, given: str | Path | None) -> None:
+def _place(index: OpenedIndex, name: str, said: str, given: str | Path | None) -> str | Path:
     if given is None and not Path(said).exists():
         raise ValueError(
             f"the {name} tokenizer of {index.prefix} is not where it was, {said}; give it with --{name}-tokenizer"
         )
+    return said if given is None else given
 
 
-def _same_fingerprint(index: OpenedIndex, name: str, path: str, found: str, said: str) -> None:
-    if found != said:
+def _check_fingerprint(
+    index: OpenedIndex,
+    name: str,
+    tokenizer: TextTokenizer | ImageTokenizer,
+    said: TextTokenizerInfo | ImageTokenizerInfo,
+) -> None:
+    if tokenizer.fingerprint != said.fingerprint:
         raise ValueError(
-            f"{name} tokenizer {path} is not that of {index.prefix}: its fingerprint is {found}, the manifest says "
-            f"{said}; give the right one with --{name}-tokenizer"
+            f"{name} tokenizer {tokenizer.path} is not that of {index.prefix}: its fingerprint is "
+            f"{tokenizer.fingerprint}, the manifest says {said.fingerprint}; give the right one with --{name}-tokenizer"
         )

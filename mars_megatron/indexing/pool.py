@@ -15,7 +15,7 @@ from multiprocessing import forkserver, resource_tracker
 from typing import Any, Generic, TypeVar
 
 from mars_megatron.compat.standard_library import workers
-from mars_megatron.indexing.batch import empty, join
+from mars_megatron.indexing.documents import empty, join
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS
 from mars_megatron.indexing.records import Done, Skip, Work
 from mars_megatron.indexing.worker import Worker, WorkerSettings, run_work, start_worker

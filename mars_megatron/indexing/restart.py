@@ -11,7 +11,7 @@ from typing import Any
 from mars_megatron.files.writing import write_once, write_text
 from mars_megatron.index.manifest import Manifest, SourceInfo
 from mars_megatron.index.reader import open_index
-from mars_megatron.indexing.output import Recipe, remove_index
+from mars_megatron.indexing.index_output import Recipe, remove_index
 from mars_megatron.indexing.records import HARMLESS
 from mars_megatron.indexing.sources.inputs import InputShard
 from mars_megatron.tokenizers.text_checks import first_difference, where_made

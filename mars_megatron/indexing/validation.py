@@ -10,12 +10,16 @@ import numpy as np
 from tqdm import tqdm
 
 from mars_megatron.files.hashes import file_sha256
-from mars_megatron.index.findings import Validation, checksum_problem, manifest_problems
-from mars_megatron.index.manifest import Manifest
+from mars_megatron.index.content_checks import (
+    Validation,
+    check_documents,
+    check_pointers,
+    check_tokens,
+    checksum_problem,
+)
+from mars_megatron.index.manifest import Manifest, manifest_problems
 from mars_megatron.index.modes import MODE_TEXT
 from mars_megatron.index.reader import BLOCK_SEQUENCES, IndexArrays, index_path, read_arrays, read_weights
-from mars_megatron.index.structure_checks import check_documents, check_pointers
-from mars_megatron.index.token_checks import check_tokens
 from mars_megatron.index.writer import ENDINGS
 from mars_megatron.indexing.sources.folder import folder_sha256
 

@@ -9,29 +9,18 @@ import threading
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import connection, parent_process
-from typing import NamedTuple
 
 import numpy as np
 
-from mars_megatron.indexing.batch import Batch
+from mars_megatron.index.modes import MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
+from mars_megatron.indexing.documents import Batch, NothingKnown, mark_unknown
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pixels import ImageLimits, read_pixels
 from mars_megatron.indexing.records import Done, Refused, Sample, Skip, Work
-from mars_megatron.indexing.unknown import NothingKnown, mark_unknown
 from mars_megatron.tokenizers.text import TextTokenizer, load_text_tokenizer
 
 # Texts of more bytes than this for each token that they may have are not tokenised to find that they are too long.
 BYTES_PER_TOKEN = 64
-
-
-class ModeNumbers(NamedTuple):
-    """The numbers of data.modes, which a worker need not import with all that surrounds it."""
-
-    text: int
-    image: int
-    low: int
-    part_text: int
-    part_image: int
 
 
 @dataclass(frozen=True)
@@ -41,14 +30,12 @@ class WorkerSettings:
     Args:
         options: Of the build.
         text_tokenizer: Its path.
-        modes: Numbers of the modes.
         num_codes: Tokens of an image; 0 without an image tokenizer.
         num_low_codes: Tokens of a low-resolution image; 0 without pairs.
     """
 
     options: BuildOptions
     text_tokenizer: str
-    modes: ModeNumbers
     num_codes: int
     num_low_codes: int
 
@@ -95,7 +82,7 @@ class Worker:
             try:
                 if sample.text is not None:
                     self._check_text(sample.text, encoded[0])
-                    batch.add_sequence(encoded[0], self._settings.modes.text)
+                    batch.add_sequence(encoded[0], MODE_TEXT)
                     batch.sequences.append(1)
                 elif sample.parts is not None:
                     self._add_parts(sample, encoded, batch)
@@ -142,7 +129,7 @@ class Worker:
                 batch.skip(sample.where, refused.reason, refused.detail)
         batch.ids = kept
         batch.lengths = list(map(len, kept))
-        batch.modes = [self._settings.modes.text] * len(kept)
+        batch.modes = [MODE_TEXT] * len(kept)
         batch.sequences = [1] * len(kept)
 
     def _encode(self, texts: list[str], batch: Batch) -> list[list[int]]:
@@ -212,12 +199,12 @@ class Worker:
         for ids, weight in kept:
             if weight is not None:
                 batch.weights[len(batch.lengths)] = weight
-            batch.add_sequence(ids, self._settings.modes.text)
+            batch.add_sequence(ids, MODE_TEXT)
         for low in lows:
             batch.lows.append(low)
-            batch.add_codes(self._settings.num_low_codes, self._settings.modes.low)
+            batch.add_codes(self._settings.num_low_codes, MODE_LOW)
         batch.images.append(high)
-        batch.add_codes(self._settings.num_codes, self._settings.modes.image)
+        batch.add_codes(self._settings.num_codes, MODE_IMAGE)
         batch.sequences.append(len(kept) + len(lows) + 1)
 
     def _add_parts(self, sample: Sample, encoded: list[list[int]], batch: Batch) -> None:
@@ -247,10 +234,10 @@ class Worker:
                 batch.skip(sample.where, reason, f"{number} of {len(sample.parts)} parts; the document is kept")
         for item in found:
             if isinstance(item, list):
-                batch.add_sequence(item, self._settings.modes.part_text)
+                batch.add_sequence(item, MODE_PART_TEXT)
             else:
                 batch.images.append(item)
-                batch.add_codes(self._settings.num_codes, self._settings.modes.part_image)
+                batch.add_codes(self._settings.num_codes, MODE_PART_IMAGE)
         batch.sequences.append(len(found))
 
     def _pixels(self, raw: bytes | str, sizes: list[int]) -> list[np.ndarray]:

@@ -261,8 +261,9 @@ def _dropped_palette(image: Any, header: bytes, file: IO[bytes]) -> Any:
     data = file.read()
     with Image.open(io.BytesIO(data), formats=[image.format]) as again:
         (tile,) = again.tile
-    if tile.codec_name != "raw":
+    if tile.codec_name != "raw" or not isinstance(tile.args, tuple):
         return None
+    assert isinstance(tile.args, tuple)  # raw mode, bytes of a row, direction
     args = ("P" if bits == 8 else f"P;{bits}", *tile.args[1:])
     indices = np.asarray(Image.frombytes("P", image.size, data[tile.offset :], "raw", *args))
     return Image.fromarray(indices * np.uint8(255) if image.mode == "1" else indices)

@@ -30,7 +30,7 @@ def get_recipe(name: str) -> RunConfig:
         return RECIPES[name]()
     if not is_attribute(name):
         raise ValueError(f"--recipe is {name!r}{_hint(name)}; accepted: {ACCEPTED}")
-    recipe = load_attribute("--recipe", name)
+    recipe = load_attribute("--recipe", name, ACCEPTED)
     if not _needs_nothing(recipe):
         raise ValueError(f"--recipe is {name!r}, which cannot be called without arguments; accepted: {ACCEPTED}")
     config = recipe()

@@ -30,7 +30,7 @@ class Batch:
         num_text_targets: How many of the N are text.
         num_visual_targets: How many of the N are visual.
         index: Number of this micro-batch in the global order.
-        task: The task of all its samples (data.samples), or MIXED.
+        task: The task of all its samples (sequence.samples), or MIXED.
     """
 
     plan: DispatchPlan
@@ -49,8 +49,11 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors (and the plan's) on `device`."""
-        names = ("plan", *_names(Batch, torch.Tensor))
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), (DispatchPlan, torch.Tensor)):
+                moved[field.name] = value.to(device, non_blocking=non_blocking)
+        return replace(self, **moved)
 
 
 def collate(

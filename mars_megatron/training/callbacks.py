@@ -61,25 +61,27 @@ class Callback:
 
 
 class Log(Callback):
-    """Writes losses, speed, learning rate and the loads of the experts."""
+    """Writes losses, the speed of the steps alone, learning rate and the loads of the experts."""
 
     def __init__(self, run: Trainer) -> None:
         super().__init__(run)
-        self.speed = Speed()
+        self.began, self.seconds, self.steps, self.tokens = 0.0, 0.0, 0, 0
 
     def before_step(self) -> None:
-        self.speed.begin()
+        self.began = time.monotonic()
 
     def after_step(self, result: StepResult) -> None:
-        self.speed.end(result.num_tokens)
+        self.seconds += time.monotonic() - self.began
+        self.steps, self.tokens = self.steps + 1, self.tokens + result.num_tokens
         if result.skipped:
             step = self.run.position.step
             self.run.metrics.say(f"step {step} changed nothing: its gradient norm is {result.grad_norm:.4g}")
         self.run.metrics.step_done()
         if self.due(self.config.logging.interval):
-            experts = expert_report(self.run.chunks, self.config)
-            values = {**_losses(result), **self.speed.rates(), "lr": self.run.lr(), **experts}
+            speed = {"seconds_per_step": self.seconds / self.steps, "tokens_per_second": self.tokens / self.seconds}
+            values = {**_losses(result), **speed, "lr": self.run.lr(), **expert_report(self.run.chunks, self.config)}
             self.run.metrics.write(self.run.position.step, "train", values)
+            self.seconds, self.steps, self.tokens = 0.0, 0, 0
 
 
 class Validate(Callback):
@@ -196,30 +198,6 @@ class Save(Callback):
         if self.run.root:
             self.run.save()
         self.saved = self.run.position.step
-
-
-class Speed:
-    """Time and tokens of steps alone: what happens beside them must not look like slow steps."""
-
-    def __init__(self) -> None:
-        self._began = self._seconds = 0.0
-        self._steps = self._tokens = 0
-
-    def begin(self) -> None:
-        """A step begins."""
-        self._began = time.monotonic()
-
-    def end(self, num_tokens: int) -> None:
-        """It is done."""
-        self._seconds += time.monotonic() - self._began
-        self._steps += 1
-        self._tokens += num_tokens
-
-    def rates(self) -> dict[str, float]:
-        """Seconds per step and tokens per second of the steps since the last call."""
-        rates = {"seconds_per_step": self._seconds / self._steps, "tokens_per_second": self._tokens / self._seconds}
-        self._seconds, self._steps, self._tokens = 0.0, 0, 0
-        return rates
 
 
 def _losses(result: StepResult) -> dict[str, float | None]:

@@ -9,9 +9,11 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 
 from mars_megatron.checkpoint import Position
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import MicroBatches, Store, flat_batches, open_micro_batches
 from mars_megatron.data.checks import open_stores
+from mars_megatron.data.loader import flat_batches
+from mars_megatron.data.micro_batches import MicroBatches, open_micro_batches
 from mars_megatron.data.prefetch import Prefetcher
+from mars_megatron.data.store import Store
 from mars_megatron.platform.parallel import host_channel
 from mars_megatron.sequence.vocabulary import Vocabulary
 

@@ -7,6 +7,7 @@ may add in another order, so they are compared closely, and bitwise with a secon
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from itertools import islice
 from pathlib import Path
@@ -83,11 +84,7 @@ def test_they_are_small() -> None:
 def test_a_run_goes_on(name: str, config: RunConfig, expected: dict[str, Any], made: Path) -> None:
     """From the checkpoint behind step 3, with its optimiser, to step 6; and again, bitwise the same."""
     root = Path(config.checkpoint.dir)
-    copy = made / "copy"
-    copy.symlink_to(root.resolve())
-    (made / "again").mkdir()
-    for path in ("step_00000003", "latest"):
-        (made / "again" / path).symlink_to((root / path).resolve())
+    shutil.copytree(root, made / "again")
     assert Trainer(config).run() is not None
     found = losses(root)
     for split, steps in (("train", 3), ("validation", 1)):
@@ -105,7 +102,7 @@ def approximately(name: str) -> dict[str, float]:
 def test_the_index_is_whole_and_packed_in_the_same_order(config: RunConfig, expected: dict[str, Any]) -> None:
     assert not validate_index("index", progress=False).problems
     assert Manifest.read(Path("index.json")).documents == {"image": 40, "text": 9}
-    trainer = Trainer(override(config, ["--checkpoint.dir="]))
+    trainer = Trainer(override(config, ["--checkpoint.dir=", "--checkpoint.interval=0"]))
     assert [batch.input_ids.tolist() for batch in islice(trainer.feed.batches("train", 0), 8)] == expected["ids"]
 
 
@@ -133,10 +130,12 @@ def test_an_exported_folder_is_loaded_and_imported(name: str, expected: dict[str
 
 
 def test_it_is_exported_as_then(name: str, made: Path) -> None:
-    """The same names of files, and the same weights bit for bit."""
+    """The same names of files, of which code may have become more, and the same weights bit for bit."""
     folder = export_hf(f"{name}/run", made / "anew")
-    before = {path.name for path in Path(name, "exported").iterdir()}
-    assert {path.name for path in folder.iterdir()} == before
+    before, now = ({path.name for path in place.iterdir()} for place in (Path(name, "exported"), folder))
+    # A SentencePiece model is carried as it is now, then it was rewritten.
+    assert before - {"tokenizer.json"} <= now
+    assert all(file.endswith("_mars.py") for file in now - before - {"tokenizer.model"})
     assert load_file(folder / "model.safetensors").keys() == load_file(f"{name}/exported/model.safetensors").keys()
     result = compare(*open_both(f"{name}/exported", folder))
     assert result.num_compared > 20 and not result.problems

@@ -20,8 +20,8 @@ ORDER = [
     *("evaluation", "training"),
 ]
 LEVEL = {name: level for level, name in enumerate(ORDER)}
-# Only these may know megatron-core (data its index format, sampling its process groups).
-MEGATRON = {"compat", "platform", "model", "checkpoint", "training", "data", "sampling"}
+# Only these may know megatron-core (sampling its process groups).
+MEGATRON = {"compat", "platform", "model", "checkpoint", "training", "sampling"}
 # Light enough for a login node or for workers: no torch.
 WITHOUT_TORCH = {"config", "recipes", "index", "pictures"}
 # Of the files in an exported folder: what they may import, and what only inside functions.

@@ -20,7 +20,8 @@ from benchmarks.data_options import LONGEST_CAPTION, SHORTEST_CAPTION, DataOptio
 from benchmarks.synthetic import write_pairs, write_pairs_without_tokens
 from mars_megatron.config.data_schema import RESERVED_ROWS
 from mars_megatron.config.schema import RunConfig
-from mars_megatron.data import flat_batches, open_micro_batches
+from mars_megatron.data.loader import flat_batches
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.prefetch import Prefetcher
 from mars_megatron.recipes.mars_7b import mars_7b_stage1

@@ -15,7 +15,8 @@ def main() -> None:
     from dataclasses import replace
 
     from benchmarks.convert_once import peak_memory
-    from mars_megatron.data import flat_batches, open_micro_batches
+    from mars_megatron.data.loader import flat_batches
+    from mars_megatron.data.micro_batches import open_micro_batches
     from mars_megatron.recipes.mars_7b import mars_7b_stage1
     from mars_megatron.sequence.vocabulary import Vocabulary
 

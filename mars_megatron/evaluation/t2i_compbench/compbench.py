@@ -12,10 +12,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from mars_megatron import platform
-from mars_megatron.evaluation.context import over_ranks
+from mars_megatron.evaluation.context import Context, over_ranks
 from mars_megatron.evaluation.intervals import Estimate, mean_of_groups
 from mars_megatron.evaluation.pretrained import ClipSimilarity, model_type
-from mars_megatron.evaluation.suite import Context, Result, check_least
+from mars_megatron.evaluation.suite import Result, check_least
 from mars_megatron.evaluation.t2i_compbench.detection import CountScorer, DepthScorer, Detector, SpatialScorer
 from mars_megatron.evaluation.t2i_compbench.prompt_files import (
     ATTRIBUTES,
@@ -162,7 +162,7 @@ class T2ICompBench:
             return AttributeScorer(self.vqa, device, batch_size)
         if way == WHOLE:
             return WholeScorer(ClipSimilarity("clip", self.clip, device, batch_size))
-        detector = Detector(self.detector, device, self.detector_threshold, batch_size)
+        detector = Detector(self.detector, device, self.detector_threshold)
         if way == DEPTH:
             return DepthScorer(detector, self.depth, device)
         return SpatialScorer(detector) if way == SPATIAL else CountScorer(detector)

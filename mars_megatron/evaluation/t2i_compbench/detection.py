@@ -1,4 +1,7 @@
-"""Relations and numbers of objects, scored by a detector of transformers."""
+"""Relations and numbers of objects, scored by a detector of transformers.
+
+Shares of the image stand for the benchmark's pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,27 @@ from typing import Any
 import torch
 
 from mars_megatron.evaluation.pretrained import load_pretrained, load_processor, model_type
-from mars_megatron.evaluation.t2i_compbench.layout import (
-    DEPTH_RELATIONS,
-    RELATIONS,
-    Box,
-    depth_score,
-    intersection_over_union,
-    relation_score,
-)
 from mars_megatron.evaluation.t2i_compbench.phrases import find_counts, find_relation, singular
 
+Box = tuple[float, float, float, float]  # left, upper, right and lower edge, in shares of the image
+
+# In this order: "on top of" is in "on the top of"'s place, not in its text.
+RELATIONS = (
+    "on the left of",
+    "on the right of",
+    "on the top of",
+    "on the bottom of",
+    "on top of",
+    "on bottom of",
+    "on side of",
+    "next to",
+    "near",
+)
+DEPTH_RELATIONS = ("in front of", "behind", "hidden by")
+_BESIDE = ("on side of", "next to", "near")
+_MAX_OVERLAP = 0.1  # intersection over union from which two objects count less and less as apart
+_NEAR = 150 / 480  # the benchmark's 150 pixels in its 480 x 480
+_FULL_OVERLAP = 0.5  # from which one object counts wholly as before the other
 OPEN = ("owlvit", "owlv2")  # model_type of detectors that are told what to look for
 PERSONS = frozenset("girl boy man woman child".split())  # detectors say person, and so does the benchmark
 OTHER_NAMES = {"sofa": "couch", "television": "tv", "phone": "cell phone", "ship": "boat", "painting": "picture",
@@ -50,13 +64,12 @@ class Detector:
             word.
         device: Where it runs.
         threshold: Least confidence.
-        batch_size: Images in one forward pass.
 
     Raises:
         ValueError: It cannot be opened.
     """
 
-    def __init__(self, name: str, device: torch.device, threshold: float, batch_size: int) -> None:
+    def __init__(self, name: str, device: torch.device, threshold: float) -> None:
         from transformers import (
             AutoImageProcessor,
             AutoModelForObjectDetection,
@@ -70,7 +83,6 @@ class Detector:
         self._processor = load_processor(AutoProcessor if self._is_open else AutoImageProcessor, "detector", name)
         self._device = device
         self._threshold = threshold
-        self._batch_size = batch_size
         classes = {} if self._is_open else self._model.config.id2label
         self._classes = {number: label.lower() for number, label in classes.items()}
 
@@ -78,23 +90,16 @@ class Detector:
         """What the detector calls an object; None if it does not know it."""
         return name if self._is_open else known_name(name, self._classes.values())
 
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor, wanted: Sequence[Sequence[str]]) -> list[list[Found]]:
-        """Look for objects, the most certain first.
+        """Look for objects in one forward pass, the most certain first.
 
         Args:
             images: uint8 [N, height, width, 3].
             wanted: Names of the objects to look for in each image.
         """
         assert len(images) == len(wanted), (len(images), len(wanted))
-        found: list[list[Found]] = []
-        for start in range(0, len(images), self._batch_size):
-            part = slice(start, start + self._batch_size)
-            names = [list(dict.fromkeys(names)) for names in wanted[part]]
-            found += self._detect(images[part], names)
-        return [sorted(of_image, key=lambda one: -one.score) for of_image in found]
-
-    @torch.no_grad()
-    def _detect(self, images: torch.Tensor, wanted: Sequence[Sequence[str]]) -> list[list[Found]]:
+        wanted = [list(dict.fromkeys(names)) for names in wanted]
         given: dict[str, Any] = {"images": list(images.numpy())}
         if self._is_open:
             given["text"] = [[f"a photo of a {name}" for name in names] or [" "] for names in wanted]
@@ -104,9 +109,10 @@ class Detector:
         found: list[list[Found]] = []
         for result, names in zip(results, wanted, strict=True):
             seen = zip(*(result[part].tolist() for part in ("labels", "scores", "boxes")), strict=True)
-            found.append(
-                [Found(name, score, tuple(box)) for label, score, box in seen for name in self._named(label, names)]
-            )
+            objects = [
+                Found(name, score, tuple(box)) for label, score, box in seen for name in self._named(label, names)
+            ]
+            found.append(sorted(objects, key=lambda one: -one.score))
         return found
 
     def _named(self, label: int, names: Sequence[str]) -> list[str]:
@@ -249,3 +255,55 @@ def _number(objects: Sequence[Found]) -> int:
 
 def _without_class(names: Collection[str], detector: Detector) -> dict[str, list[str]]:
     return {"objects_without_class": sorted(name for name in names if detector.class_of(name) is None)}
+
+
+def relation_score(relation: str, first: Box, second: Box) -> float:
+    """How well the first box lies in the relation to the second, in 0..1."""
+    right, down = _centre(second)[0] - _centre(first)[0], _centre(second)[1] - _centre(first)[1]
+    if relation in _BESIDE:
+        return 1.0 if min(abs(right), abs(down)) < _NEAR else _NEAR / max(abs(right), abs(down))
+    along, across = (right, down) if relation in ("on the left of", "on the right of") else (down, right)
+    if relation in ("on the right of", "on the bottom of", "on bottom of"):
+        along = -along
+    if along <= abs(across):
+        return 0.0
+    overlap = intersection_over_union(first, second)
+    return 1.0 if overlap < _MAX_OVERLAP else _MAX_OVERLAP / overlap
+
+
+def depth_score(relation: str, first: Box, second: Box, nearness: torch.Tensor) -> float:
+    """The same of a relation in depth: the boxes must overlap, and one object be nearer than the other.
+
+    Args:
+        relation: One of `DEPTH_RELATIONS`.
+        first: Of the first object.
+        second: Of the second.
+        nearness: [height, width], larger where the image is nearer.
+    """
+    ahead = _mean_within(nearness, first) - _mean_within(nearness, second)
+    if (ahead if relation == "in front of" else -ahead) <= 0:
+        return 0.0
+    return min(intersection_over_union(first, second) / _FULL_OVERLAP, 1.0)
+
+
+def intersection_over_union(first: Box, second: Box) -> float:
+    """Of two boxes; 0 where both have no area."""
+    width = max(min(first[2], second[2]) - max(first[0], second[0]), 0.0)
+    height = max(min(first[3], second[3]) - max(first[1], second[1]), 0.0)
+    union = _area(first) + _area(second) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _centre(box: Box) -> tuple[float, float]:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def _mean_within(values: torch.Tensor, box: Box) -> float:
+    rows, columns = values.shape
+    left, upper = min(int(max(box[0], 0.0) * columns), columns - 1), min(int(max(box[1], 0.0) * rows), rows - 1)
+    right, lower = max(int(box[2] * columns), left + 1), max(int(box[3] * rows), upper + 1)
+    return float(values[upper:lower, left:right].mean())

@@ -53,12 +53,10 @@ class UserScorer:
 
     def __init__(self, name: str) -> None:
         attribute, argument = name, []
-        if not is_attribute(name):
-            parts = name.split(":", 2)
+        parts = name.split(":", 2)
+        if not is_attribute(name) and len(parts) > 1:
             attribute, argument = ":".join(parts[:-1]), parts[-1:]
-        if not is_attribute(attribute):
-            raise ValueError(f"scorer is {name!r}; accepted: {ACCEPTED}")
-        found = load_attribute("scorer", attribute)
+        found = load_attribute("scorer", attribute, ACCEPTED)
         self.name: str = getattr(found, "__name__", attribute)
         if isinstance(found, type):
             try:

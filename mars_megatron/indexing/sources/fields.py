@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from mars_megatron.files.plain_text import other_encoding
+from mars_megatron.files.plain_text import BOM, other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, WEIGHTS, BuildOptions
 from mars_megatron.indexing.records import Raw, Refused, Sample, Where
 
@@ -28,7 +28,6 @@ from mars_megatron.indexing.records import Raw, Refused, Sample, Where
 _SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 # Finds an image from what a field says, or raises Refused.
 FindImage = Callable[[Any], Raw]
-BOM = "\ufeff"
 # What the image-folder convention calls an image, and where captions are where the default names have none.
 FILE_NAME = "file_name"
 _CONVENTION_CAPTIONS = ("text", "prompt")
@@ -63,12 +62,18 @@ def decode_utf8(data: bytes, name: str = "") -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        other = other_encoding(data)
-        detail = str(error) if other is None else f"it is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)"
-        raise Refused("invalid_utf8", f"{name}{detail}") from None
+        raise (other_than_utf8(data, f"{name}it") or Refused("invalid_utf8", f"{name}{error}")) from None
     if "\0" in text:
         raise Refused("invalid_utf8", f"{name}it has NUL characters, as UTF-16 without a byte order mark has")
     return text.lstrip(BOM)
+
+
+def other_than_utf8(data: bytes, what: str = "the file") -> Refused | None:
+    """The refusal of bytes whose byte order mark says that they are UTF-16 or UTF-32."""
+    other = other_encoding(data)
+    if other is None:
+        return None
+    return Refused("invalid_utf8", f"{what} is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)")
 
 
 def make_sample(

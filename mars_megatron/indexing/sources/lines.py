@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from mars_megatron.files.plain_text import other_encoding
+from mars_megatron.files.plain_text import BOM
 from mars_megatron.indexing.options import BuildOptions
-from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
-    BOM,
-    FILE_NAME,
-    convention_caption,
-    count_keys,
     decode_utf8,
-    file_name_columns,
-    find_named_image,
-    image_names,
-    known_fields,
-    low_name_column,
-    make_convention_sample,
-    make_sample,
+    other_than_utf8,
     parse_json,
 )
-from mars_megatron.indexing.sources.listing import looks_like_image
+from mars_megatron.indexing.sources.naming import NamingRecords
 from mars_megatron.indexing.sources.reading import HashedFile
 
 BLOCK = 1 << 18  # bytes of text of one batch
@@ -63,7 +50,7 @@ class Lines:
 
     def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
-        records = _Records(self, options)
+        records = NamingRecords(self.file, options, self.metadata, self.counts_files)
         json, metadata, named = self.json, self.metadata, records.named
         for number, line in enumerate(self._lines(), start=self.first):
             if not line or line.isspace():
@@ -109,58 +96,6 @@ class Lines:
         return {"file": self.file, "line": self.first}
 
 
-class _Records:
-    """Makes samples of the JSON objects of a batch, and keeps what they name."""
-
-    def __init__(self, lines: Lines, options: BuildOptions) -> None:
-        self._metadata, self._counts_files, self._options = lines.metadata, lines.counts_files, options
-        self._folder = os.path.dirname(lines.file)
-        self._keys: list[str] = []
-        self._known = known_fields(options)
-        self.named: list[str] = []  # images of the record at hand, relative to the folder
-
-    def sample(self, fields: dict[str, Any], where: Where) -> Sample:
-        """Raises Refused where the fields make none."""
-        self._keys += fields
-        try:
-            sample = self._make(fields, where)
-        except Refused:
-            if self._counts_files:  # also those that it did not come to
-                for name in image_names(fields, self._options):
-                    with contextlib.suppress(Refused):
-                        self._find_image(name)
-            raise
-        sample.files = self.files()
-        return sample
-
-    def _make(self, fields: dict[str, Any], where: Where) -> Sample:
-        if self._metadata or _follows_convention(fields):
-            self._known.update((*file_name_columns(self._options), low_name_column(self._options)))
-            if (caption := convention_caption(fields, self._options)) is not None:
-                self._known.add(caption)
-            return make_convention_sample(fields, where, self._options, self._find_image)
-        return make_sample(fields, where, self._options, self._find_image)
-
-    def files(self) -> Files | None:
-        """Those of the record at hand."""
-        return Files(tuple(self.named)) if self._counts_files else None
-
-    def count_keys(self, unread: Counter[str]) -> None:
-        count_keys(self._keys, self._known, unread)
-
-    def _find_image(self, name: object) -> str:
-        path = find_named_image(name, self._folder, self._options)
-        if self._counts_files:
-            self.named.append(os.path.relpath(path, self._folder))
-        return path
-
-
-def _follows_convention(fields: dict[str, Any]) -> bool:
-    """Whether a line of any JSONL names an image as metadata.jsonl does; the files that texts are from are none."""
-    name = fields.get(FILE_NAME)
-    return isinstance(name, str) and "image" not in fields and "parts" not in fields and looks_like_image(name)
-
-
 def read_lines(
     file: HashedFile, json: bool, batch_size: int, metadata: bool = False, counts_files: bool = False
 ) -> Iterator[Work]:
@@ -175,9 +110,8 @@ def read_lines(
     lines = Lines(file.path, 1, b"", json, 0, metadata, counts_files)
     number, rest, too_long = 1, b"", 0
     while block := file.read(BLOCK):
-        if number == 1 and not rest and (other := other_encoding(block)) is not None and b"\0" in block:
-            detail = f"the file is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)"
-            yield Problems((Skip({"file": file.path}, "invalid_utf8", detail),), len(block))
+        if number == 1 and not rest and b"\0" in block and (refused := other_than_utf8(block)) is not None:
+            yield Problems((Skip({"file": file.path}, refused.reason, refused.detail),), len(block))
             return
         end = block.rfind(b"\n") + 1
         if not end:

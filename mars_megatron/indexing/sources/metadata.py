@@ -5,7 +5,6 @@ metadata.jsonl is read as other JSONL is, see `lines`. What the columns mean is 
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
 from collections import Counter
@@ -15,22 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mars_megatron.files.plain_text import other_encoding
 from mars_megatron.indexing.options import DEFAULT_CAPTIONS, BuildOptions
-from mars_megatron.indexing.records import Files, Problems, Refused, Sample, Skip, Where, Work
+from mars_megatron.indexing.records import Problems, Refused, Sample, Skip, Where, Work
 from mars_megatron.indexing.sources.fields import (
-    convention_caption,
-    count_keys,
     file_name_columns,
-    find_named_image,
-    image_names,
-    known_fields,
-    low_name_column,
-    make_convention_sample,
+    other_than_utf8,
     parse_json,
 )
 from mars_megatron.indexing.sources.lines import MAX_LINE
 from mars_megatron.indexing.sources.listing import CAPTIONS_FILE, LISTS, list_folder
+from mars_megatron.indexing.sources.naming import NamingRecords
 from mars_megatron.indexing.sources.parquet import plain_batches, schema_names
 
 
@@ -53,29 +46,16 @@ class MetadataRows:
 
     def samples(self, options: BuildOptions, unread: Counter[str]) -> list[Sample | Skip]:
         found: list[Sample | Skip] = []
-        folder = os.path.dirname(self.file)
-        known = known_fields(options) | {*file_name_columns(options), low_name_column(options)}
+        records = NamingRecords(self.file, options, metadata=True, counts_files=True)
         for where, fields in self.rows:
-            named: list[str] = []
-
-            def find_image(name: object, named: list[str] = named) -> str:
-                path = find_named_image(name, folder, options)
-                named.append(os.path.relpath(path, folder))
-                return path
-
+            records.named.clear()
             try:
                 if isinstance(fields, str):
                     raise Refused("bad_record", fields)
-                known.add(convention_caption(fields, options) or "")
-                sample = make_convention_sample(fields, where, options, find_image)
-                sample.files = Files(tuple(named))
-                found.append(sample)
+                found.append(records.sample(fields, where))
             except Refused as refused:
-                for name in image_names(fields, options) if isinstance(fields, dict) else ():
-                    with contextlib.suppress(Refused):
-                        find_image(name)
-                found.append(Skip(where, refused.reason, refused.detail, Files(tuple(named))))
-        count_keys((key for _, row in self.rows if isinstance(row, dict) for key in row), known, unread, "column")
+                found.append(Skip(where, refused.reason, refused.detail, records.files()))
+        records.count_keys(unread, "column")
         return found
 
     def split(self) -> Sequence[Work]:
@@ -129,9 +109,9 @@ def _csv(path: str) -> Iterator[tuple[int, list[str]]]:
         Refused: invalid_utf8 of the whole file, or bad_record.
     """
     with open(path, "rb") as file:
-        other = other_encoding(file.read(4))
-    if other is not None:
-        raise Refused("invalid_utf8", f"the file is {other}, not UTF-8; convert it (iconv -f {other} -t UTF-8)")
+        refused = other_than_utf8(file.read(4))
+    if refused is not None:
+        raise refused
     csv.field_size_limit(MAX_LINE)
     # names of files may be of any bytes; captions that are not UTF-8 are left out by the worker
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:

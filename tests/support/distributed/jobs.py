@@ -24,7 +24,7 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.data import MicroBatches
+from mars_megatron.data.micro_batches import MicroBatches
 from mars_megatron.model.feed_forward import expert_parameters
 from mars_megatron.platform.parallel import initialize_parallel
 from mars_megatron.sequence.batch import Batch, flatten
@@ -102,14 +102,26 @@ def resume(runs: list[dict[str, Any]]) -> list[list[float]]:
     return results
 
 
-def magnitudes(runs: list[dict[str, Any]]) -> list[float]:
-    """Of each run's last checkpoint the sum of this rank's |parameters|."""
-    chunks = (Trainer(tiny_config(run)).chunks for run in runs)
-    return [sum(p.detach().double().abs().sum().item() for c in of_run for p in c.parameters()) for of_run in chunks]
+def sum_and_losses(runs: list[dict[str, Any]], steps: int) -> list[list[float]]:
+    """Of each run the sum of this rank's |parameters| in its checkpoint, and the losses from there to the end.
+
+    Where there is no checkpoint, it is saved after some steps."""
+    results = []
+    for run in runs:
+        trainer = Trainer(tiny_config(run))
+        if trainer.position.step == 0:
+            _train(trainer, steps)
+            trainer.save()
+        parameters = [parameter.detach() for chunk in trainer.chunks for parameter in chunk.parameters()]
+        total = sum(parameter.double().abs().sum().item() for parameter in parameters)
+        results.append([total, *_train(trainer)])
+    return results
 
 
 def versions() -> dict[str, str]:
     """Of what runs this job."""
+    platform.initialize("cpu")
+    platform.init_process_group()
     return {"python": python_platform.python_version(), "megatron-core": package_info.__version__}
 
 

@@ -17,7 +17,7 @@ from transformers import AutoProcessor, AutoTokenizer
 from mars_megatron.config.schema import TaskWeights
 from mars_megatron.conversion.checkpoints import open_checkpoint
 from mars_megatron.conversion.convert import export_hf, import_hf, init_from_hf
-from mars_megatron.data import open_micro_batches
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.sampling.load import LoadedModel

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mars_megatron.config.schema import CorpusConfig, DataConfig, ImageConfig, RunConfig, TaskWeights, VocabularyConfig
-from mars_megatron.data import open_micro_batches
 from mars_megatron.data.blend import Blend, validation_streams
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED
 from mars_megatron.data.store import Store

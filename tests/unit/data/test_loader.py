@@ -14,10 +14,13 @@ from mars_megatron.config.schema import (
     TrainingConfig,
     VocabularyConfig,
 )
-from mars_megatron.data import blend, build_loader, open_micro_batches
+from mars_megatron.data import blend
 from mars_megatron.data.hashing import split_slots
+from mars_megatron.data.loader import flat_batches
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.data.planning import DROPPED
+from mars_megatron.sequence.batch import unflatten
 from mars_megatron.sequence.samples import I2T, T2I, TEXT_ONLY
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.plans import check_plan
@@ -69,8 +72,16 @@ def key(batch):
     )
 
 
+def load(config, *, split="train", row_multiple=1, **arguments):
+    """The micro-batches of one data-parallel rank, on the CPU."""
+    batches = open_micro_batches(config, vocabulary(config), split=split, row_multiple=row_multiple)
+    workers = config.data.num_workers if split == "train" else 0
+    flat = flat_batches(batches, config, num_workers=workers, **arguments)
+    return (unflatten(values, torch.from_numpy(values)) for values in flat)
+
+
 def read(config, num, **arguments):
-    return [key(batch) for batch in islice(build_loader(config, vocabulary(config), **arguments), num)]
+    return [key(batch) for batch in islice(load(config, **arguments), num)]
 
 
 def packs_per_epoch(config, split="train"):
@@ -96,14 +107,14 @@ def split_documents(num, fraction):
 
 def test_two_iterators_agree_and_every_batch_fits_the_budget(config):
     assert read(config, 8) == read(config, 8)
-    for batch in islice(build_loader(config, vocabulary(config)), 8):
+    for batch in islice(load(config), 8):
         assert batch.plan.num_rows == max(batch.plan.num_text, 1) + max(batch.plan.num_visual, 1) <= BUDGET
         check_plan(batch.plan)
 
 
 def test_pipeline_stages_exchange_batches_of_exactly_the_budget(config):
     staged = replace(config, parallel=ParallelConfig(pipeline=2))
-    for batch in islice(build_loader(staged, vocabulary(staged)), 8):
+    for batch in islice(load(staged), 8):
         assert batch.plan.num_rows == BUDGET
         check_plan(batch.plan)
 
@@ -172,7 +183,7 @@ def test_expert_parallel_ranks_know_each_others_rows(config, pipeline, pack_by_t
 def test_a_start_between_two_expert_parallel_ranks(config):
     config = replace(config, parallel=ParallelConfig(expert=2))
     with pytest.raises(ValueError, match=r"parallel\.expert is 2; accepted: a divisor of the 5 micro-batches"):
-        build_loader(config, vocabulary(config), dp_size=2, start=5)
+        load(config, dp_size=2, start=5)
 
 
 ONE_TASK = TaskWeights(t2i=1.0, i2t=0.0)
@@ -281,7 +292,7 @@ def test_tensors_hold_the_samples(config):
 
 def refused(config, match, **arguments):
     with pytest.raises(ValueError, match=match):
-        build_loader(config, vocabulary(config), **arguments)
+        load(config, **arguments)
 
 
 def test_wrong_tokenizers(config, tmp_path):

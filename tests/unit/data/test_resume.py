@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mars_megatron.config.schema import CorpusConfig, DataConfig, RunConfig, TaskWeights, VocabularyConfig
-from mars_megatron.data import blend, flat_batches, open_micro_batches
+from mars_megatron.data import blend
+from mars_megatron.data.loader import flat_batches
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic

@@ -19,7 +19,8 @@ from mars_megatron.config.schema import (
     TaskWeights,
     VocabularyConfig,
 )
-from mars_megatron.data import MicroBatches, blend, open_micro_batches, rounds
+from mars_megatron.data import blend, rounds
+from mars_megatron.data.micro_batches import MicroBatches, open_micro_batches
 from mars_megatron.data.packing import RESERVED_ROWS
 from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.synthetic_index import CODEBOOK_SIZE, TEXT_SIZE, write_synthetic

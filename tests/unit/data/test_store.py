@@ -49,6 +49,9 @@ def test_megatron_core_reads_the_files(index):
     expected = store.captions(0) + ([store.codes(0)] if store.kind(0) == KIND_IMAGE else [])
     assert [s.tolist() for s in sequences] == [e.tolist() for e in expected]
     assert modes.tolist() == [0] * len(store.captions(0)) + [1] * (store.kind(0) == KIND_IMAGE)
+    tokens = [store.tokens(number) for number in range(len(store.lengths))]
+    assert all(found.dtype == np.int64 for found in tokens)
+    assert [found.tolist() for found in tokens] == [dataset.get(number)[0].tolist() for number in range(len(tokens))]
 
 
 @pytest.mark.parametrize("ending", ["bin", "idx", "json"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mars_megatron.evaluation.context import RunContext
+from mars_megatron.evaluation.context import Context
 from mars_megatron.sampling import Sampler, load_for_inference
 from tests.support.tiny_run import write_run
 
@@ -34,8 +34,8 @@ class Work:
 def test_computing_goes_on(sampler: Sampler, tmp_path: Path) -> None:
     said: list[str] = []
 
-    def context(job: str = "job") -> RunContext:
-        return RunContext(sampler, tmp_path, "model", job, said.append, progress=False)
+    def context(job: str = "job") -> Context:
+        return Context(sampler, tmp_path, "model", job, said.append, progress=False)
 
     first, second, third = Work(fails_at=5), Work(), Work()
     with pytest.raises(KeyboardInterrupt):

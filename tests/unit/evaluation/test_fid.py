@@ -175,6 +175,7 @@ def test_transformers_folder(tmp_path: Path) -> None:
         ("inception:missing.pth", "needs the weights missing.pth.*accepted besides"),
         ("nothing", "which does not exist; accepted: inception"),
         ("no.such.module:name", "there is no module no in"),
+        ("weights.pt", "there is no module weights in .*; accepted: inception, .*TorchScript"),
         ("missing.py:name", "does not exist"),
         ("mars_megatron.evaluation.features:nothing", "has no nothing"),
     ],

@@ -80,6 +80,16 @@ def test_what_is_there_is_left_alone(checkout):
     assert (done.returncode, done.stdout, calls) == (0, "", [])
 
 
+def test_an_environment_of_another_python_is_not_used(checkout):
+    setup(checkout)
+    other = checkout / "tools-on-path" / "python-other"
+    other.write_text("#!/bin/sh\necho 3.99\n")
+    other.chmod(0o755)
+    done, calls = setup(checkout, PYTHON="python-other")
+    assert done.returncode == 1 and not calls
+    assert "PYTHON is python-other; set VENV to another folder, or remove .venv" in done.stderr
+
+
 @pytest.mark.parametrize("changed", ["requirements.txt", "csrc/op.cpp", "setup.py", "pyproject.toml"])
 def test_a_change_is_installed_without_touching_torch(checkout, changed):
     setup(checkout)

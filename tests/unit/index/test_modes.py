@@ -1,44 +1,21 @@
-"""The kind of a document follows from the modes of its sequences."""
-
-from __future__ import annotations
+"""Two ways to the kind of a document say the same."""
 
 import numpy as np
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mars_megatron.index.modes import (
-    KIND_IMAGE,
-    KIND_INTERLEAVED,
-    KIND_PAIR,
-    KIND_TEXT,
-    MODE_IMAGE,
-    MODE_LOW,
-    MODE_PART_IMAGE,
-    MODE_PART_TEXT,
-    MODE_TEXT,
-    NUM_IMAGES,
-    document_kind,
-    document_kinds,
-)
-
-DOCUMENTS = [
-    ([MODE_TEXT], KIND_TEXT, 0),
-    ([MODE_TEXT, MODE_TEXT, MODE_IMAGE], KIND_IMAGE, 1),
-    ([MODE_IMAGE], KIND_IMAGE, 1),  # without a caption: validation's question
-    ([MODE_TEXT, MODE_LOW, MODE_IMAGE], KIND_PAIR, 2),
-    ([MODE_PART_IMAGE, MODE_PART_TEXT], KIND_INTERLEAVED, 0),
-    ([MODE_PART_TEXT, MODE_PART_IMAGE], KIND_INTERLEAVED, 0),
-    ([MODE_LOW], KIND_TEXT, 0),
-]
+from mars_megatron.index.modes import KINDS, NUM_MODES, document_kind, document_kinds
 
 
-@pytest.mark.parametrize(("modes", "kind", "images"), DOCUMENTS)
-def test_kind_of_one(modes: list[int], kind: int, images: int) -> None:
-    assert document_kind(np.array(modes, dtype=np.int8)) == kind and NUM_IMAGES[kind] == images
+@given(documents=st.lists(st.lists(st.integers(0, NUM_MODES - 1), min_size=1, max_size=5), min_size=1, max_size=20))
+def test_the_kind_of_one_document_is_that_among_many(documents):
+    modes = np.array(sum(documents, []), dtype=np.int8)
+    boundaries = np.cumsum([0, *map(len, documents)])
+    kinds = document_kinds(modes, boundaries)
+    assert kinds.dtype == np.int8
+    assert kinds.tolist() == [document_kind(np.array(document, dtype=np.int8)) for document in documents]
 
 
-def test_a_document_does_not_look_into_its_neighbour() -> None:
-    # The image alone stands behind a document that ends in a low-resolution one.
-    order = [6, 2, 0, 3, 4, 1, 5]
-    modes = np.concatenate([DOCUMENTS[number][0] for number in order]).astype(np.int8)
-    boundaries = np.cumsum([0, *(len(DOCUMENTS[number][0]) for number in order)])
-    assert document_kinds(modes, boundaries).tolist() == [DOCUMENTS[number][1] for number in order]
+def test_kinds_by_their_modes():
+    for modes, kind in (([0], "text"), ([0, 0, 1], "image"), ([0, 2, 1], "pair"), ([3, 4], "interleaved")):
+        assert KINDS[document_kind(np.array(modes, dtype=np.int8))] == kind

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.indexing.build import _MODES
 from mars_megatron.indexing.options import BuildOptions
 from mars_megatron.indexing.pool import WorkerPool
 from mars_megatron.indexing.records import Refused
@@ -25,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def pool(text_model, tokenizers):
-    pool = WorkerPool(WorkerSettings(BuildOptions(), str(text_model), _MODES, 0, 0), tokenizers[0], 2)
+    pool = WorkerPool(WorkerSettings(BuildOptions(), str(text_model), 0, 0), tokenizers[0], 2)
     yield pool
     pool.close()
 
@@ -84,7 +83,7 @@ def test_an_interruption_while_it_starts(pool, monkeypatch):
 
 
 def test_a_tokenizer_that_cannot_be_loaded_is_an_error(tmp_path, tokenizers):
-    pool = WorkerPool(WorkerSettings(BuildOptions(), str(tmp_path / "none"), _MODES, 0, 0), tokenizers[0], 1)
+    pool = WorkerPool(WorkerSettings(BuildOptions(), str(tmp_path / "none"), 0, 0), tokenizers[0], 1)
     try:
         with pytest.raises(ValueError, match="none does not exist"):
             run(pool, [Deadly(("red",))])

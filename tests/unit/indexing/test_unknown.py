@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mars_megatron.data.store import Store
 from mars_megatron.index.manifest import Manifest
-from mars_megatron.indexing.inspection import inspect_index
-from mars_megatron.indexing.unknown import count_unknown
+from mars_megatron.indexing.documents import count_unknown
+from mars_megatron.indexing.statistics import inspect_index
 from mars_megatron.indexing.validation import validate_index
 from mars_megatron.tokenizers import load_text_tokenizer
 from tests.support.command_lines import load_tool

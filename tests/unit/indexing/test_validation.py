@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mars_megatron.index import content_checks
 from mars_megatron.index import reader as index_reader
-from mars_megatron.index import structure_checks, token_checks
 from mars_megatron.index.manifest import SourceInfo
 from mars_megatron.index.merge import merge_indices
-from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.sources.folder import folder_sha256
+from mars_megatron.indexing.statistics import describe, inspect_index
 from mars_megatron.indexing.validation import validate_index
 from tests.support.small_indices import MIXED, PAIRS, documents, write_index
 
@@ -63,9 +63,9 @@ def test_blocks_of_any_size_find_nothing_in_sound_documents(tmp_path_factory, do
     prefix = tmp_path_factory.mktemp("sound") / "train"
     write_index(prefix, docs)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (structure_checks, index_reader, token_checks):
+        for module in (content_checks, index_reader):
             patch.setattr(module, "BLOCK_SEQUENCES", 2)
-        patch.setattr(token_checks, "BLOCK_BYTES", 12)  # cuts sequences into pieces
+        patch.setattr(content_checks, "BLOCK_BYTES", 12)  # cuts sequences into pieces
         assert problems(prefix) == []
 
 
@@ -224,7 +224,7 @@ def test_many_problems_are_one_line(prefix):
 
 
 def test_a_piece_of_a_long_sequence(prefix, monkeypatch):
-    monkeypatch.setattr(token_checks, "BLOCK_BYTES", 40)
+    monkeypatch.setattr(content_checks, "BLOCK_BYTES", 40)
     write_index(prefix, [[(0, [1])], [(0, [*range(49), 50])], [(0, [3])]])
     assert [problem.split(": ", 1)[1] for problem in problems(prefix)] == [
         "a text id that its tokenizer does not have: 1 times (sequence 1)"

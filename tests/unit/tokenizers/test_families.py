@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mars_megatron.config.schema import DataConfig, RunConfig, TaskWeights, TrainingConfig, VocabularyConfig
-from mars_megatron.data import open_micro_batches
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.data.store import Store
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.decoded_samples import decode_documents

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mars_megatron.config.schema import DataConfig, RunConfig, TaskWeights, TrainingConfig, VocabularyConfig
-from mars_megatron.data import open_micro_batches
+from mars_megatron.data.micro_batches import open_micro_batches
 from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.merge import merge_indices
 from mars_megatron.indexing.build import build_index

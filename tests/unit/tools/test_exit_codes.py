@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.command_lines import TOOLS, load_tool
 from tests.waiting import scaled
 
 from mars_megatron import train
 from mars_megatron.program import EXIT_CODES, exit_code
+from tests.support.command_lines import TOOLS, load_tool
 
 MODEL = ["--checkpoint", "nowhere", "--output", "out"]
 INDEX = ["--text-tokenizer", "nowhere"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,25 +12,38 @@ from torch import Tensor
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.sequence.batch import Batch
 from mars_megatron.training import Trainer, trainer
-from mars_megatron.training.callbacks import Callback, Speed
+from mars_megatron.training.callbacks import Callback
 from mars_megatron.training.objective import Loss, NextToken, StepResult
-from tests.unit.training.test_trainer import configured, lines
+from tests.support.metrics import configured, lines
 
 
-def test_speed_is_that_of_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
-    speed = Speed()
-    for seconds, tokens in ((1, 30), (3, 50)):
-        speed.begin()
-        clock.now += seconds
-        speed.end(tokens)
-        clock.now += 1000  # a validation, a checkpoint
-    assert speed.rates() == {"seconds_per_step": 2.0, "tokens_per_second": 20.0}
-    speed.begin()
-    clock.now += 3
-    speed.end(30)
-    assert speed.rates() == {"seconds_per_step": 3.0, "tokens_per_second": 10.0}, "asking restarts"
+@pytest.mark.usefixtures("one_rank")
+def test_speed_is_that_of_steps_alone(base: RunConfig, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what happens beside them is slow: validation, checkpoints."""
+    config = configured(
+        base, checkpoint__dir=run_folder, checkpoint__interval=1, logging__interval=2, training__steps=5
+    )
+    run = Trainer(config)
+    clock, tokens = SimpleNamespace(now=100.0), []
+    step, save = run._step, run.save
+
+    def stepped() -> StepResult:
+        result = step()
+        clock.now += 2 + run.position.step
+        tokens.append(result.num_tokens)
+        return result
+
+    def saved() -> Path:
+        clock.now += 1000
+        return save()
+
+    monkeypatch.setattr("mars_megatron.training.callbacks.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(run, "_step", stepped)
+    monkeypatch.setattr(run, "save", saved)
+    run.run()
+    found = [(line["seconds_per_step"], line["tokens_per_second"]) for line in lines(run_folder)]
+    expected = [(3.5, sum(tokens[:2]) / 7), (5.5, sum(tokens[2:4]) / 11), (7.0, tokens[4] / 7)]
+    assert found == [pytest.approx(values) for values in expected]
 
 
 @pytest.mark.usefixtures("one_rank")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mars_megatron.evaluation.t2i_compbench.layout import DEPTH_RELATIONS, RELATIONS
+from mars_megatron.evaluation.t2i_compbench.detection import DEPTH_RELATIONS, RELATIONS
 from mars_megatron.evaluation.t2i_compbench.phrases import find_counts, find_relation, rule_phrases, singular
 from mars_megatron.evaluation.t2i_compbench.prompt_files import read_prompt_file
 

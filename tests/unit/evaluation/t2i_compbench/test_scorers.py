@@ -17,9 +17,11 @@ from mars_megatron.evaluation.t2i_compbench.detection import (
     Detector,
     Found,
     SpatialScorer,
+    depth_score,
+    intersection_over_union,
     known_name,
+    relation_score,
 )
-from mars_megatron.evaluation.t2i_compbench.layout import depth_score, intersection_over_union, relation_score
 from mars_megatron.evaluation.t2i_compbench.vqa import AttributeScorer
 from tests.support.tiny_judges import (
     SIDE,
@@ -142,18 +144,18 @@ def test_counts() -> None:
 
 def test_detector_finds_what_it_has_classes_for(folder: Path) -> None:
     path = write_detector(folder / "yolos")
-    detector = Detector(str(path), CPU, threshold=0.0, batch_size=2)
+    detector = Detector(str(path), CPU, threshold=0.0)
     found = detector(images(3), [["dog", "cup", "boy"], ["unicorn"], []])
     assert {one.name for one in found[0]} <= {"dog", "cup", "boy"} and len(found[0]) == 4  # detection tokens
     assert found[1] == found[2] == []
     scores = [one.score for one in found[0]]
     assert scores == sorted(scores, reverse=True) and all(0 < score < 1 for score in scores)
     assert all(math.isfinite(edge) for one in found[0] for edge in one.box)
-    assert not any(Detector(str(path), CPU, 0.99, 2)(images(1), [["dog", "cup", "boy"]]))
+    assert not any(Detector(str(path), CPU, 0.99)(images(1), [["dog", "cup", "boy"]]))
 
 
 def test_open_detector_looks_for_words(folder: Path) -> None:
-    detector = Detector(str(write_open_detector(folder / "owl")), CPU, threshold=0.0, batch_size=2)
+    detector = Detector(str(write_open_detector(folder / "owl")), CPU, threshold=0.0)
     found = detector(images(3), [["dog"], ["cup", "unicorn"], ["cup", "cup"]])
     assert [{one.name for one in of_image} for of_image in found[::2]] == [{"dog"}, {"cup"}]
     assert {one.name for one in found[1]} <= {"cup", "unicorn"} and detector.class_of("unicorn") == "unicorn"

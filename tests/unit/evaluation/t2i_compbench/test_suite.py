@@ -144,11 +144,16 @@ def test_images_alone(suite: T2ICompBench, sampler: Sampler, folder: Path, tmp_p
         ({"scorer": "none"}, "without images_folder"),
         ({"scorer": "nonsense"}, "scorer is 'nonsense'; accepted: auto, none"),
         ({"scorer": "OWN:value"}, "cannot be called"),
+        ({"scorer": "OWN:value:argument"}, "cannot be called"),
+        ({"scorer": "OWN:Brightness:argument"}, "too many positional arguments; accepted: auto, none"),
+        ({"scorer": "nonsense:more:yet"}, "there is no module nonsense in .* accepted: auto, none"),
         ({"category": "colour"}, "category is 'colour'"),
     ],
 )
 def test_wrong_options(suite: T2ICompBench, folder: Path, changes: dict[str, object], message: str) -> None:
-    if changes.get("scorer") == "OWN:value":
-        changes = {"scorer": f"{folder / 'own.py'}:value"}
+    changes = {
+        name: value.replace("OWN", str(folder / "own.py")) if name == "scorer" else value
+        for name, value in changes.items()
+    }
     with pytest.raises(ValueError, match=message):
         replace(suite, **changes).check()

@@ -14,6 +14,7 @@ from mars_megatron.index.modes import (
     KIND_INTERLEAVED,
     KIND_TEXT,
     KINDS,
+    MAX_CAPTIONS,
     MODE_IMAGE,
     MODE_LOW,
     MODE_PART_IMAGE,
@@ -27,7 +28,6 @@ from mars_megatron.sequence.samples import I2T, INTERLEAVED, SR, T2I, TASKS, TEX
 if TYPE_CHECKING:
     from mars_megatron.data.planning import CorpusArrays, RoundSettings, Stream
 
-_MAX_CAPTIONS = 65535
 DROPPED = 0x80  # bit of a sample's task
 
 
@@ -77,7 +77,7 @@ def _check_document(corpus: CorpusArrays, document: int, kind: int) -> tuple[str
     num_captions = len(modes) - int(NUM_IMAGES[kind])
     if num_captions == 0:
         return "has an image without a caption", 0
-    if num_captions > _MAX_CAPTIONS:
+    if num_captions > MAX_CAPTIONS:
         return "has more than 65535 captions", 0
     if kind == KIND_TEXT and num_captions != 1:
         return "has more than one text and no image", 0

@@ -15,8 +15,8 @@ from mars_megatron.index.manifest import Manifest
 from mars_megatron.index.reader import open_index
 from mars_megatron.indexing.build import build_index
 from mars_megatron.indexing.decoded_samples import choose_documents, decode_documents, write_folder
-from mars_megatron.indexing.inspection import describe, inspect_index
 from mars_megatron.indexing.options import BuildOptions
+from mars_megatron.indexing.statistics import describe, inspect_index
 from mars_megatron.indexing.validation import validate_index
 from tests.support.command_lines import load_tool
 from tests.support.small_indices import IMAGE, MIXED, documents, write_index

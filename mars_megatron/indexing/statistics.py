@@ -38,7 +38,7 @@ def inspect_index(prefix: str | Path) -> dict[str, Any]:
     Returns:
         path, size_bytes {ending: bytes}, documents {kind: n}, sequences, images {high, low, parts},
         tokens {modality: n}, captions_per_image, parts_per_interleaved, caption_tokens, text_tokens, text_part_tokens
-        (distributions of lengths), rows {task: distribution over every sample of data.samples that the index can give},
+        (distributions of lengths), rows {task: distribution over every sample that the index can give},
         caption_weights, skipped, unknown, files, members, unread, text_tokenizer, image_tokenizer, settings, sources.
 
     Raises:
@@ -145,7 +145,7 @@ class _Counted:
 
 
 def _rows(counted: _Counted, manifest: Manifest) -> dict[str, dict[str, float] | None]:
-    """Input rows of the samples of each task, one sample for each caption; the layouts are those of data.samples."""
+    """Input rows of the samples of each task, one sample for each caption, laid out as in sequence.samples."""
     image = manifest.image_tokenizer
     codes = image.num_codes if image else 0
     low = image.num_low_codes if image else 0
