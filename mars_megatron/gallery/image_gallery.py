@@ -160,11 +160,7 @@ def sample_gallery(
     Raises:
         ValueError: A wrong setting or request, models that do not fit, or the folder holds other images.
     """
-    for name, value in (("the number of images", num_images), ("best of", best_of)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; accepted: 1 or more")
-    if keep_low and not models.high:
-        raise ValueError("low-resolution images are to be kept, but the resolution is not high; accepted: high")
+    _check_options(num_images, best_of, keep_low, models)
     # Before the model is loaded: what is wrong with a request shows at once.
     config = config_for_inference(models.checkpoint, models.overrides)
     planned = plan_images(requests, num_images, best_of, config)
@@ -176,12 +172,7 @@ def sample_gallery(
     lines, missing = only_on_rank_0(lambda: _present(folder, wanted))
     num_new = len(planned_images) - len(lines) + len(missing)
     with progress_bar(len(planned_images), len(planned_images) - num_new, progress) as bar:
-        for batch in made_batches(lines, missing):
-            for line, picture in sample_again(cascade, batch):
-                if line["file"] in missing:
-                    _check_same(line, picture.result["pixels"], folder)
-                    picture.write(folder)
-                    bar.update()
+        _restore(cascade, folder, lines, missing, bar)
         known = {line["file"] for line in lines}
         size = max(1, config.generation.batch_size * cascade.layout["replicas"] // best_of)
         first_number = max((line["batch"] for line in lines), default=-1) + 1
@@ -199,6 +190,14 @@ def sample_gallery(
     return Gallery(folder.path, written, len(planned_images), num_new)
 
 
+def _check_options(num_images: int, best_of: int, keep_low: bool, models: Models) -> None:
+    for name, value in (("the number of images", num_images), ("best of", best_of)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; accepted: 1 or more")
+    if keep_low and not models.high:
+        raise ValueError("low-resolution images are to be kept, but the resolution is not high; accepted: high")
+
+
 def _check_captions(requests: Sequence[ImageRequest], cascade: Cascade) -> None:
     for request in requests:
         if not cascade.first.text_tokenizer.encode(request.prompt.text):
@@ -212,6 +211,16 @@ def _present(folder: ImageFolder, wanted: Mapping[str, Line]) -> tuple[list[Line
     """The manifest's lines, and of these the files that are not there any more."""
     lines = folder.read(wanted)
     return lines, {line["file"] for line in lines if not folder.is_complete(line["file"])}
+
+
+def _restore(cascade: Cascade, folder: ImageFolder, lines: Sequence[Line], missing: set[str], bar: tqdm) -> None:
+    """Make files of the manifest that are not there any more."""
+    for batch in made_batches(lines, missing):
+        for line, picture in sample_again(cascade, batch):
+            if line["file"] in missing:
+                _check_same(line, picture.result["pixels"], folder)
+                picture.write(folder)
+                bar.update()
 
 
 def _check_same(line: Line, pixels: str, folder: ImageFolder) -> None:

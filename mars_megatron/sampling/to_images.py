@@ -161,8 +161,8 @@ def upscale(
             f"low-resolution codes of shape {list(low_codes.shape)} for {len(prompts)} prompts; this model was trained "
             f"on {image.num_low_codes} codes per image (image.low_resolution {image.low_resolution})"
         )
-    seeds = config.seed if seeds is None else seeds
-    keys = [(*key, STREAM) for key in image_keys(prompts, vocabulary.text_size, seeds, numbers)]
+    keys = image_keys(prompts, vocabulary.text_size, config.seed if seeds is None else seeds, numbers)
+    keys = [(*key, STREAM) for key in keys]
     order = torch.from_numpy(code_order(image))
     codes = torch.zeros((len(prompts), len(order)), dtype=torch.int64)
     low = vocabulary.frame(agree(low_codes.to(platform.device()), model).cpu()).tolist()
