@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mars_megatron.checkpoint.tensors import TensorInfo
+from mars_megatron.conversion.other_models import what_tensors
 from mars_megatron.files.foreign import PLAIN_WEIGHTS, unfinished
 from mars_megatron.files.weights import check_numbers, what_instead
 
@@ -134,7 +135,7 @@ def _contents(file: Path) -> Iterator[tuple[str, TensorInfo]]:
                 if part.get_dtype() not in _DTYPES:
                     raise ValueError(
                         f"{file}: {name} is of type {part.get_dtype()}; accepted: {', '.join(_DTYPES)} (a quantised "
-                        f"model must be converted back first)"
+                        f"model must be converted back first){what_tensors(opened.keys())}"
                     )
                 yield name, TensorInfo(tuple(part.get_shape()), _DTYPES[part.get_dtype()])
     except SafetensorError as error:

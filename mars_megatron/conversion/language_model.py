@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +13,13 @@ from mars_megatron.checkpoint.tensors import TensorInfo
 from mars_megatron.config.schema import ModelConfig, RopeScalingConfig, RunConfig
 from mars_megatron.conversion.hugging_face import HuggingFaceFiles
 from mars_megatron.conversion.mapping import parameters
+from mars_megatron.conversion.other_models import what_model, what_tensors
 from mars_megatron.files.foreign import refuse_foreign
 from mars_megatron.files.weights import what_instead
 
 ORIGINAL_QWEN = "qwen"
 FAMILIES = (ORIGINAL_QWEN, "qwen2", "qwen3", "llama")
 # Settings that only other models have.
-_MODALITIES = ("vision_config", "audio_config", "visual", "mm_vision_tower", "thinker_config")
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_intermediate_size")
 # Buffers that older versions saved.
 _NO_PARAMETERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 HEAD, _EMBEDDING = "lm_head.text.weight", "model.embed_tokens.text.weight"
@@ -62,25 +60,8 @@ def _configuration(folder: Path) -> dict[str, Any]:
         cause = what_instead(path, may_be_text=True) or error
         raise ValueError(f"{path} is not a model configuration (JSON with a model_type): {cause}") from error
     if "model_type" not in found:
-        raise ValueError(f"{path} is not a model configuration: it has no model_type{_what_model(found)}")
+        raise ValueError(f"{path} is not a model configuration: it has no model_type{what_model(found)}")
     return found
-
-
-def _what_model(config: dict[str, Any]) -> str:
-    """What a config.json of another model says it is, as a clause for a message; empty where that is not known."""
-    architectures = [str(name) for name in config.get("architectures") or ()]
-    names = " ".join(architectures)
-    if "_class_name" in config:
-        return f", it is a {config['_class_name']} of diffusers; a VQModel is given as the image tokenizer"
-    if not config.keys().isdisjoint(_MODALITIES):
-        return ", a model of several modalities; give a language model alone"
-    if not config.keys().isdisjoint(_EXPERTS):
-        return ", a mixture of experts; give a dense language model"
-    if config.get("is_encoder_decoder") or re.search(r"ForMaskedLM|ForPreTraining|ForConditionalGeneration", names):
-        return ", an encoder; give a language model that continues texts (...ForCausalLM)"
-    if architectures and not re.search(r"ForCausalLM|LMHead", names):
-        return f", and {names} does not continue texts; give a language model (...ForCausalLM)"
-    return ""
 
 
 def read_shape(folder: Path) -> Shape:
@@ -93,7 +74,7 @@ def read_shape(folder: Path) -> Shape:
     family, path = model_type(folder), folder / "config.json"
     if family not in FAMILIES:
         raise ValueError(
-            f"{path} is of model_type {family!r}{_what_model(_configuration(folder))}; accepted: {', '.join(FAMILIES)} "
+            f"{path} is of model_type {family!r}{what_model(_configuration(folder))}; accepted: {', '.join(FAMILIES)} "
             "(dense language models)"
         )
     return _original_qwen(path) if family == ORIGINAL_QWEN else _llama_like(path, family)
@@ -249,6 +230,7 @@ class LanguageModelParts:
             raise ValueError(
                 f"{self._files.where(unknown[0])}: {unknown[0]} is unknown (and {len(unknown) - 1} more); "
                 "the weights are not those of the model that config.json describes"
+                f"{what_tensors(unknown)}"
             )
         wanted = {part: shape for parameter in parameters(config) for part, shape in parameter.parts.items()}
         rows: dict[str, int] = {}
@@ -256,17 +238,20 @@ class LanguageModelParts:
             rows[place.name] = rows.get(place.name, 0) + place.rows[1]
         for part, place in self._places.items():
             if place.name not in self._files.tensors:
-                raise ValueError(f"{folder} lacks {place.name}, which its config.json asks for")
+                raise ValueError(
+                    f"{folder} lacks {place.name}, which its config.json asks for{what_tensors(self._files.tensors)}"
+                )
             found = self._files.tensors[place.name]
             shape = (rows[place.name], *wanted[part][1:])
             if found.shape != shape:
                 raise ValueError(
                     f"{self._files.where(place.name)}: {place.name} has the shape {list(found.shape)}; "
-                    f"config.json asks for {list(shape)}{_why_empty(found.shape)}"
+                    f"config.json asks for {list(shape)}{_why_empty(found.shape)}{what_tensors(self._files.tensors)}"
                 )
             if not found.dtype.is_floating_point:
                 raise ValueError(
                     f"{self._files.where(place.name)}: {place.name} is of type {found.dtype}, not floating point"
+                    f"{what_tensors(self._files.tensors)}"
                 )
             self.tensors[part] = TensorInfo(wanted[part], found.dtype)
 

@@ -20,7 +20,6 @@ INDEX = ["--text-tokenizer", "nowhere"]
 # Of each tool: wrong usage, wrong input. Paths are below an empty folder.
 WRONG: dict[str, tuple[list[list[str]], list[list[str]]]] = {
     "benchmark": ([[], ["steps"], ["step", "--dtype", "fp8"]], [["dispatch", "--json", "nowhere/report.json"]]),
-    "build_compositional": ([[], ["--output"]], [["--output", "out", "--caption-forms", "9"]]),
     "convert_checkpoint": (
         [[], ["inspect"], ["verify", "a", "b", "--tolerance", "small"], ["inspect", "a", "--model.num_layers", "3"]],
         [["inspect", "nowhere"], ["verify", "nowhere", "nowhere"], ["init-from-hf", "nowhere", "out"]],

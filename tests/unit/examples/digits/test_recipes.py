@@ -57,7 +57,11 @@ def test_mars_starts_from_its_base() -> None:
         validate(replace(config, parallel=ParallelConfig(tensor=2, sequence=True)), 2)
 
 
-@pytest.mark.parametrize("recipe", [compositional.base, compositional.mars, recipes.base], ids=str)
+@pytest.mark.parametrize(
+    "recipe",
+    [compositional.base, compositional.mars, recipes.base],
+    ids=["compositional.base", "compositional.mars", "digits.base"],
+)
 def test_data_parallel_recipes_are_valid_on_two_ranks(recipe) -> None:
     validate(recipe(), 2)
 

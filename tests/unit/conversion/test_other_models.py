@@ -23,9 +23,27 @@ def said(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.layers.0.self_attn.q_proj.qweight", "base_model.model.lora_A.weight", "blk.0.attn_q.weight"]
-)
+TENSORS = {
+    "model.layers.0.self_attn.q_proj.qweight": "GPTQ or AWQ",
+    "model.layers.0.mlp.down_proj.weight.absmax": "bitsandbytes",
+    "model.layers.0.mlp.down_proj.SCB": "bitsandbytes",
+    "model.layers.0.mlp.down_proj.weight_scale_inv": "fp8",
+    "model.layers.0.mlp.down_proj.weight_packed": "compressed-tensors",
+    "model.layers.0.mlp.experts.gate_up_proj_blocks": "MXFP4",
+    "model.layers.0.mlp.down_proj.W_q": "quantised",
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": "adapter",
+    "model.layers.0.self_attn.q_proj.base_layer.weight": "adapter",
+    "_orig_mod.model.norm.weight": "wrapper",
+    "blk.0.attn_q.weight": "GGUF",
+    "tok_embeddings.weight": "Meta",
+    "visual.blocks.0.attn.qkv.weight": "several modalities",
+    "model.layers.0.mlp.experts.0.up_proj.weight": "mixture of experts",
+    "score.weight": "classifier",
+    "layers.0.input_layernorm.weight": "without its head",
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
 def test_tensors_of_other_models(made_language_model: Made, tmp_path: Path, name: str) -> None:
     """The folder says that it is a plain language model, and its tensors that it is not."""
     folder = tmp_path / "model"
@@ -33,7 +51,7 @@ def test_tensors_of_other_models(made_language_model: Made, tmp_path: Path, name
     file = folder / "model.safetensors"
     save_file({**load_file(file), name: torch.ones(2)}, file, {"format": "pt"})
     text = said(lambda: init_from_hf(folder, tmp_path / "out"))
-    assert all(message in text for message in (str(file), name, "is unknown")), text
+    assert all(message in text for message in (str(file), name, "is unknown", TENSORS[name])), text
 
 
 def test_packed_types_and_empty_tensors(made_language_model: Made, tmp_path: Path) -> None:
@@ -43,8 +61,8 @@ def test_packed_types_and_empty_tensors(made_language_model: Made, tmp_path: Pat
     found = load_file(file)
     for tensor, more, messages in (
         (found[name].to(torch.uint8), {}, (f"{name} is of type torch.uint8",)),
-        (found[name].to(torch.uint8), {f"{name}.quant_map": torch.ones(2)}, ("quant_map", "is unknown")),
-        (found[name].to(torch.float8_e4m3fn), {f"{name}_scale_inv": torch.ones(2)}, ("F8_E4M3", "quantised")),
+        (found[name].to(torch.uint8), {f"{name}.quant_map": torch.ones(2)}, ("quant_map", "bitsandbytes")),
+        (found[name].to(torch.float8_e4m3fn), {f"{name}_scale_inv": torch.ones(2)}, ("F8_E4M3", "fp8")),
     ):
         save_file({**found, name: tensor, **more}, file, {"format": "pt"})
         text = said(lambda: init_from_hf(folder, tmp_path / "out"))
