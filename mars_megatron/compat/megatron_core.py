@@ -59,8 +59,8 @@ def check_offered(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if value and not OFFERED[name]:
             raise ValueError(
-                f"{name}={value} needs megatron-core 0.18 or later; {package_info.__version__} is installed. "
-                "Use Python >= 3.12 with megatron-core 0.19, or leave the setting out"
+                f"{name}={value} needs megatron-core 0.19; {package_info.__version__} is installed. "
+                "Use Python >= 3.12 with megatron-core 0.19.2, or leave the setting out"
             )
 
 

@@ -21,7 +21,7 @@ class TaskWeights:
     Args:
         t2i: Text-to-image, of documents with an image.
         i2t: Captioning, of documents with an image.
-        sr: Super-resolution, of documents with an image at two resolutions; plain next-token prediction so far.
+        sr: Super-resolution, of documents with an image at two resolutions; image.next_k sets its K.
         text: Language modelling, of text documents. Frozen text experts learn nothing from it.
         interleaved: Documents of several texts and images, all of which is learned.
     """

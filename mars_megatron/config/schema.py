@@ -249,7 +249,7 @@ class OptimizerConfig:
         weight_decay: Decoupled weight decay (not on biases and norms).
         clip_grad: Global gradient-norm limit; 0 disables clipping.
         grad_norm_skip_threshold: A step whose global gradient norm is above this changes nothing; 0 disables. Needs
-            megatron-core 0.18 or later.
+            megatron-core 0.19.
     """
 
     lr: float = 1e-3
@@ -304,7 +304,7 @@ class CheckpointConfig:
         init_optimizer: What init_from gives the optimiser. fresh: nothing. keep, with init_visual keep: its moments
             and master weights; schedule and position in the data start anew.
         verify_integrity: Save SHA-256 sums of a checkpoint's files, and compare them before one that has them is
-            loaded; reads every file once more. Needs megatron-core 0.18 or later.
+            loaded; reads every file once more. Needs megatron-core 0.19.
     """
 
     dir: str = ""
@@ -340,9 +340,10 @@ class EvaluationConfig:
     """Scores of the model while it is trained, beside the losses on the validation split.
 
     Args:
-        interval: Steps between evaluations, the last one behind the last step; 0 disables.
-        suites: Suites of tools/evaluate.py by name, or by the dotted name of a class of one's own, with their options,
-            such as {"facts": {"facts": "facts.jsonl"}}.
+        interval: Steps between evaluations; the last one follows the last step. 0 disables.
+        suites: The suites of tools/evaluate.py to run, by name, with their options, such as
+            {"facts": {"facts": "facts.jsonl"}}. A suite of your own is named as package.module.name,
+            package.module:name or folder/file.py:name.
     """
 
     interval: int = 0
