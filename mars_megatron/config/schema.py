@@ -299,7 +299,8 @@ class CheckpointConfig:
         init_from: Checkpoint folder from which parameters are initialised.
         init_visual: Initialisation of the visual side with init_from. copy: the checkpoint is a language model; visual
             experts become copies of its text experts and image rows its mean text row. random: the same, but visual
-            experts are random. keep: the checkpoint is a MARS model of an earlier stage, whose visual experts are loaded.
+            experts are random. keep: the checkpoint is a MARS model of an earlier stage, whose visual experts are
+            loaded.
         init_optimizer: Initialisation of the optimiser with init_from. fresh: empty state. keep, with init_visual keep:
             the saved moments and master weights. Schedule and position in the data are not loaded.
         verify_integrity: Save SHA-256 sums of a checkpoint's files, and compare them before such a checkpoint

@@ -13,8 +13,8 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import validate
 from mars_megatron.recipes.registry import ACCEPTED, get_recipe
 
-DESCRIPTION = """Train a model. Settings come from the recipe, then from the YAML file, then from the options below; the later
-takes precedence. The defaults shown are those of the chosen recipe and file."""
+DESCRIPTION = """Train a model. Settings come from the recipe, then from the YAML file, then from the options below; the
+later takes precedence. The defaults shown are those of the chosen recipe and file."""
 INIT_FROM = "--checkpoint.init_from"
 
 
