@@ -48,7 +48,7 @@ class Fact:
     """A sentence with one right ending.
 
     Args:
-        prompt: Its beginning.
+        prompt: Start of the sentence.
         answer: What must come next.
         group: What results are reported by; empty if none.
     """
