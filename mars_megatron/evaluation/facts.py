@@ -16,7 +16,7 @@ from mars_megatron.files.plain_text import parse_json, read_lines
 
 @dataclass(frozen=True)
 class Facts:
-    """Share of sentences that the model completes rightly, written greedily: of all and by group.
+    """Share of sentences that the model completes correctly by greedy sampling: of all and by group.
 
     Args:
         facts: JSONL of sentences, such as {"prompt": "three plus four is", "answer": "seven", "group": "sums"}.

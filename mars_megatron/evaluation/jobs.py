@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 # The class of each, and what it is about.
 SUITES = {
-    "prompt_fidelity": ("prompt_fidelity:PromptFidelity", "whether drawn images show what was asked for"),
-    "captions": ("caption_accuracy:Captions", "whether captions of real images name their label"),
+    "prompt_fidelity": ("prompt_fidelity:PromptFidelity", "share of drawn images that show their prompt"),
+    "captions": ("caption_accuracy:Captions", "share of captions of real images that name the label"),
     "text": (
         "text_preservation:TextPreservation",
-        "how far a model has moved from its language model",
+        "text of a model compared with its language model",
     ),
-    "facts": ("facts:Facts", "whether sentences are completed rightly"),
+    "facts": ("facts:Facts", "share of sentences completed correctly"),
     "likelihood": ("likelihood:Likelihood", "nats per token of held-out samples"),
     "fid": ("fid:Fid", "Frechet distance between drawn and real images"),
-    "clip": ("clip:ClipScore", "CLIP score: how well drawn images fit their prompts"),
+    "clip": ("clip:ClipScore", "CLIP score of drawn images and their prompts"),
     "t2i_compbench": (
         "t2i_compbench.compbench:T2ICompBench",
-        "prompts of attributes and relations, scored by given models",
+        "T2I-CompBench: attributes and relations, scored by models that you give",
     ),
 }
 ACCEPTED = f"{', '.join(SUITES)}, or the class of a suite as {FORMS}"
