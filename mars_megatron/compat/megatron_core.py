@@ -1,4 +1,4 @@
-"""megatron-core: what is replaced in it, and everything in which its supported releases differ (0.16.1 and 0.19).
+"""megatron-core: replaced names, and all differences between its supported releases (0.16.1 and 0.19).
 
 What the CPU platform replaces is in `compat.cpu`. The tables of patches name what an upgrade may take away;
 tests/unit/compat holds them.

@@ -1,4 +1,4 @@
-"""The part of the configuration that says what a run reads."""
+"""The settings of the data of a run."""
 
 from __future__ import annotations
 

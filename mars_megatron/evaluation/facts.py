@@ -1,4 +1,4 @@
-"""Completion accuracy: what a language model knows."""
+"""Completion accuracy of a language model on sentences."""
 
 from __future__ import annotations
 

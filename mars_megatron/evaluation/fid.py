@@ -1,4 +1,4 @@
-"""Frechet distance between drawn and real images, whose statistics are computed once and kept."""
+"""Frechet distance between drawn and real images, whose statistics are computed once and stored."""
 
 from __future__ import annotations
 

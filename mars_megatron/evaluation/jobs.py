@@ -1,4 +1,4 @@
-"""The suites by name, and those that a user writes. Their modules are imported when asked for."""
+"""The suites by name, and suites of users. Their modules are imported when they are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mars_megatron.evaluation.dataclass_options import build
 if TYPE_CHECKING:
     from mars_megatron.evaluation.suite import Suite
 
-# The class of each, and what it is about.
+# The class of each, and its short description.
 SUITES = {
     "prompt_fidelity": ("prompt_fidelity:PromptFidelity", "share of drawn images that show their prompt"),
     "captions": ("caption_accuracy:Captions", "share of captions of real images that name the label"),

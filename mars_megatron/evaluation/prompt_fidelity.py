@@ -1,4 +1,4 @@
-"""Prompt fidelity: whether drawn images show what was asked for, in the eyes of a classifier."""
+"""Prompt fidelity: whether a classifier recognises the label of the prompt in drawn images."""
 
 from __future__ import annotations
 

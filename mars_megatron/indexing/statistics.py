@@ -1,4 +1,4 @@
-"""What is in an index, in numbers."""
+"""Statistics of an index."""
 
 from __future__ import annotations
 

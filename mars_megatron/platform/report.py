@@ -1,4 +1,4 @@
-"""What this machine has of what the project can use, and what each absence costs."""
+"""Libraries and devices of this machine, and the effect of each missing one."""
 
 from __future__ import annotations
 
