@@ -73,7 +73,7 @@ def exit_code(program: Callable[[], int | None]) -> int:
         first = str(error).splitlines()[0]
         message = f"the GPU has too little memory free; give a smaller batch size, or the CPU as device ({first})"
     except KeyboardInterrupt:
-        print("interrupted; run it again to go on", file=sys.stderr)
+        print("interrupted; run it again to resume", file=sys.stderr)
         return 130
     rank = os.environ.get("RANK")
     print(f"error (rank {rank}): {message}" if rank else f"error: {message}", file=sys.stderr)

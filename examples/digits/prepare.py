@@ -1,4 +1,4 @@
-"""Writes the quickstart's raw input: pictures with captions, the text corpus, and what the scoring needs."""
+"""Writes the raw input of the quickstart: images with captions, the text corpus, and the files for scoring."""
 
 from __future__ import annotations
 

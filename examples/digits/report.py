@@ -1,4 +1,4 @@
-"""Joins the scores and the seconds of every phase into the quickstart's report, and prints what matters."""
+"""Writes the report of the quickstart from the scores and the seconds of every phase, and prints a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores the stages: what I and II draw, and what each stage III makes of stage I's pictures and of real ones."""
+"""Scores the stages: images of I and II, and stage III's enlargements of stage I's images and of real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures every kept checkpoint of every run: what it draws, and what has become of its language."""
+"""Measures every kept checkpoint of every run: image likelihood and fidelity, and the drift of its text."""
 
 from __future__ import annotations
 

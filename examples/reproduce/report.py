@@ -1,4 +1,4 @@
-"""Writes results.md and its plots from what the runs left behind."""
+"""Writes results.md and its plots from the results of the runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs left behind: curves over steps by arm and seed."""
+"""The results of the runs: curves over steps by variant and seed."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def inspect() -> list[Finding]:
             "the longest for torch's attention",
         ),
         _package("apex", "apex", "apex", "no fused kernels of apex; torch's fused AdamW updates the parameters"),
-        _package("DeepSpeed", "deepspeed", "deepspeed", "nothing: DeepSpeed is not used"),
+        _package("DeepSpeed", "deepspeed", "deepspeed", "nothing; DeepSpeed is not used"),
         _gpus(),
         _communication("NCCL", "is_nccl_available", "ranks on GPUs cannot communicate: one GPU only"),
         _communication("gloo", "is_gloo_available", "ranks on CPUs cannot communicate: one process only"),

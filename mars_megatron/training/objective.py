@@ -77,7 +77,7 @@ class NextToken:
     """The mean over all targets of the loss of the next token.
 
     Args:
-        text_weight: Factor of the text targets in the optimised loss. Logged losses are without it, so that runs compare.
+        text_weight: Factor of the text targets in the optimised loss. Logged losses are without it.
     """
 
     num_measures = 5 + 2 * len(TASKS)
