@@ -23,6 +23,7 @@ from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.prompts import read_prompts
+from mars_megatron.program import exit_code
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
 
 GUIDANCE = 3.0
@@ -135,7 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_code(main))
