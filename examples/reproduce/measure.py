@@ -107,7 +107,7 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
             )
         return
     if not (folder / "finished").exists():
-        raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to go on")
+        raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to resume")
     # An interrupted run has one more, where it stopped.
     steps = [step for step in folders.complete_steps(folder) if step % KEPT_INTERVAL == 0]
     checkpoints = [folders.step_folder(folder, step) for step in steps]
