@@ -79,12 +79,7 @@ def test_what_the_names_give() -> None:
 
 @pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
 def test_they_are_used_in_compat_alone(room: str) -> None:
-    known = {part for name in NAMES for part in name.split(".") if private(part)} | {
-        "_processes",
-        "_actions",
-        "_forward_hooks",
-        "_forward_pre_hooks",
-    }
+    known = {part for name in NAMES for part in name.split(".") if private(part)} | OF_OBJECTS
     for path in (PACKAGE / room).rglob("*.py"):
         accepted = ACCEPTED | (known if room == "compat" else set())
         assert foreign_names(path) <= accepted, path

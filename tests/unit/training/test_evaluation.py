@@ -82,7 +82,7 @@ def test_wrong_suites_are_refused_before_training(tiny: RunConfig, tmp_path: Pat
     for suites, message in (
         ({"facts": {"facts": "/none"}}, "facts /none is not a file"),
         ({"facts": {}}, "evaluation.suites: facts: .* required: facts"),
-        ({"other": {}}, "other asks for the suite 'other'; accepted: "),
+        ({"other": {}}, "evaluation.suites: other is 'other'; accepted: prompt_fidelity, "),
     ):
         trainer = Trainer(evaluated(configured(tiny, checkpoint__dir=tmp_path / "run"), suites))
         with pytest.raises(ValueError, match=message):
