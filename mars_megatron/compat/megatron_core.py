@@ -22,6 +22,7 @@ from megatron.core.dist_checkpointing import validation
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.models.backends import BackendSpecProvider
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.spec_utils import ModuleSpec
 from torch import nn
 
@@ -120,6 +121,14 @@ def may_free_sent_outputs(interleaved: bool) -> bool:
         interleaved: A rank has several model chunks.
     """
     return not interleaved or RELEASE >= (0, 18)
+
+
+def forget_loss_scale() -> None:
+    """Forget the scale of the routers' losses that a former run of this process has left.
+
+    The next step sets it, into the tensor that is there: of another shape where one of the runs scales its loss.
+    """
+    MoEAuxLossAutoScaler.main_loss_backward_scale = None
 
 
 def _queue_of_this_process(_original: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
 from torch.utils._device import _device_constructors
 
 fused_adamw = torch._fused_adamw_  # one kernel for all parameters; the public optimiser keeps a step for each
@@ -21,3 +23,13 @@ def disable_compiler() -> None:
 def remember_factories() -> None:
     """Let torch list its tensor factories now; it does so once, when first asked for torch.device(...) as a context."""
     _device_constructors()
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of the module runs hooks around its forward: its own, or those of all modules."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+    )

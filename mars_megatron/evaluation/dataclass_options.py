@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from mars_megatron.compat.standard_library import actions
+
 Options = TypeVar("Options")
 METAVARS = {int: "N", float: "X"}
 
@@ -46,7 +48,7 @@ def build(kind: type[Options], values: Mapping[str, Any], source: str) -> Option
 def add_arguments(parser: argparse.ArgumentParser, kind: type, title: str) -> None:
     """Give a parser the options of a dataclass, `--like-this`; `values_of` reads them."""
     types, group = get_type_hints(kind), parser.add_argument_group(title)
-    told = {action.dest: " ".join(str(action.help).split()) for action in _parser(kind)._actions}
+    told = {action.dest: " ".join(str(action.help).split()) for action in actions(_parser(kind))}
     for field in dataclasses.fields(kind):
         declared, is_required = types[field.name], field.default is dataclasses.MISSING
         note = "required" if is_required else f"default: {_shown(field.default)}"

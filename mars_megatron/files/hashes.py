@@ -64,7 +64,7 @@ def content_fingerprint(path: str | Path, *, sampled: bool = True) -> str:
     return digest.hexdigest()[:24]
 
 
-def _add_file(digest: hashlib._Hash, path: Path) -> None:
+def _add_file(digest: Any, path: Path) -> None:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)

@@ -16,7 +16,7 @@ from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_block import TransformerBlock
 from torch import Tensor, nn
 
-from mars_megatron.compat.modules import has_hooks
+from mars_megatron.compat.pytorch import has_hooks
 from mars_megatron.model.attention import HeadLayout, QKNorm, RotaryEmbedding, SemVIEAttention
 from mars_megatron.model.backends import LocalBackend, SampleAttention
 from mars_megatron.model.experts import Experts, RMSNorm

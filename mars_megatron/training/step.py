@@ -16,6 +16,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from torch import Tensor
 
 from mars_megatron import platform
+from mars_megatron.compat import megatron_core
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.platform.parallel import is_last_stage
 from mars_megatron.sequence.batch import Batch
@@ -44,6 +45,7 @@ class Stepper:
         groups: ProcessGroupCollection,
         objective: Objective | None = None,
     ) -> None:
+        megatron_core.forget_loss_scale()
         self.model, self.groups = model, groups
         self.objective = objective or NextToken(config.loss.text_weight)
         self.skip_threshold = config.optimizer.grad_norm_skip_threshold

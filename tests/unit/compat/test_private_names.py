@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,7 +20,10 @@ NAMES = (
     "torch._C._dispatch_has_kernel_for_dispatch_key",
     "torch._dynamo.config.disable",
     "torch.utils._device._device_constructors",
+    "torch.nn.modules.module._global_forward_hooks",
+    "torch.nn.modules.module._global_forward_pre_hooks",
 )
+OF_OBJECTS = {"_processes", "_actions", "_forward_hooks", "_forward_pre_hooks"}  # tried below and in test_pytorch.py
 # Not of other packages, or public in spite of their names; _attn_implementation is in exported code, which has no
 # compat, and is how transformers says which attention was asked for.
 ACCEPTED = {"_C", "_exit", "_replace", "_attn_implementation"}
@@ -67,12 +71,15 @@ def test_what_the_names_give() -> None:
         pool.submit(int).result()
         (worker,) = standard_library.workers(pool)
         assert worker.is_alive()
+    parser = argparse.ArgumentParser()
+    option = parser.add_argument("--option")
+    assert option in standard_library.actions(parser)
     assert hasattr(PretrainedConfig(), "_attn_implementation")
 
 
 @pytest.mark.parametrize("package", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
 def test_they_are_used_in_compat_alone(package: str) -> None:
-    known = {part for name in NAMES for part in name.split(".") if private(part)} | {"_processes"}
+    known = {part for name in NAMES for part in name.split(".") if private(part)} | OF_OBJECTS
     for path in (PACKAGE / package).rglob("*.py"):
         accepted = ACCEPTED | (known if package == "compat" else set())
         assert foreign_names(path) <= accepted, path

@@ -363,7 +363,7 @@ def test_nothing_fits(config):
         ({"tasks": TaskWeights(0.0, 0.0, sr=1.0)}, {}, "data.tasks is .*serve i2t, t2i, text; give one"),
         ({"micro_batch_tokens": BUDGET + 1}, {"row_multiple": 2}, "data.micro_batch_tokens is 129"),
         ({}, {"row_multiple": 64}, "parallel.tensor is 64"),
-        ({"path": "nowhere"}, {}, "nowhere.bin is missing"),
+        ({"path": "nowhere"}, {}, "nowhere.idx is missing"),
     ],
 )
 def test_bad_settings(config, changes, arguments, match):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mars_megatron.data import planning
+from mars_megatron.data import planning, planning_reference
 from mars_megatron.data.blend import Part
 from mars_megatron.data.planning import DROPPED, CorpusArrays, RoundSettings, divide_documents, plan_round, scan
 from mars_megatron.index.modes import KINDS, MODE_IMAGE, MODE_LOW, MODE_PART_IMAGE, MODE_PART_TEXT, MODE_TEXT
@@ -71,7 +71,7 @@ def test_native_plans_are_those_of_the_reference(
     samples, offsets, num_too_long = native
     assert len(samples) + num_too_long == sum(stream.count for stream in streams)
     rows = [
-        planning.reference.sample_rows(
+        planning_reference.sample_rows(
             corpora[corpus],
             document,
             task & ~DROPPED,

@@ -130,4 +130,5 @@ def test_the_command_without_options(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("mars_megatron.platform", run_name="__main__")
     assert ended.value.code in (0, None)
-    assert all(name in capsys.readouterr().out for name in NAMES)
+    out = capsys.readouterr().out
+    assert all(name in out for name in NAMES)

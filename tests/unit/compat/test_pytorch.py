@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from mars_megatron.compat.modules import has_hooks
+from mars_megatron.compat.pytorch import has_hooks
 
 WAYS: dict[str, Callable[[nn.Module], Any]] = {
     "own": lambda module: module.register_forward_hook(lambda *_: None),
