@@ -61,7 +61,7 @@ def add_build(subparsers: Any) -> None:
         metavar="PATH",
         help="SentencePiece .model, or a folder: its tokenizer.json as it is, or without one its .model file",
     )
-    add("--image-tokenizer", metavar="FOLDER", help="diffusers VQModel folder; not needed for text alone")
+    add("--image-tokenizer", metavar="FOLDER", help="diffusers VQModel folder; not needed for texts without images")
     add("--resolution", type=int, metavar="PIXELS", help="height and width of the indexed images")
     add("--low-resolution", type=int, metavar="PIXELS", help="also index each image at this size, for super-resolution")
     add(

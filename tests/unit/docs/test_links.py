@@ -48,7 +48,7 @@ def test_links_resolve(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     text = _FENCED.sub("", page.read_text(encoding="utf-8"))
-    named = set(_FILE.findall(text))
+    named = set(_FILE.findall(text)) - {"folder/file.py"}  # which stands for a file of the user
     assert not [name for name in named if not any(any(base.glob(name)) for base in (ROOT, ROOT / "mars_megatron"))]
 
 
