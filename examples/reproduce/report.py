@@ -47,7 +47,8 @@ def introduction(results: Results) -> str:
     """What was done."""
     return (
         "# The paper's questions at small scale\n\n"
-        f"Handwritten digits of 16 pixels (16 tokens), the model of the recipe `digits`, {STEPS} steps, seeds "
+        f"Handwritten digits of 16 pixels (16 tokens), the model of the recipe "
+        f"`examples.digits.recipes.mars`, {STEPS} steps, seeds "
         f"{', '.join(map(str, SEEDS))} of the data and of random beginnings; every run starts from the same language "
         f"model. Likelihoods are of {results.num_pictures('frozen')} pictures by other writers, the same for all "
         "arms of a seed, in nats per image token (codes and the end of the image). Where a figure disagrees with the "

@@ -75,7 +75,7 @@ def suite_class(name: str, setting: str = "suite") -> type[Suite]:
             f"{setting} is {name!r}, a {type(found).__name__}{lacks}; accepted: a dataclass as "
             "mars_megatron.evaluation.suite.Suite describes it"
         )
-    kind: type[Suite] = load_attribute(setting, name, ACCEPTED)
+    kind: type[Suite] = found
     return kind
 
 
