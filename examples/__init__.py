@@ -1,1 +1,1 @@
-"""Runs on handwritten digits, and scripts. Started from the root of the repository, where its modules are found."""
+"""Examples on handwritten digits, and scripts. Start them from the root of the repository."""

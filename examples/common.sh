@@ -23,7 +23,7 @@ phase() {
         began=$(date +%s.%N)
         "$@"
         if [[ ! -e $output ]]; then
-            echo "$name stopped before it was done; run this script again to go on" >&2
+            echo "$name stopped before it was done; run this script again to resume" >&2
             exit 1
         fi
         printf '%s %s %s\n' "$name" "$began" "$(date +%s.%N)" >>"$RUN_DIR/phases.txt"

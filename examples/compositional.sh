@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Two coloured handwritten digits in a spatial relation ("a red three left of a blue seven", English, Chinese): builds
-# the benchmark, trains a small language model and a MARS on it, and scores combinations seen and never seen.
+# the benchmark, trains a small language model and a MARS model, and scores seen and unseen combinations.
 #
 #   bash examples/compositional.sh
 #
-# Run again after an interruption, it goes on where it stopped; delete RUN_DIR to start over. What moves the scores:
+# Run it again after an interruption, and it resumes. Delete RUN_DIR to start over. Variants:
 #   RUN_DIR=runs/forms BUILD="--caption-forms 4" bash examples/compositional.sh
 #   RUN_DIR=runs/pairs BUILD="--unseen-pairs 4" bash examples/compositional.sh
 #   RUN_DIR=runs/experts MARS="--experts.visual 4" bash examples/compositional.sh

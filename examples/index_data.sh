@@ -4,17 +4,17 @@
 #SBATCH --output=%x-%A_%a.out
 #SBATCH --open-mode=append
 #
-# Builds an index on many hosts: a Slurm array, each of whose tasks takes its share of the input files.
+# Builds an index on many hosts: a Slurm array. Each task indexes its share of the input files.
 #
 #   export INPUT='shards/*.tar' OUTPUT=corpus/train RESOLUTION=256
 #   export TEXT_TOKENIZER=start/tokenizer IMAGE_TOKENIZER=start/image_tokenizer
 #   job=$(sbatch --parsable --array 0-7 --gpus 1 examples/index_data.sh)
 #   sbatch --dependency "afterok:$job" --wrap ".venv/bin/python tools/index_data.py merge --output $OUTPUT"
 #
-# Submit from the repository, after `bash examples/setup.sh`. What is finished is kept when a task is submitted again
-# (for some tasks alone say of how many they are: TASKS=8 sbatch --array 3,5 ...). An array builds shards, one of a
-# single task too, and never merges.
-# Arguments are passed on to `tools/index_data.py build`. Outside of Slurm one task does everything and merges.
+# Submit from the repository, after `bash examples/setup.sh`. A task that is submitted again keeps its finished shards.
+# To submit only some tasks, give their total number: TASKS=8 sbatch --array 3,5 ... An array only builds shards, even
+# with a single task; it does not merge.
+# Arguments are passed on to `tools/index_data.py build`. Outside of Slurm, one task builds everything and merges.
 set -euo pipefail
 
 : "${INPUT:=}"          # a folder, a file, or a glob of them

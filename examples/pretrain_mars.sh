@@ -10,17 +10,17 @@
 #   DATA_PATH=corpus/train INIT_FROM=runs/base sbatch --nodes 8 --gpus-per-node 8 examples/pretrain_mars.sh
 #   DEVICE=cpu RECIPE=tiny DATA_PATH=corpus/train bash examples/pretrain_mars.sh --training.steps 20
 #
-# Submit from the repository, after `bash examples/setup.sh`. Arguments are settings of the run and win over all the
-# knobs below. A complete checkpoint in OUTPUT is resumed. DRY_RUN=1 checks everything and prints the commands.
+# Submit from the repository, after `bash examples/setup.sh`. Arguments are settings of the run and take precedence
+# over the variables below. A complete checkpoint in OUTPUT is resumed. DRY_RUN=1 checks everything and prints the commands.
 set -euo pipefail
 
-# What is trained, and where from.
+# The run and its initialisation.
 : "${RECIPE:=mars_7b_stage1}"
 : "${CONFIG:=}"          # YAML file of settings, over the recipe
 : "${DATA_PATH:=}"       # prefix of the index made by tools/index_data.py; empty: CONFIG names the data
 : "${TEXT_TOKENIZER:=}"  # empty: not compared with the index's
 : "${IMAGE_TOKENIZER:=}" # empty: not compared with the index's
-: "${INIT_FROM:=}"       # checkpoint to start from; "random" says that there is none on purpose
+: "${INIT_FROM:=}"       # checkpoint to start from; "random" initialises at random
 : "${OUTPUT:=runs/$RECIPE}"
 : "${SAVE_INTERVAL:=1000}" # steps
 : "${STEPS:=}"             # empty: the recipe's

@@ -5,7 +5,7 @@
 #
 #   bash examples/stages.sh
 #
-# Run again after an interruption, it goes on where it stopped; delete RUN_DIR to start over.
+# Run it again after an interruption, and it resumes. Delete RUN_DIR to start over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

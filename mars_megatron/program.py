@@ -1,8 +1,8 @@
-"""The frame of every command line, training and the tools: what a process ends with.
+"""The common frame of all command lines, of training and of the tools: parser and exit codes.
 
-- 0: done. A training run that a signal asked to stop has done what it was asked, behind a checkpoint.
-- 1: a finding: an index that is unsound, checkpoints that differ, an image that came out otherwise. A fault of the
-  program itself, which shows its traceback, is 1 too: who asks whether all is well must not hear yes.
+- 0: done. A training run that is asked to stop saves a checkpoint, and ends with 0.
+- 1: a finding: an index that is unsound, checkpoints that differ, an image that differs. An error of the program
+  itself, which prints a traceback, is 1 too, so that a script does not take it for success.
 - 2: wrong input or usage, with a message that names it.
 - 130: interrupted by Ctrl-C; indexing by SIGTERM too.
 """
@@ -80,7 +80,7 @@ def exit_code(program: Callable[[], int | None], *, tool: bool = True) -> int:
             first = str(error).splitlines()[0]
             message = f"the GPU has too little memory free; give a smaller batch size, or the CPU as device ({first})"
     except KeyboardInterrupt:
-        print("interrupted; run it again to go on", file=sys.stderr)
+        print("interrupted; run it again to resume", file=sys.stderr)
         return 130
     rank = os.environ.get("RANK")
     print(f"error (rank {rank}): {message}" if rank else f"error: {message}", file=sys.stderr)

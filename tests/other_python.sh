@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The checks that depend on the release of megatron-core, on another Python than that of .venv, where one is installed:
-# model, training, checkpoints, layouts, and checkpoints that move between the two.
+# Runs the checks that depend on the release of megatron-core on another installed Python than that of .venv: model,
+# training, checkpoints, layouts, and checkpoints that move between the two.
 #
 #   bash tests/other_python.sh
 #
-# Knobs: OTHER_PYTHON (interpreter to start from; by default python3.12, 3.13 or 3.11, the first that is installed and
-# of another version than .venv's), SETUP_SECONDS (after which its packages count as not to be had). Its environment is
-# made in .venv-<version>; where it cannot be made, a line says so, and nothing is checked.
+# Variables: OTHER_PYTHON (the interpreter; default: the first of python3.12, 3.13 and 3.11 that is installed and of
+# another version than .venv's), SETUP_SECONDS (time limit of the installation). The environment is made in
+# .venv-<version>. If it cannot be made, the script says so, checks nothing and ends with 0.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,7 +22,7 @@ skip() {
     exit 0
 }
 
-# pyenv's too: it puts on PATH the versions alone that were chosen.
+# Looks into pyenv's folder too: pyenv puts only the selected versions on PATH.
 find_other() {
     local name candidate own
     own=$(version .venv/bin/python)

@@ -6,19 +6,19 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage() {
     cat <<'END'
 bash tests/run.sh            all tests but those marked long or gpu; at most 15 minutes on two idle cores
-bash tests/run.sh --quick    the files of tests/quick.txt, some of every room; at most 3 minutes on two idle cores
-bash tests/run.sh ARGUMENTS  what pytest is given, such as tests/unit/sequence -k plan
-bash tests/run.sh --help     this text, and nothing is done
+bash tests/run.sh --quick    the files of tests/quick.txt, some of every package; at most 3 minutes on two idle cores
+bash tests/run.sh ARGUMENTS  passes the arguments to pytest, such as tests/unit/sequence -k plan
+bash tests/run.sh --help     only prints this text
 
 Examples of arguments:
   -m long tests              the tests that take minutes each
   -m gpu tests               the tests on an NVIDIA GPU
   --lf                       those that failed in the last run
   tests/distributed -x       real ranks, up to the first failure
-  --durations 30             more of the slowest tests
+  --durations 30             the times of the 30 slowest tests
 
-It first runs examples/setup.sh, which does nothing where everything is there. OMP_NUM_THREADS is 1 unless it is set.
-Knobs: those of examples/setup.sh, such as PYTHON and VENV for another Python than that of .venv.
+It first runs examples/setup.sh, which does nothing if everything is up to date. OMP_NUM_THREADS is 1 unless it is set.
+Variables are those of examples/setup.sh, such as PYTHON and VENV for another Python than that of .venv.
 Time limits of tests grow with the load of the machine; --timeout SECONDS sets them.
 END
 }

@@ -1,4 +1,4 @@
-"""Time the project's parts against the usual ways of doing the same, side by side in one process."""
+"""Time parts of the project and common alternatives, in one process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from mars_megatron.program import Parser, run_program
 
 EPILOG = """\
-Every ratio is the other's time / ours, medians of one run: above 1, ours is faster. --json writes
+Every ratio is the alternative's time / ours, medians of one run: above 1, ours is faster. --json writes
 {"ratios": {...}, "seconds": {...}, "machine": {...}}.
 """
 
 DISPATCH = """\
-Bring the tokens of a packed sequence to their experts and back: ours against two copies of the same bytes (copy),
+Copy the tokens of a packed sequence to their experts and back. Ours against two copies of the same bytes (copy),
 torch's index_select both ways (index_select), boolean masks (masks) and megatron-core's permute and unpermute
-(mcore_permute). Everyone allocates its outputs; what routing alone decides is made before, but masks counts its tokens
-and mcore_permute sorts them in every call, as they would in every layer. Also the time to build a dispatch plan.
+(mcore_permute). All allocate their outputs. Values that depend only on routing are computed before, but masks counts
+its tokens and mcore_permute sorts them in every call, as in every layer. Also the time to build a dispatch plan.
 """
 
 DISPATCH_EPILOG = """\
@@ -42,7 +42,7 @@ In the JSON, ratios[SHARE][NAME] and seconds[SHARE][NAME], a share being written
 CONVERT = """\
 Conversions of checkpoints (init-from-hf, export-hf, import-hf) of a model with the shapes of 7B, few layers, a small
 vocabulary and random bf16 weights, against copying the files that they write; both end when the bytes are on the disk.
-Each kind runs in a process of its own, of which the peak of resident memory (mapped files included) is told too.
+Each conversion runs in its own process, whose peak of resident memory (mapped files included) is reported too.
 """
 
 CONVERT_EPILOG = """\
@@ -51,17 +51,17 @@ and bytes of peak memory above a fresh interpreter with torch (peak) and with th
 """
 
 DATA = """\
-The way of the data, against the bars that it is to meet. text: indexing texts in JSONL, against a plain loop that uses
+Indexing, loading and packing, against required values. text: indexing texts in JSONL, against a plain loop that uses
 the same tokenizer and megatron-core's IndexedDatasetBuilder (both must write the same tokens). image: indexing JPEG
 files in a tar, against the image tokenizer alone on pixels that are in memory (of random weights, aMUSEd's shape made
 narrower; then the quickstart's small one). loader: tokens that one worker delivers, against what the step of the tiny
-recipe consumes. startup: from the imports to the first micro-batch of stage I of 7B, and memory. packing: what stays
-unused of micro-batches of stage I.
+recipe consumes. startup: from the imports to the first micro-batch of stage I of 7B, and memory. packing: the
+unused rows in micro-batches of stage I.
 """
 
 DATA_EPILOG = """\
-In the JSON, ratios has text, image, image_small and loader; seconds[NAME] what was measured, and seconds["figures"] the
-lines of the table with their bars.
+In the JSON, ratios has text, image, image_small and loader; seconds[NAME] the measurements, and seconds["figures"] the
+rows of the table with the required values.
 """
 
 SAMPLE = """\
@@ -128,7 +128,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     sample = parts.add_parser("sample", help="drawing images", description=SAMPLE, epilog=SAMPLE_EPILOG, **form)
     add_sampling(sample)
     for part, rounds in ((dispatch, 30), (step, 5), (convert, 3), (sample, 7)):
-        add(part, "--rounds", rounds, "timed calls of each contestant")
+        add(part, "--rounds", rounds, "timed calls of each implementation")
     for part in (dispatch, step, convert, data, sample):
         add(part, "--threads", 0, "threads of torch; 0 leaves its own choice")
         part.add_argument("--json", metavar="FILE", help="write the report there")
@@ -187,20 +187,20 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, **how, help=f"{text} (default: {shown[0]}{quick})")
 
     add_option("parts", "what to measure", nargs="+", choices=PARTS, metavar="PART")
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, for a look")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes: seconds instead of minutes")
     for name, text in (
         ("captions", "texts to index"),
         ("text_vocabulary", "ids of the text tokenizer"),
         ("workers", "worker processes of indexing"),
         ("images", "JPEG files to index"),
-        ("resolution", "side that they are brought to"),
+        ("resolution", "their side after resizing, in pixels"),
         ("batch_size", "images encoded at once"),
         ("small_images", "images of 16 pixels to index"),
         ("micro_batches", "micro-batches that the loader delivers in one timed run"),
         ("steps", "training steps in one timed run"),
         ("documents", "documents of the index of the start-up"),
         ("packed_documents", "documents to pack"),
-        ("rounds", "timed runs of each contestant"),
+        ("rounds", "timed runs of each implementation"),
     ):
         add_option(name, text, type=int, metavar="N")
     add_option("image_size", "width and height of the JPEG files", type=int, nargs=2, metavar="N")

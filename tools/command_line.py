@@ -1,4 +1,4 @@
-"""What the tools that run a checkpoint share: options for its settings, and their end."""
+"""Shared by the tools that run a checkpoint: options for its settings, and the end of a run on several ranks."""
 
 from __future__ import annotations
 

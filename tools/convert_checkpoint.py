@@ -1,4 +1,4 @@
-"""Checkpoints between this project and Hugging Face, compared, inspected, split and merged."""
+"""Convert checkpoints between this project and Hugging Face. Compare, inspect, split and merge them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EPILOG = """\
   python tools/convert_checkpoint.py export-hf runs/mine exported --dtype bf16
   python tools/convert_checkpoint.py verify runs/mine exported --logits
 
-Everything runs on one CPU, tensor by tensor, whatever the model's size; COMMAND --help says more. A checkpoint of this
-project loads under any tensor x pipeline x expert x data parallel layout, optimiser included: no need to reshard.
+Everything runs on one CPU, tensor by tensor; COMMAND --help has the options. A checkpoint of this project loads under
+any tensor, pipeline, expert and data-parallel layout, optimiser included. It need not be resharded.
 """
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -46,36 +46,38 @@ def build_parser() -> argparse.ArgumentParser:
     target = ("target", "folder to make; must not exist, or be empty")
     start = command(
         "init-from-hf",
-        "Make a MARS start checkpoint of a language model (Qwen-7B, Qwen2, Qwen2.5, Qwen3, dense Llama): text expert "
-        "loaded, visual expert its copy, image rows at the mean text row. Any setting that the language model does not "
-        "decide can be given as on the trainer's command line: --experts.visual 4, --image.resolution 512, ... The "
-        "text tokenizer is copied. One that makes ids of texts for which the language model has no row is refused; a "
-        "begin token that it puts in front of texts, which nothing does here, is worth a warning.",
+        "Make an initial MARS checkpoint of a language model (Qwen-7B, Qwen2, Qwen2.5, Qwen3, dense Llama): the text "
+        "expert is loaded, the visual expert is a copy of it, every image row is the mean text row. Settings that the "
+        "language model does not decide are given as in training: --experts.visual 4, --image.resolution 512, ... The "
+        "text tokenizer is copied. It is refused if it gives ids for which the language model has no row. No begin "
+        "token is added to texts; a tokenizer that asks for one causes a warning.",
         ("source", "Hugging Face folder (safetensors or .bin)"),
         target,
     )
     start.add_argument("--image-tokenizer", default="", metavar="FOLDER", help="diffusers VQModel; is copied")
-    start.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="auto: the source's")
+    start.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="auto: that of the source")
     export = command(
         "export-hf",
-        "Export a MARS to a folder that transformers loads with trust_remote_code, with its tokenizers.",
+        "Export a MARS model and its tokenizers to a folder that transformers loads with trust_remote_code.",
         ("source", "a run, or one checkpoint"),
         target,
     )
-    export.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: as it is")
+    export.add_argument(
+        "--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: that of the checkpoint"
+    )
     export.add_argument("--max-shard-size", type=size, default="5GB", metavar="SIZE", help="default: %(default)s")
     for tokenizer in ("text", "image"):
-        export.add_argument(
-            f"--{tokenizer}-tokenizer", default="", metavar="PATH", help="instead of the one that the run names"
-        )
-    command("import-hf", "Turn a folder of export-hf into a checkpoint again.", ("source", "the folder"), target)
+        export.add_argument(f"--{tokenizer}-tokenizer", default="", metavar="PATH", help="instead of that of the run")
+    command(
+        "import-hf", "Make a checkpoint of a folder that export-hf wrote.", ("source", "the exported folder"), target
+    )
     check = command(
         "verify",
         "Compare two checkpoints of any format and layout, tensor by tensor, and the settings that decide what a model "
-        "computes. Of a language model the text side is compared, of a file of extract-visual what is in it. Values "
-        "that are no numbers (nan, inf) are a problem, on whichever side they are.",
+        "computes. Of a language model only the text expert is compared, of a file of extract-visual only its tensors. "
+        "nan and inf on either side are reported as differences.",
         ("first", "run, checkpoint, Hugging Face folder or .safetensors file"),
-        ("second", "the same"),
+        ("second", "as FIRST"),
     )
     check.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="largest difference (default: 0)")
     check.add_argument("--ignore-dtype", action="store_true", help="compare values of different types")
@@ -83,19 +85,21 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--logits-tolerance", type=float, default=2e-5, metavar="X", help="largest difference (default: %(default)s)"
     )
-    show = command("inspect", "Say what is in a checkpoint without loading tensors.", ("source", "as for verify"))
+    show = command(
+        "inspect", "Print the contents of a checkpoint without loading tensors.", ("source", "as for verify")
+    )
     show.add_argument("--json", action="store_true", help="everything, the configuration too, as JSON")
     command(
         "extract-visual",
-        "Write what was trained alone to one file, without the frozen language model.",
+        "Write only the trained parameters to a file, without the frozen language model.",
         ("source", "a run, a checkpoint or an exported folder"),
         ("target", "the .safetensors file to make"),
     )
     command(
         "merge",
-        "Put a file of extract-visual back onto the language model that it was trained on.",
-        ("base", "the language model, or a checkpoint with the same text side"),
-        ("visual", "the file"),
+        "Merge a file of extract-visual with the language model that it was trained on.",
+        ("base", "the language model, or a checkpoint with the same text expert"),
+        ("visual", "the file of extract-visual"),
         target,
     )
     return parser

@@ -1,4 +1,4 @@
-"""Score a checkpoint with one suite, or with all that a file asks for."""
+"""Score a checkpoint with one suite, or with all suites of a file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ EPILOG = """\
   python tools/evaluate.py all runs/mars --config suites.yaml
   python tools/evaluate.py SUITE --help
 
-SUITE may be a class of your own, such as my_package.my_module.MySuite (mars_megatron/evaluation/suite.py says what it
-must have). suites.yaml has the options of each suite, and loads the model once:
+SUITE may be a class of your own, as package.module.name, package.module:name or folder/file.py:name. Modules are
+looked for in the current directory first. mars_megatron/evaluation/suite.py describes such a class. suites.yaml has
+the options of each suite; the model is loaded once:
 
   facts: {facts: facts.jsonl}
   fidelity_at_3: {suite: prompt_fidelity, prompts: prompts.jsonl, images: held_out, samples_per_prompt: 5}
 
-Scores are printed with their 95 % confidence intervals, and written with all settings to OUTPUT/SUITE.json. What is
-there is not computed again, and a run after an interruption goes on behind the images, captions, texts and likelihoods
-that it had.
+Scores are printed with 95 % confidence intervals, and written with all settings to OUTPUT/SUITE.json. A finished
+result is not computed again. Run the command again after an interruption, and it keeps the images, captions, texts and
+likelihoods that exist.
 """
 
 
@@ -34,7 +35,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", metavar="FOLDER", help="for SUITE.json (default: evaluation/STEP in the folder of the run)"
     )
-    parser.add_argument("--again", action="store_true", help="compute also what is there, and replace it")
+    parser.add_argument("--again", action="store_true", help="compute finished results again, and replace them")
     add_layout_options(parser)
     add_settings(parser)
 
@@ -49,7 +50,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     for name, (_, about) in SUITES.items():
         if name != chosen:
             suites.add_parser(name, help=about)
-    every = suites.add_parser("all", help="all suites that a file asks for")
+    every = suites.add_parser("all", help="all suites of a file")
     every.add_argument("--config", required=True, metavar="FILE", help="YAML or JSON of suites with their options")
     add_common_options(every)
     if chosen and chosen != "all":

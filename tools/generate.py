@@ -1,4 +1,4 @@
-"""Draw images for prompts: PNG files, a contact sheet, and a manifest from which each image can be made again."""
+"""Draw images for prompts. Write PNG files, a contact sheet, and a manifest from which each image can be reproduced."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ EPILOG = """\
       --prompts prompts.txt --output images --best-of 4 --keep-low
   python tools/generate.py --again images/manifest.jsonl --only images/0003_01.png --output look
 
-Prompts stand one to a line; in a .jsonl file as
+A file of prompts has one prompt per line. A line of a .jsonl file has settings of its own:
   {"prompt": "a red three", "num_images": 2, "seed": 1, "guidance": 4.0}
-where label, group, guidance_schedule, temperature, top_k, top_p and min_p may stand too. The folder gets
-images/PROMPT_IMAGE.png, sheet.png, and manifest.jsonl with a line for each image. Run again after an interruption, or
-with prompts added, it makes what is missing. An image is decided by its prompt, seed and number, whatever is drawn
-beside it. --again makes images of a manifest once more and says whether they came out the same.
+It may also have label, group, guidance_schedule, temperature, top_k, top_p and min_p. The output folder gets
+images/PROMPT_IMAGE.png, sheet.png, and manifest.jsonl with a line for each image. Run the command again after an
+interruption or with more prompts, and it draws the missing images. Prompt, seed and number determine an image; the
+other images of a batch do not change it. --again draws images of a manifest again and compares them bit for bit.
 
-The checkpoints may be of any parallel layout; here models are split over all ranks (or over --tensor of them), and
-further ranks share the images.
+Checkpoints may have any parallel layout. The model is split over all ranks, or over groups of --tensor ranks, which
+share the images.
 """
 # Settings of super-resolution, which otherwise are those of its checkpoint.
 HIGH = {
@@ -40,35 +40,35 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompts", metavar="FILE", help="prompts, see below")
     what.add_argument("--prompt", action="append", metavar="TEXT", help="a prompt (repeatable)")
-    what.add_argument("--again", metavar="MANIFEST", help="make the images of a manifest again, with its settings")
+    what.add_argument("--again", metavar="MANIFEST", help="draw the images of a manifest again, with its settings")
     parser.add_argument("--checkpoint", metavar="FOLDER", help="a checkpoint, or the folder of a run")
     parser.add_argument(
         "--output", metavar="FOLDER", help="where images go (with --again, default: the folder of the manifest)"
     )
     parser.add_argument(
-        "--num-images", type=int, metavar="N", help="images of each prompt whose line does not say (default: 4)"
+        "--num-images", type=int, metavar="N", help="images of each prompt without num_images (default: 4)"
     )
     parser.add_argument(
         "--best-of",
         type=int,
         metavar="N",
-        help="draw N candidates for each image and keep the one of which the checkpoint finds the prompt most probable "
-        "as the caption (before super-resolution; default: 1)",
+        help="draw N candidates for each image and keep the one for which the model gives the prompt the highest "
+        "probability as its caption (before super-resolution; default: 1)",
     )
     parser.add_argument(
         "--resolution",
         choices=("low", "high"),
-        help="low: what --checkpoint draws. high: super-resolution from it (default: low)",
+        help="low: the image that --checkpoint draws. high: the image after super-resolution (default: low)",
     )
     parser.add_argument(
         "--super-resolution",
         metavar="FOLDER",
-        help="checkpoint for --resolution high (default: --checkpoint does both)",
+        help="checkpoint of the super-resolution (default: that of --checkpoint)",
     )
     parser.add_argument("--keep-low", action="store_true", help="write the low-resolution images too, to low/")
     parser.add_argument("--save-codes", action="store_true", help="write the codes of each image too, to codes/*.npz")
     parser.add_argument("--sheet", metavar="FILE", help="contact sheet (default: sheet.png in the folder)")
-    parser.add_argument("--only", action="append", metavar="FILE", help="with --again: this image alone (repeatable)")
+    parser.add_argument("--only", action="append", metavar="FILE", help="with --again: only this image (repeatable)")
     add_layout_options(parser)
     add_settings(parser)
     group = parser.add_argument_group("settings of super-resolution")

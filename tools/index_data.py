@@ -1,4 +1,4 @@
-"""Turn raw images and texts into .bin/.idx indices: build, merge, inspect, validate. Without a command: build."""
+"""Build .bin/.idx indices of raw images and texts; merge, inspect and validate them. Without a command: build."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from mars_megatron.program import Parser, run_program
 
 BUILD_EPILOG = """\
-An input is one of these, or a glob in quotes; each file becomes an index of its own, and these are merged:
+An input is one of these, or a glob in quotes. Each file becomes a shard; the shards are merged:
 
   FOLDER            images and captions.jsonl; or images with metadata.jsonl, .csv or .parquet, here or in folders
                     below; or images with a .txt (one caption) or .json (captions) of the same name (a.txt, or else
@@ -31,14 +31,14 @@ An input is one of these, or a glob in quotes; each file becomes an index of its
   FILE.parquet      columns image (bytes, or struct of bytes and path), captions, low, text, parts
   FILE.txt          one text document per line
 
-Images become upright 8-bit sRGB, on white where they are transparent; bits, alpha and colours (ICC profiles too) are
-those that the file says. One that does not say what its numbers mean, such as a float TIFF without a range, is left
-out with a reason (unknown_range, unknown_colours, unsupported_pixels) and what can be done.
+Images are converted to upright 8-bit sRGB on a white background. Bit depth, alpha and colours (ICC profiles too) are
+read from the file. A file that does not define its sample values, such as a float TIFF without a range, is skipped
+with a reason (unknown_range, unknown_colours, unsupported_pixels) and a remedy.
 
-Written are PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json (the manifest), where
-captions have weights PREFIX.weights.npy, and where something had to be left out PREFIX.skipped.jsonl (what, and why).
-Every file of a folder and every member of a tar file is read or counted as left out; what is not read is named.
-Run again after an interruption, it goes on with the inputs that were not finished.
+Output: PREFIX.bin and PREFIX.idx (megatron-core IndexedDataset with modes), PREFIX.json (the manifest),
+PREFIX.weights.npy if captions have weights, and PREFIX.skipped.jsonl with the reason of every skipped item. Every file
+of a folder and every member of a tar file is read, or counted as left out. Run the command again after an
+interruption, and it resumes with the inputs that are not finished.
 """
 SHEET_ROWS, SHEET_TEXT = 64, 300  # documents, and characters of each, that a picture can show
 
@@ -62,8 +62,8 @@ def add_build(subparsers: Any) -> None:
         help="SentencePiece .model, or a folder: its tokenizer.json as it is, or without one its .model file",
     )
     add("--image-tokenizer", metavar="FOLDER", help="diffusers VQModel folder; not needed for text alone")
-    add("--resolution", type=int, metavar="PIXELS", help="images are brought to this square")
-    add("--low-resolution", type=int, metavar="PIXELS", help="each image also at this size: pairs for super-resolution")
+    add("--resolution", type=int, metavar="PIXELS", help="height and width of the indexed images")
+    add("--low-resolution", type=int, metavar="PIXELS", help="also index each image at this size, for super-resolution")
     add(
         "--fit", choices=("crop", "stretch", "centre"), default="crop",
         help="crop: shorter side to the resolution, the rest cut off; stretch: both sides; centre: cut out at the "
@@ -83,13 +83,13 @@ def add_build(subparsers: Any) -> None:
         help="processes that tokenise texts and decode images; 0: none (default: one per core)",
     )  # fmt: skip
     add("--shard", metavar="I/N", help="only inputs number I, I + N, I + 2N, ... (I from 0); for several hosts")
-    add("--strict", action="store_true", help="the first thing that would be left out is an error, hidden files aside")
+    add("--strict", action="store_true", help="skip nothing: the first such item is an error, hidden files excepted")
     add("--overwrite", action="store_true", help="replace an index of other inputs or settings")
     add("--max-caption-tokens", type=int, default=1024, help="longer captions are dropped (default: %(default)s)")
-    add("--max-text-tokens", type=int, default=4096, help="longer texts are left out (default: %(default)s)")
-    add("--max-pixels", type=int, default=89_478_485, help="larger images are left out (default: %(default)s)")
-    add("--max-bytes", type=int, default=256 << 20, help="longer image files are left out (default: %(default)s)")
-    add("--min-side", type=int, default=2, help="smaller images are left out, in pixels (default: %(default)s)")
+    add("--max-text-tokens", type=int, default=4096, help="longer texts are skipped (default: %(default)s)")
+    add("--max-pixels", type=int, default=89_478_485, help="larger images are skipped (default: %(default)s)")
+    add("--max-bytes", type=int, default=256 << 20, help="longer image files are skipped (default: %(default)s)")
+    add("--min-side", type=int, default=2, help="smaller images are skipped, in pixels (default: %(default)s)")
     add("--allow-outside", action="store_true", help="JSONL may name images outside of its folder")
     add("--no-progress", action="store_true", help="no progress bar")
 
@@ -173,8 +173,8 @@ def add_merge(subparsers: Any) -> None:
     """The command that joins indices."""
     parser = subparsers.add_parser(
         "merge",
-        help="join the shards of a build, or other indices of the same tokenizers and settings",
-        description="Write the documents of several indices, in this order, as one. Done already, it does nothing.",
+        help="merge the shards of a build, or other indices of the same tokenizers and settings",
+        description="Write the documents of several indices, in this order, as one index. If that is done, do nothing.",
     )
     parser.set_defaults(run=run_merge, parser=parser)
     add = parser.add_argument
@@ -183,7 +183,7 @@ def add_merge(subparsers: Any) -> None:
         "--inputs", nargs="+", metavar="PREFIX",
         help="the indices (default: the shards in OUTPUT.shards, all of which must be finished)",
     )  # fmt: skip
-    add("--overwrite", action="store_true", help="replace an index that is at the output")
+    add("--overwrite", action="store_true", help="replace an existing index")
     add("--remove-shards", action="store_true", help="remove OUTPUT.shards afterwards")
     add("--no-progress", action="store_true", help="no progress bar")
 
@@ -219,7 +219,7 @@ def add_inspect(subparsers: Any) -> None:
     """The command that shows what is in an index."""
     parser = subparsers.add_parser(
         "inspect",
-        help="statistics of an index, and documents of it as pictures and texts",
+        help="print statistics of an index, and decode documents to images and texts",
         description="Print statistics; with --samples or --document also decode documents into an image-text folder "
         "(PNG files, captions.jsonl, and sheet.png, which shows them side by side).",
     )
@@ -228,11 +228,11 @@ def add_inspect(subparsers: Any) -> None:
     add("prefix", metavar="PREFIX", help="path of the index, without ending")
     add("--json", metavar="FILE", help="also write the statistics here")
     add("--samples", type=int, metavar="N", help="decode N documents drawn at random")
-    add("--seed", type=int, metavar="S", help="of the draw (default: 0)")
+    add("--seed", type=int, metavar="S", help="seed of --samples (default: 0)")
     add("--document", type=int, nargs="+", metavar="K", help="decode these documents, numbered from 0")
     add("--output", metavar="FOLDER", help="where decoded documents go")
-    add("--text-tokenizer", metavar="PATH", help="where it lies now (default: where it lay for the build)")
-    add("--image-tokenizer", metavar="FOLDER", help="the same")
+    add("--text-tokenizer", metavar="PATH", help="its path now (default: its path during the build)")
+    add("--image-tokenizer", metavar="FOLDER", help="its path now (default: its path during the build)")
     add("--device", choices=("cpu", "cuda"), help="where images are decoded (default: cpu)")
     add("--no-progress", action="store_true", help="no progress bar")
 
@@ -308,9 +308,9 @@ def add_validate(subparsers: Any) -> None:
     """The command that reads an index again."""
     parser = subparsers.add_parser(
         "validate",
-        help="read an index again, all of it, and say what is wrong",
+        help="read all of an index, and report every problem",
         description="Compare all files with each other, the tokenizers' sizes and the manifest. The exit code is 1 "
-        "where something is wrong.",
+        "if there is a problem.",
     )
     parser.set_defaults(run=run_validate)
     parser.add_argument("prefix", metavar="PREFIX", help="path of the index, without ending")

@@ -1,4 +1,4 @@
-"""Go on with documents of texts and images: a model writes, begins images by itself, draws them, and writes on."""
+"""Continue documents of texts and images: the model writes text, starts images by itself, and draws them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ EPILOG = """\
   python tools/interleave.py --checkpoint runs/mine --prompts documents.jsonl --output documents
   torchrun --nproc-per-node 2 tools/interleave.py --checkpoint runs/mine --prompts documents.jsonl --output documents
 
-Each line of the file is a document to go on with, its images named relative to the file:
+Each line of the file is a document to continue. Paths of images are relative to the file:
   {"parts": [{"text": "a red square: "}], "seed": 1, "max_images": 2}
   {"parts": [{"image": "a.png"}, {"text": " and a blue one: "}], "max_text_tokens": 20, "stop_after_image": true}
 
-The model must have been trained on interleaved documents (data.tasks.interleaved). The folder gets documents.jsonl
-with a line for each ({"number", "prompt", "parts"}), PNG files in images/, index.html that shows them, and
-settings.json. Run again after an interruption, or with lines added to the file, it makes what is missing.
+The model must have been trained on interleaved documents (data.tasks.interleaved). The output folder gets
+documents.jsonl with a line for each document ({"number", "prompt", "parts"}), PNG files in images/, index.html, which
+shows the documents, and settings.json. Run the command again after an interruption or with more lines, and it
+continues the missing documents.
 """
 # The seed is that of a document, see --seed.
 OPTIONS = {option: setting for option, setting in SETTINGS.items() if option != "--seed"}
@@ -33,15 +34,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompts", required=True, metavar="FILE", help="JSONL, see below")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where results go")
     for option, text, default in (
-        ("--seed", "seed of the random numbers of a document", 0),
-        ("--max-images", "most images that the model may draw in a document", 1),
-        ("--max-text-tokens", "most text tokens that it may write in a document", 64),
+        ("--seed", "seed of a document", 0),
+        ("--max-images", "largest number of images drawn in a document", 1),
+        ("--max-text-tokens", "largest number of text tokens written in a document", 64),
     ):
         parser.add_argument(
-            option, type=int, metavar="N", default=default, help=f"{text}, where its line does not say (%(default)s)"
+            option,
+            type=int,
+            metavar="N",
+            default=default,
+            help=f"{text}, unless its line sets it (default: %(default)s)",
         )
     parser.add_argument(
-        "--stop-after-image", action="store_true", help="end behind the first image, where the line does not say"
+        "--stop-after-image",
+        action="store_true",
+        help="end each document after its first drawn image, unless its line sets it",
     )
     add_layout_options(parser)
     add_settings(parser, OPTIONS)

@@ -22,15 +22,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--input",
         required=True,
         metavar="FILE",
-        help="UTF-8 text, one sentence per line, of any length (longer than 4192 bytes: learned in parts)",
+        help="UTF-8 text, one sentence per line, of any length (lines longer than 4192 bytes are split)",
     )
     text.add_argument("--output", required=True, metavar="FILE", help="the .model file to write")
     text.add_argument("--vocab-size", type=int, default=512, help="number of ids")
-    text.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="how pieces are chosen")
-    text.add_argument("--at-most", action="store_true", help="take fewer ids where the text does not give so many")
+    text.add_argument("--model-type", choices=("unigram", "bpe"), default="unigram", help="algorithm of SentencePiece")
+    text.add_argument("--at-most", action="store_true", help="accept fewer ids if the text has too few pieces")
     text.add_argument("--character-coverage", type=float, default=1.0, help="share of the characters that get a piece")
     text.add_argument(
-        "--symbols", nargs="*", default=[], metavar="TEXT", help="strings that always are one piece of their own"
+        "--symbols", nargs="*", default=[], metavar="TEXT", help="strings that always become a single token"
     )
 
     image = commands.add_parser(
@@ -51,9 +51,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         required=True,
         metavar="PIXELS",
-        help="square of the images; of several sizes, each is trained in turn",
+        help="height and width of the images; of several sizes, each is trained in turn",
     )
-    image.add_argument("--max-images", type=int, default=50000, help="most images read (all are held in memory)")
+    image.add_argument("--max-images", type=int, default=50000, help="largest number of images; all are held in memory")
     image.add_argument("--codebook-size", type=int, default=256, help="number of codes")
     image.add_argument("--code-dim", type=int, default=8, help="channels of a code")
     image.add_argument(
@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     image.add_argument("--batch-size", type=int, default=32, help="images per step")
     image.add_argument("--warmup-lr", type=float, default=4e-3, help="peak learning rate of the warm-up")
     image.add_argument("--lr", type=float, default=2e-3, help="peak learning rate with quantisation")
-    image.add_argument("--seed", type=int, default=0, help="seed of everything")
+    image.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the images")
     image.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it trains")
     return parser.parse_args(arguments)
 

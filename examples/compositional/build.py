@@ -1,5 +1,5 @@
 """Build the compositional benchmark: canvases of two coloured handwritten digits in a spatial relation, with captions
-in English and Chinese, text for a base language model, and prompts of combinations seen and never seen in training.
+in English and Chinese, text for a base language model, and prompts of combinations that training has seen and not seen.
 
     python -m examples.compositional.build --output FOLDER
 """
@@ -35,14 +35,14 @@ class BuildSettings:
     """What is written. All of it follows from these settings.
 
     Args:
-        canvases: Training pictures.
-        held_out: Pictures of handwriting that training never sees, a third of each split.
+        canvases: Training images.
+        held_out: Images of held-out handwriting, a third of them in each split.
         documents: Text documents for the base language model.
-        unseen_pairs: (digit, colour) pairs of 40 that neither pictures nor texts of training show, 2 to 20.
-        unseen_share: Share of the combinations of seen pairs and relation that training never shows.
-        caption_forms: Ways to say it in each language, 1 to 4; each also from the other thing's side.
+        unseen_pairs: Pairs of digit and colour, of 40, that training images and texts leave out, 2 to 20.
+        unseen_share: Share of the combinations of seen pairs and relation that training leaves out.
+        caption_forms: Forms of the caption in each language, 1 to 4; each also with the other digit first.
         prompts: Prompts of each split and language.
-        seed: Seed of everything.
+        seed: Seed of the scenes, images and texts.
     """
 
     canvases: int = 32000

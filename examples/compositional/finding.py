@@ -1,4 +1,4 @@
-"""Finding the two things on a canvas: where they lie, their colours, and a picture of each."""
+"""Finds the two digits of a canvas: their places, colours and crops."""
 
 from __future__ import annotations
 

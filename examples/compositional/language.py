@@ -1,4 +1,4 @@
-"""What is said about a scene, in English and Chinese."""
+"""Captions of a scene, in English and Chinese."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def mars() -> RunConfig:
     """Text-to-image with the text expert trained too; start from `base` by checkpoint.init_from.
 
     A language model of minutes does not know what stands where, and what it does not know, a frozen one cannot tell.
-    Its weights are a bad beginning for visual experts too.
+    Its weights are also a bad initialisation of visual experts.
     """
     return replace(
         base(),

@@ -1,4 +1,4 @@
-"""What a canvas can show, and which of it training never sees."""
+"""The scenes of a canvas, and those that are held out from training."""
 
 from __future__ import annotations
 

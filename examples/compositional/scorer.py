@@ -1,4 +1,4 @@
-"""Judging canvases against the scenes that were asked for."""
+"""Scores canvases against the scenes of their prompts."""
 
 from __future__ import annotations
 

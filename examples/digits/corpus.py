@@ -1,4 +1,4 @@
-"""What the quickstart says about digits: captions in two languages, and a corpus in which number words have a meaning.
+"""The texts of the quickstart: captions in two languages, and a corpus in which number words have a meaning.
 
 The base language model learns from the corpus; it must carry a number's identity from the word that names it to
 later positions, because the frozen text expert is all that the visual expert can read a caption through. Hence the

@@ -1,9 +1,10 @@
-"""Writes the quickstart's raw input: pictures with captions, the text corpus, and what the scoring needs."""
+"""Writes the raw input of the quickstart: images with captions, the text corpus, and the files for scoring."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 from examples.digits import corpus
 from examples.digits.images import write_digits
 from mars_megatron.files.writing import write_text
+from mars_megatron.program import exit_code
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where everything is written")
-    parser.add_argument("--variants", type=int, default=32, help="pictures written of each training digit")
-    parser.add_argument("--resolution", type=int, default=16, help="height and width of the pictures, in pixels")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="output folder")
+    parser.add_argument("--variants", type=int, default=32, help="images written of each training digit")
+    parser.add_argument("--resolution", type=int, default=16, help="height and width of the images, in pixels")
     parser.add_argument("--documents", type=int, default=6000, help="text documents for the base language model")
     parser.add_argument("--seed", type=int, default=0, help="seed of variants and text")
     options = parser.parse_args()
@@ -58,4 +60,4 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -1,14 +1,16 @@
-"""Joins the scores and the seconds of every phase into the quickstart's report, and prints what matters."""
+"""Writes the report of the quickstart from the scores and the seconds of every phase, and prints a summary."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from mars_megatron.files.plain_text import read_json
 from mars_megatron.files.writing import write_text
+from mars_megatron.program import exit_code
 
 
 def main() -> None:
@@ -95,4 +97,4 @@ def print_summary(report: dict[str, Any], run: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -1,4 +1,4 @@
-"""Scores the stages: what I and II draw, and what each stage III makes of stage I's pictures and of real ones."""
+"""Scores the stages: images of I and II, and stage III's enlargements of stage I's images and of real ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.image_folder import save_image
 from mars_megatron.gallery.prompts import read_prompts
 from mars_megatron.gallery.sheet import image_grid
+from mars_megatron.program import exit_code
 from mars_megatron.sampling import Sampler, load_for_inference
 
 NUM_SHOWN = 8  # images of a prompt in the grids
@@ -173,7 +174,4 @@ def score_missing(run_dir: Path, stage3: Sequence[str], per_prompt: int | None) 
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_code(main))

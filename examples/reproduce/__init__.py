@@ -1,1 +1,1 @@
-"""The paper's questions at small scale: what run.sh runs."""
+"""The paper's questions at small scale: the modules of run.sh."""

@@ -1,4 +1,4 @@
-"""Measures every kept checkpoint of every run: what it draws, and what has become of its language."""
+"""Measures every kept checkpoint of every run: image likelihood and fidelity, and the drift of its text."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mars_megatron.evaluation.text_preservation import text_logits
 from mars_megatron.files.plain_text import parse_json, read_lines
 from mars_megatron.files.writing import write_text
 from mars_megatron.gallery.prompts import read_prompts
+from mars_megatron.program import exit_code
 from mars_megatron.sampling import LoadedModel, Sampler, load_for_inference
 
 GUIDANCE = 3.0
@@ -106,7 +107,7 @@ def measure_run(run: Run, run_dir: Path, measure: Measure) -> None:
             )
         return
     if not (folder / "finished").exists():
-        raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to go on")
+        raise ValueError(f"{run.name} is not finished; run examples/reproduce/run.sh again to resume")
     # An interrupted run has one more, where it stopped.
     steps = [step for step in folders.complete_steps(folder) if step % KEPT_INTERVAL == 0]
     checkpoints = [folders.step_folder(folder, step) for step in steps]
@@ -135,7 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_code(main))

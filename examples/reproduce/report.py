@@ -1,4 +1,4 @@
-"""Writes results.md and its plots from what the runs left behind."""
+"""Writes results.md and its plots from the results of the runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from examples.reproduce.results import Results
 from examples.reproduce.runs import SEEDS, STEPS
 from mars_megatron.files.plain_text import read_json
 from mars_megatron.files.writing import write_text
+from mars_megatron.program import exit_code
 
 SHARING = ("frozen", "trained", "frozen_copied", "trained_copied", "shared")
 JOINT = ("joint_frozen", "joint_shared")
@@ -48,11 +49,10 @@ def introduction(results: Results) -> str:
     return (
         "# The paper's questions at small scale\n\n"
         f"Handwritten digits of 16 pixels (16 tokens), the model of the recipe "
-        f"`examples.digits.recipes.mars`, {STEPS} steps, seeds "
-        f"{', '.join(map(str, SEEDS))} of the data and of random beginnings; every run starts from the same language "
-        f"model. Likelihoods are of {results.num_pictures('frozen')} pictures by other writers, the same for all "
-        "arms of a seed, in nats per image token (codes and the end of the image). Where a figure disagrees with the "
-        "paper it stands here as it was measured; this size proves nothing about another."
+        f"`examples.digits.recipes.mars`, {STEPS} steps, seeds {', '.join(map(str, SEEDS))} of the data and of random "
+        "initialisations. Every run starts from the same language model. Likelihoods are of "
+        f"{results.num_pictures('frozen')} images by other writers, the same for all variants of a seed, in nats per "
+        "image token (codes and the end of the image). Results of this size do not predict those of a larger model."
     )
 
 
@@ -66,7 +66,7 @@ def sharing(results: Results) -> str:
         _, fidelity = results.measured(arm, "drawing", "fidelity")
         rows.append([NAMES[arm], _seeds(values[:, early]), _seeds(values[:, -1]), _seeds(fidelity[:, -1])])
     names = [
-        "arm",
+        "variant",
         f"likelihood, step {EARLY}",
         f"likelihood, step {steps[-1]}",
         f"prompt fidelity, step {steps[-1]}, guidance 3",
@@ -74,8 +74,8 @@ def sharing(results: Results) -> str:
     lines = [
         "## Does SemVIE beat shared parameters?",
         "The paper: sharing costs 1.89 of FID. Here: text-to-image alone, equal steps, equal active parameters. Visual "
-        "experts begin with random values; where it says so they begin, as in the paper, as copies of the text "
-        "experts.",
+        "experts are initialised at random or, where the table says so, as copies of the text experts, as in the "
+        "paper.",
         _table(names, rows),
     ]
     for arm in SHARING[:-1]:
@@ -92,14 +92,19 @@ def sharing(results: Results) -> str:
 
 
 def drift(results: Results) -> str:
-    """What becomes of the language."""
+    """The drift of the text."""
     rows = []
     for arm in (*SHARING, *JOINT):
         values = [
             results.measured(arm, "language", name)[1][:, -1] for name in ("max_abs_diff", "kl_divergence", "facts")
         ]
         rows.append([NAMES[arm], *(_seeds(value) for value in values)])
-    names = ["arm", "largest difference of a text logit", "KL from the base model, nats per token", "facts completed"]
+    names = [
+        "variant",
+        "largest difference of a text logit",
+        "KL from the base model, nats per token",
+        "facts completed",
+    ]
     return "\n\n".join(
         [
             "## Do the text logits drift?",
@@ -128,7 +133,7 @@ def joint(results: Results) -> str:
             "## Does captioning help drawing?",
             "With captioning there is one seed. "
             f"At equal steps the joint runs see {share:.0%} of the text-to-image samples of the others.",
-            _table(["arm", f"likelihood, step {STEPS}", "prompt fidelity, guidance 3"], rows),
+            _table(["variant", f"likelihood, step {STEPS}", "prompt fidelity, guidance 3"], rows),
             f"With as many text-to-image samples (step {share * STEPS:.0f} of text-to-image alone, in the middle of "
             f"its schedule) the joint run is better by {_seeds(difference)} nats per image token (negative: worse).",
             "![joint](joint.png)",
@@ -156,7 +161,7 @@ def read_stages(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "stages" / "scores.json"
     if not path.exists():
-        raise ValueError(f"{path} is not there; run examples/reproduce/run.sh again to go on")
+        raise ValueError(f"{path} is not there; run examples/reproduce/run.sh again to resume")
     scores: dict[str, Any] = read_json(path)
     return scores
 
@@ -226,7 +231,4 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(exit_code(main))

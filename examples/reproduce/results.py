@@ -1,4 +1,4 @@
-"""What the runs left behind: curves over steps by arm and seed."""
+"""The results of the runs: curves over steps by variant and seed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Results:
             folder = run_dir / "runs" / run.name
             for name in ("finished", "measures.jsonl"):
                 if not (folder / name).exists():
-                    raise ValueError(f"{folder / name} is not there; run examples/reproduce/run.sh again to go on")
+                    raise ValueError(f"{folder / name} is not there; run examples/reproduce/run.sh again to resume")
             lines = _lines(folder / "metrics.jsonl")
             validation[run.name] = [line for line in lines if line["split"] == "validation"]
             measures[run.name] = _lines(folder / "measures.jsonl")

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Asks the paper's questions again at small scale and writes results.md with its plots.
+# Runs the paper's comparisons at small scale, and writes results.md with plots.
 #
 #   bash examples/reproduce/run.sh
 #
-# Run again after an interruption, it goes on where it stopped; delete RUN_DIR to start over.
+# Run it again after an interruption, and it resumes. Delete RUN_DIR to start over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -18,10 +18,10 @@ T2I: dict[str, object] = {"data.tasks.t2i": 1.0, "data.tasks.i2t": 0.0}
 # Text experts and norms trained too.
 TEXT: dict[str, object] = {"freeze.text": False, "freeze.norms": False}
 SHARED: dict[str, object] = {**TEXT, "model.shared_experts": True}
-# Visual experts that do not begin as copies of the text experts.
+# Visual experts that are not initialised as copies of the text experts.
 RANDOM: dict[str, object] = {"checkpoint.init_visual": "random"}
 # SemVIE, the same with the text expert trained too, and one set of parameters for both modalities. The paper's visual
-# experts begin as copies; those of a language model of this size learn images slowly, so both beginnings are here.
+# experts are copies; those of a language model of this size learn images slowly, so both initialisations are here.
 ARMS: dict[str, dict[str, object]] = {
     "frozen": {**T2I, **RANDOM},
     "trained": {**T2I, **TEXT, **RANDOM},

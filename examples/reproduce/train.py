@@ -28,7 +28,7 @@ def main() -> int:
     try:
         failed = train([run for run in all_runs() if not is_finished(run, run_dir)], run_dir, options.jobs)
     except KeyboardInterrupt:
-        print("stopped; run examples/reproduce/run.sh again to go on", file=sys.stderr)
+        print("stopped; run examples/reproduce/run.sh again to resume", file=sys.stderr)
         return 130
     for name in failed:
         print(f"{name} is not finished; see {run_dir / 'runs' / name / 'log.txt'}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits a run: decided by their settings, before a tensor is read."""
+"""Checks that a checkpoint fits a run, by their settings, before a tensor is read."""
 
 from __future__ import annotations
 

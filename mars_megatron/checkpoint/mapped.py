@@ -1,4 +1,4 @@
-"""Tensors of torch.save that lie one behind the other in one file, mapped into memory."""
+"""Tensors of torch.save that lie one after the other in one file, mapped into memory."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Other packages: every name of theirs that is private or replaced, and where their releases differ."""
+"""Private and replaced names of other libraries, and the differences between their releases."""

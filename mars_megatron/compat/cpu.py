@@ -1,4 +1,4 @@
-"""The CPU platform: answers, in one place, for megatron-core's assumption of a CUDA device.
+"""The CPU platform: replaces the names with which megatron-core assumes a CUDA device.
 
 Every name that is replaced stands in `PATCHES` with the reason. `enable()` applies them once per process,
 before any process group or model exists, and refuses to on a machine with a GPU.

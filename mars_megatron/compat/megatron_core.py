@@ -1,4 +1,4 @@
-"""megatron-core: what is replaced in it, and everything in which its supported releases differ (0.16.1 and 0.19).
+"""megatron-core: replaced names, and all differences between its supported releases (0.16.1 and 0.19).
 
 What the CPU platform replaces is in `compat.cpu`. The tables of patches name what an upgrade may take away;
 tests/unit/compat holds them.
@@ -60,8 +60,8 @@ def check_offered(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if value and not OFFERED[name]:
             raise ValueError(
-                f"{name}={value} needs megatron-core 0.18 or later; {package_info.__version__} is installed. "
-                "Use Python >= 3.12 with megatron-core 0.19, or leave the setting out"
+                f"{name}={value} needs megatron-core 0.19; {package_info.__version__} is installed. "
+                "Use Python >= 3.12 with megatron-core 0.19.2, or leave the setting out"
             )
 
 

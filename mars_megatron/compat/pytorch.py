@@ -1,4 +1,4 @@
-"""torch: its private names that are used."""
+"""Private names of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python's standard library: its private names that are used."""
+"""Private names of Python's standard library."""
 
 from __future__ import annotations
 

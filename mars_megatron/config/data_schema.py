@@ -1,4 +1,4 @@
-"""The part of the configuration that says what a run reads."""
+"""The settings of the data of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TaskWeights:
     Args:
         t2i: Text-to-image, of documents with an image.
         i2t: Captioning, of documents with an image.
-        sr: Super-resolution, of documents with an image at two resolutions; plain next-token prediction so far.
+        sr: Super-resolution, of documents with an image at two resolutions; image.next_k sets its K.
         text: Language modelling, of text documents. Frozen text experts learn nothing from it.
         interleaved: Documents of several texts and images, all of which is learned.
     """
@@ -39,7 +39,7 @@ class CorpusConfig:
 
     Args:
         path: Prefix of a .bin/.idx index made by tools/index_data.py.
-        weight: Share of the samples, relative to the other corpora. 0: it is not trained, all of it is validation.
+        weight: Share of the samples, relative to the other corpora. 0: the corpus is used only for validation.
         tasks: Task mixture of this corpus; null takes data.tasks.
     """
 
@@ -57,23 +57,22 @@ class DataConfig:
         blend: Several corpora by weight, instead of path, such as [{"path": "a", "weight": 0.7}, {"path": "b"}].
         validation_path: Prefix of a separate validation index; empty means a share of every corpus is held out.
         validation_fraction: Share of the documents held out when validation_path is empty.
-        text_tokenizer: SentencePiece .model file, or a tokenizer folder: its tokenizer.json as it is or, without one,
-            its .model file. Nothing is put in front of texts, no begin token either. The run keeps a copy.
-        image_tokenizer: Folder of the diffusers VQModel; the run keeps a copy too.
+        text_tokenizer: SentencePiece .model file, or a tokenizer folder: its tokenizer.json or, without one, its
+            .model file. No begin token is added to texts. The run keeps a copy.
+        image_tokenizer: Folder of the diffusers VQModel. The run keeps a copy.
         tasks: Task mixture.
         caption_dropout: Probability of dropping the caption in text-to-image and super-resolution (for classifier-free
             guidance).
-        micro_batch_tokens: Most rows of one micro-batch, a packed sequence of whole samples; under pipeline
-            parallelism it is padded to exactly this.
-        too_long: What is done with samples longer than that: error refuses the data before training, skip leaves them
-            out.
-        pack_by_task: Give each task micro-batches of its own, so that those of text-to-image skip the backward of
-            the text stream. False mixes the tasks: fewer, fuller micro-batches, for ranks that talk slowly.
+        micro_batch_tokens: Largest number of rows of a micro-batch, a packed sequence of whole samples. Under pipeline
+            parallelism every micro-batch is padded to this number.
+        too_long: Treatment of longer samples: error refuses the data before training, skip skips them.
+        pack_by_task: Pack samples of one task per micro-batch, so that those of text-to-image skip the backward pass of
+            the text rows. False mixes tasks: fewer, fuller micro-batches, for slow communication between ranks.
         num_workers: Loader worker processes of each rank that reads; 0 loads in the training process.
-        prefetch: Micro-batches that are brought to the device ahead of the step, in a thread of the training process;
-            0 brings each when it is wanted.
+        prefetch: Micro-batches that are copied to the device ahead of the step, by a thread of the training process; 0
+            copies each when the step needs it.
         cache_dir: Folder for the packed order of samples, shared by ranks and runs; empty means data_cache in
-            checkpoint.dir, or memory where that is empty too.
+            checkpoint.dir, or memory if checkpoint.dir is empty.
         seed: Seed of order, task, caption and dropout decisions.
     """
 

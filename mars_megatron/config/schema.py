@@ -12,16 +12,16 @@ from mars_megatron.config.data_schema import TaskWeights as TaskWeights
 
 @dataclass(frozen=True)
 class RopeScalingConfig:
-    """How a language model stretched its rotary position embedding to contexts longer than it was first trained on.
+    """Scaling of the rotary position embedding to contexts longer than those of the first training.
 
     Args:
         type: none, linear (all frequencies divided by factor) or llama3 (Llama 3.1: only the low ones).
-        factor: What frequencies are divided by; 1 with none.
-        low_freq_factor: llama3 alone: wavelengths above original_context / low_freq_factor are stretched by all of
+        factor: Divisor of the frequencies; 1 with none.
+        low_freq_factor: Only for llama3: wavelengths above original_context / low_freq_factor are scaled by all of
             factor.
-        high_freq_factor: llama3 alone: wavelengths below original_context / high_freq_factor are kept; those between
+        high_freq_factor: Only for llama3: wavelengths below original_context / high_freq_factor are kept; those between
             the two bounds are interpolated.
-        original_context: llama3 alone: longest context, in tokens, before the stretching.
+        original_context: Only for llama3: longest context before the scaling, in tokens.
     """
 
     type: Literal["none", "linear", "llama3"] = "none"
@@ -40,14 +40,14 @@ class ModelConfig:
         hidden_size: Width of the residual stream.
         ffn_hidden_size: Width of each SwiGLU FFN expert.
         num_attention_heads: Query heads.
-        num_query_groups: Key/value heads (grouped-query attention); equal to the heads for plain attention.
+        num_query_groups: Key/value heads (grouped-query attention); equal to the heads for multi-head attention.
         head_dim: Size of one head; 0 means hidden_size / num_attention_heads.
         qkv_bias: Whether the query/key/value projections have a bias (Qwen has).
         qk_norm: RMSNorm of each query and key head, before the rotary embedding (Qwen3 has it). Each modality has its
             own.
         norm_eps: Epsilon of the RMSNorms.
         rope_base: Base period of the rotary position embedding.
-        rope_scaling: Its stretching to longer contexts.
+        rope_scaling: Scaling of the rotary embedding to longer contexts.
         init_std: Standard deviation of the random initialisation.
         embedding_init_std: The same for the embedding rows; 0 means init_std. Larger rows keep a token's identity
             readable in every layer's keys and values.
@@ -77,7 +77,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ExpertsConfig:
-    """FFN experts of each modality. One is the paper: a dense FFN to which every token of the modality goes.
+    """FFN experts of each modality. The paper has one: a dense FFN for all tokens of the modality.
 
     Args:
         text: Text FFN experts; above 1 a learned router chooses among them.
@@ -93,8 +93,8 @@ class RouterConfig:
     """The learned routers, one per layer for each modality with more than one expert.
 
     Args:
-        top_k: Experts that each token goes to.
-        condition: What the visual router sees beside the token: none, or the mean state of the text in front of
+        top_k: Experts chosen for each token.
+        condition: Additional input of the visual router: none, or the mean state of the text in front of
             the image (text).
         balance_loss: Factor of the load-balancing loss of each modality; 0 disables.
         z_loss: Factor of the router z-loss of each modality; 0 disables.
@@ -113,7 +113,7 @@ class VocabularyConfig:
     Args:
         text_size: Rows of the text tokenizer.
         codebook_size: Codes of the image tokenizer.
-        pad_multiple: Text and image tables are each padded to a multiple of this (tensor parallel must divide it).
+        pad_multiple: Text and image tables are each padded to a multiple of this. parallel.tensor must divide it.
     """
 
     text_size: int = 512
@@ -164,7 +164,7 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class FreezeConfig:
-    """Which parts of the model are not trained.
+    """Parts of the model that are not trained.
 
     Args:
         text: The text experts and the text rows of embedding and head.
@@ -199,7 +199,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the model is laid out over ranks; data parallel is what remains.
+    """Layout of the model over ranks. The remaining ranks are data-parallel.
 
     Args:
         tensor: Tensor-parallel size.
@@ -207,8 +207,8 @@ class ParallelConfig:
         virtual_pipeline: Model chunks per pipeline rank; above 1 the schedule is interleaved 1F1B.
         sequence: Sequence parallelism (shards norms' activations over the tensor-parallel ranks).
         expert: Expert-parallel size, a divisor of the data-parallel size. The experts of a modality are spread over
-            these ranks; where it has one, that one is cut along its width. Their micro-batches leave out the
-            backward of the text stream together or not at all.
+            these ranks; a single expert is split along its width. The micro-batches of these ranks skip the backward
+            pass of the text rows together or not at all.
         distributed_optimizer: Shard optimiser state over the data-parallel ranks.
     """
 
@@ -249,7 +249,7 @@ class OptimizerConfig:
         weight_decay: Decoupled weight decay (not on biases and norms).
         clip_grad: Global gradient-norm limit; 0 disables clipping.
         grad_norm_skip_threshold: A step whose global gradient norm is above this changes nothing; 0 disables. Needs
-            megatron-core 0.18 or later.
+            megatron-core 0.19.
     """
 
     lr: float = 1e-3
@@ -290,21 +290,21 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Saving and starting points.
+    """Saving, resuming and initialisation from a checkpoint.
 
     Args:
         dir: Folder of the run: checkpoints, logs, resolved config. A complete checkpoint in it is resumed.
         interval: Steps between checkpoints; 0 saves only at the end.
         keep: Newest complete checkpoints to keep; 0 keeps all.
-        init_from: Checkpoint folder to take the first parameters from.
-        init_visual: What init_from gives the visual side. copy: the checkpoint is a language model; visual experts
-            become copies of its text experts and image rows its mean text row. random: the same, but every visual
-            expert is drawn. keep: the checkpoint is a MARS of an earlier stage, whose visual experts are taken as they
-            are.
-        init_optimizer: What init_from gives the optimiser. fresh: nothing. keep, with init_visual keep: its moments
-            and master weights; schedule and position in the data start anew.
-        verify_integrity: Save SHA-256 sums of a checkpoint's files, and compare them before one that has them is
-            loaded; reads every file once more. Needs megatron-core 0.18 or later.
+        init_from: Checkpoint folder from which parameters are initialised.
+        init_visual: Initialisation of the visual side with init_from. copy: the checkpoint is a language model; visual
+            experts become copies of its text experts and image rows its mean text row. random: the same, but visual
+            experts are random. keep: the checkpoint is a MARS model of an earlier stage, whose visual experts are
+            loaded.
+        init_optimizer: Initialisation of the optimiser with init_from. fresh: empty state. keep, with init_visual keep:
+            the saved moments and master weights. Schedule and position in the data are not loaded.
+        verify_integrity: Save SHA-256 sums of a checkpoint's files, and compare them before such a checkpoint
+            is loaded; reads every file once more. Needs megatron-core 0.19.
     """
 
     dir: str = ""
@@ -318,7 +318,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What is written while training.
+    """Logs of a training run.
 
     Args:
         interval: Steps between logged lines (console, TensorBoard and metrics.jsonl).
@@ -337,12 +337,13 @@ class LoggingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Scores of the model while it is trained, beside the losses on the validation split.
+    """Scores during training, in addition to the losses on the validation split.
 
     Args:
-        interval: Steps between evaluations, the last one behind the last step; 0 disables.
-        suites: Suites of tools/evaluate.py by name, or by the dotted name of a class of one's own, with their options,
-            such as {"facts": {"facts": "facts.jsonl"}}.
+        interval: Steps between evaluations; the last one follows the last step. 0 disables.
+        suites: The suites of tools/evaluate.py to run, by name, with their options, such as
+            {"facts": {"facts": "facts.jsonl"}}. A suite of your own is named as package.module.name,
+            package.module:name or folder/file.py:name.
     """
 
     interval: int = 0
@@ -364,8 +365,8 @@ class GenerationConfig:
         seed: Seed of the random draws.
         batch_size: Prompts sampled at once (guidance doubles it).
         max_caption_tokens: Longest caption generated.
-        text_temperature: Softmax temperature of the text of documents in which the model writes and draws
-            (tools/interleave.py), whose codes have `temperature`; 0 is greedy.
+        text_temperature: Softmax temperature of the text in documents of texts and images (tools/interleave.py); their
+            codes use `temperature`. 0 is greedy.
     """
 
     guidance: float = 3.0

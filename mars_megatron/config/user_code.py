@@ -24,9 +24,9 @@ def is_attribute(name: str) -> bool:
 
 
 def load_attribute(setting: str, name: str, accepted: str = FORMS) -> Any:
-    """What a name of one of the FORMS stands for.
+    """The function or class that a name of one of the FORMS stands for.
 
-    Modules are looked for in the current directory too, and there first, as `python -m` does it.
+    Modules are looked for in the current directory first, as by `python -m`.
 
     Args:
         setting: For messages.

@@ -1,4 +1,4 @@
-"""The conversions: a language model to a MARS, a MARS to a Hugging Face folder and back."""
+"""The conversions: a language model to a MARS checkpoint, a MARS checkpoint to a Hugging Face folder and back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def init_from_hf(
     dtype: str = "auto",
     progress: bool = False,
 ) -> Path:
-    """Make a MARS start checkpoint of a Hugging Face language model.
+    """Make an initial MARS checkpoint of a Hugging Face language model.
 
     The text expert is the language model, the visual expert its copy, and every image row the mean text row
     (MARS, section "SemVIE").
@@ -68,7 +68,7 @@ def init_from_hf(
         The checkpoint.
 
     Raises:
-        ValueError: The source cannot be taken, a setting contradicts it, or the target is not empty.
+        ValueError: The source is not supported, a setting contradicts it, or the target is not empty.
         OSError: The disk is full, or not writable.
     """
     source, target = Path(source), Path(target)
@@ -108,8 +108,8 @@ def export_hf(
     Args:
         source: A run or a checkpoint.
         target: The folder.
-        dtype: fp32, bf16, fp16, or auto: as it is.
-        max_shard_size: Most bytes of one file of tensors.
+        dtype: fp32, bf16, fp16, or auto: that of the checkpoint.
+        max_shard_size: Largest size of a file of tensors, in bytes.
         text_tokenizer: Instead of the run's, wherever that is now (see `checkpoint.tokenizers.locate`).
         image_tokenizer: Likewise.
         progress: Show a progress bar.
@@ -152,7 +152,7 @@ def export_hf(
 
 
 def import_hf(source: str | Path, target: str | Path, *, progress: bool = False) -> Path:
-    """Turn an exported folder into a checkpoint again, bit for bit.
+    """Make a checkpoint of an exported folder, bit for bit.
 
     Args:
         source: The exported folder.

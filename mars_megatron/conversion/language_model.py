@@ -1,4 +1,4 @@
-"""A Hugging Face language model as the text half of a MARS: its shape, and its tensors by part."""
+"""A Hugging Face language model as the text side of a MARS model: its shape, and its tensors by part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where parts come from: a checkpoint, a language model that becomes a MARS, an exported folder."""
+"""Where parts come from: a checkpoint, a language model that becomes a MARS model, an exported folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two checkpoints are the same, tensor by tensor, and whether they compute the same."""
+"""Compares two checkpoints, tensor by tensor and by their logits."""
 
 from __future__ import annotations
 

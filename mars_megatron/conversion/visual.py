@@ -1,4 +1,4 @@
-"""A file with what was trained alone, and back onto the language model that it was trained on."""
+"""Files with only the trained parameters: written, and merged with their language model."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From indices to packed micro-batches."""
+"""Packed micro-batches from indices: order, blends, packing, loading."""

@@ -1,4 +1,4 @@
-"""What is checked before any data is read: an error here names the setting or the file."""
+"""Checks before any data is read. An error names the setting or the file."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Rounds:
         samples, offsets, num_too_long = plan_round(corpora, self.streams(number), self.settings)
         if len(offsets) < 2:
             raise ValueError(
-                "data.micro_batch_tokens leaves room for no sample, all are longer; raise it (indices: "
+                "data.micro_batch_tokens is too small for every sample; raise it (indices: "
                 f"{', '.join(store.prefix for store in self.stores)})"
             )
         return Round(samples, offsets, num_too_long)
@@ -183,7 +183,7 @@ class _Cache:
     def _save(self, number: int, planned: Round) -> None:
         free = shutil.disk_usage(self.folder).free
         if planned.samples.nbytes + planned.offsets.nbytes > free:
-            raise OSError(f"no room for the order of samples in {self.folder}; set data.cache_dir to another folder")
+            raise OSError(f"no space for the order of samples in {self.folder}; set data.cache_dir to another folder")
         counts = {"packs": planned.num_packs, "samples": len(planned.samples), "too_long": planned.num_too_long}
         self._write(number, "samples.npy", partial(np.save, arr=planned.samples.view(np.uint64), allow_pickle=False))
         self._write(number, "offsets.npy", partial(np.save, arr=planned.offsets, allow_pickle=False))

@@ -1,4 +1,4 @@
-"""An index as training reads it: the parts of each document, by its number."""
+"""Reading an index in training: the parts of each document, by its number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mars_megatron.index.reader import ITEM_BYTES, index_path, read_arrays, read
 
 
 class Store:
-    """Read access to one index, whose files are memory-mapped: nothing is read before it is asked for.
+    """Read access to one index, whose files are memory-mapped.
 
     Args:
         prefix: Path without the .bin/.idx/.json endings.
@@ -45,13 +45,13 @@ class Store:
 
     @cached_property
     def arrays(self) -> planning.CorpusArrays:
-        """What planning needs, without copies."""
+        """The arrays that planning reads, without copies."""
         arrays = (self.boundaries, self.lengths, self.modes, self.weights)
         return planning.CorpusArrays(*arrays, self.num_codes, self.num_low_codes)
 
     @cached_property
     def scan(self) -> planning.Scan:
-        """What the documents are, looked at one by one.
+        """The kinds of all documents, checked one by one.
 
         Raises:
             ValueError: A document is damaged, or they are not those that the manifest counts.

@@ -1,1 +1,1 @@
-"""Scores of a trained model: suites, and what runs them."""
+"""Scores of a trained model: suites, and their runner."""

@@ -15,12 +15,12 @@ from mars_megatron.evaluation.texts import spread
 
 @dataclass(frozen=True)
 class Captions:
-    """Share of real images whose caption, written greedily, names their label: of all and by label.
+    """Share of real images whose greedily sampled caption names their label: of all and by label.
 
     Args:
         images: Image-text folder of real images with labels that the model has not seen.
         label_words: JSON of the words of each label, such as {"3": ["three", "三"]}.
-        max_captions: Most images captioned, spread evenly over the folder; 0 for all.
+        max_captions: Largest number of images, spread evenly over the folder; 0 for all.
     """
 
     name: ClassVar[str] = "captions"

@@ -21,7 +21,7 @@ class ClipScore:
         prompts: File of prompts, or an image-text folder whose first captions are drawn.
         model: Folder of a transformers CLIP model, or a name on the Hugging Face hub.
         samples_per_prompt: Images drawn for each prompt.
-        max_prompts: Most prompts, spread evenly over all; 0 for all.
+        max_prompts: Largest number of prompts, spread evenly over all; 0 for all.
         clip_batch_size: Images in one forward pass of the CLIP model.
     """
 

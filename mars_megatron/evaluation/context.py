@@ -1,4 +1,4 @@
-"""What suites work with: a loaded model, results that are kept while they work, and the ranks that share the work."""
+"""The tools of a suite: a loaded model, stored partial results, and the ranks that share the work."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Item = TypeVar("Item")
 
 
 class Context:
-    """What a suite works with. Every rank makes the same calls, and gets the same.
+    """The tools of a suite. Every rank makes the same calls, and gets the same results.
 
     Args:
         sampler: The model.
-        kept: Where results are kept, for all suites of one model.
+        kept: Folder of partial results, for all suites of one model.
         model: Fingerprint of the model and of the text tokenizer.
-        job: Fingerprint of all that decides the suite's result.
+        job: Fingerprint of everything that decides the result of the suite.
         say: Prints a line.
         progress: Whether to show progress bars.
     """
@@ -57,9 +57,8 @@ class Context:
     def draw(self, texts: Sequence[str], per_prompt: int = 1, variant: str = "") -> torch.Tensor:
         """uint8 [len(texts) * per_prompt, height, width, 3] on the CPU, all images of the first text first.
 
-        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
-        last images that are there, and suites that draw the same share them. A text that is there twice has other
-        images each time.
+        The replicas of the model share the work. Images are stored: an interrupted run resumes after the last stored
+        image, and suites that draw the same images share them. A text that occurs twice has different images.
 
         Args:
             texts: What to draw.
@@ -84,15 +83,15 @@ class Context:
     ) -> list[Any]:
         """Results of `count` things by the model, in order.
 
-        The work is shared among the replicas of the model, and kept: a run after an interruption goes on behind the
-        last results that are there.
+        The replicas of the model share the work. Results are stored: an interrupted run resumes after the last stored
+        result.
 
         Args:
-            what: What they are ("captions"); a suite that calls this twice gives two names.
+            what: Their name ("captions"); different for each call in a suite.
             count: How many.
             work: Gives the results of the things with these numbers: plain values, or lists and dicts of them with
                 strings as keys. The ranks of one replica call it together.
-            at_once: Most things that `work` is asked for; None takes the batch size of generation.
+            at_once: Largest number of results of one call of `work`; None takes the batch size of generation.
         """
         config, groups = self.sampler.loaded.config, self.sampler.loaded.groups
 
@@ -104,7 +103,7 @@ class Context:
         return self._go_on(self._kept / self._job / value_fingerprint(what), what, count, size, shared)
 
     def forget(self) -> None:
-        """Remove what `compute` has kept: the result is there. Called on one rank."""
+        """Remove the stored results of `compute`, after the suite has finished. Called on one rank."""
         if (self._kept / self._job).is_dir():
             shutil.rmtree(self._kept / self._job)
 

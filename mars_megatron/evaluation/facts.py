@@ -1,4 +1,4 @@
-"""Completion accuracy: what a language model knows."""
+"""Completion accuracy of a language model on sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mars_megatron.files.plain_text import parse_json, read_lines
 
 @dataclass(frozen=True)
 class Facts:
-    """Share of sentences that the model completes rightly, written greedily: of all and by group.
+    """Share of sentences that the model completes correctly by greedy sampling: of all and by group.
 
     Args:
         facts: JSONL of sentences, such as {"prompt": "three plus four is", "answer": "seven", "group": "sums"}.
@@ -48,7 +48,7 @@ class Fact:
     """A sentence with one right ending.
 
     Args:
-        prompt: Its beginning.
+        prompt: Start of the sentence.
         answer: What must come next.
         group: What results are reported by; empty if none.
     """

@@ -1,4 +1,4 @@
-"""What turns images into the features whose distributions are compared."""
+"""Extractors of the image features whose distributions are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frechet distance between drawn and real images, whose statistics are computed once and kept."""
+"""Frechet distance between drawn and real images, whose statistics are computed once and stored."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Fid:
     """Frechet distance of the features of drawn and of reference images (FID, with Inception features).
 
     The score is called fid_inception with the network of the published FID, and frechet_NAME with any other extractor.
-    It depends on the number of images: with few it is too large. The result has the counts beside it, and the distance
-    between the two halves of the reference.
+    It depends on the number of images: with few it is too large. The result also has the numbers of images and the
+    distance between two halves of the reference.
 
     Args:
         reference: Folder of real images (with captions.jsonl or without), or an .npz with mu and sigma.
@@ -43,8 +43,8 @@ class Fid:
         extractor: inception, inception:WEIGHTS.pth, pixels, a TorchScript file, a folder of a transformers vision
             model, or package.module.name of a function from uint8 [N, 3, H, W] to [N, features].
         samples_per_prompt: Images drawn for each prompt.
-        max_prompts: Most prompts, spread evenly over all; 0 for all.
-        max_reference: Most reference images, spread evenly over the folder; 0 for all.
+        max_prompts: Largest number of prompts, spread evenly over all; 0 for all.
+        max_reference: Largest number of reference images, spread evenly over the folder; 0 for all.
         feature_batch_size: Images in one call of the extractor.
         cache: Folder in which the statistics of reference folders are kept.
     """

@@ -1,4 +1,4 @@
-"""Scores with what is known about their sampling error."""
+"""Scores with confidence intervals."""
 
 from __future__ import annotations
 

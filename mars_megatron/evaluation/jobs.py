@@ -1,4 +1,4 @@
-"""The suites by name, and those that a user writes. Their modules are imported when asked for."""
+"""The suites by name, and suites of users. Their modules are imported when they are used."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mars_megatron.config.user_code import FORMS, is_attribute, load_attribute
 from mars_megatron.evaluation.dataclass_options import build
@@ -14,21 +14,21 @@ from mars_megatron.evaluation.dataclass_options import build
 if TYPE_CHECKING:
     from mars_megatron.evaluation.suite import Suite
 
-# The class of each, and what it is about.
+# The class of each, and its short description.
 SUITES = {
-    "prompt_fidelity": ("prompt_fidelity:PromptFidelity", "whether drawn images show what was asked for"),
-    "captions": ("caption_accuracy:Captions", "whether captions of real images name their label"),
+    "prompt_fidelity": ("prompt_fidelity:PromptFidelity", "share of drawn images that show their prompt"),
+    "captions": ("caption_accuracy:Captions", "share of captions of real images that name the label"),
     "text": (
         "text_preservation:TextPreservation",
-        "how far a model has moved from its language model",
+        "text of a model compared with its language model",
     ),
-    "facts": ("facts:Facts", "whether sentences are completed rightly"),
+    "facts": ("facts:Facts", "share of sentences completed correctly"),
     "likelihood": ("likelihood:Likelihood", "nats per token of held-out samples"),
     "fid": ("fid:Fid", "Frechet distance between drawn and real images"),
-    "clip": ("clip:ClipScore", "CLIP score: how well drawn images fit their prompts"),
+    "clip": ("clip:ClipScore", "CLIP score of drawn images and their prompts"),
     "t2i_compbench": (
         "t2i_compbench.compbench:T2ICompBench",
-        "prompts of attributes and relations, scored by given models",
+        "T2I-CompBench: attributes and relations, scored by models that you give",
     ),
 }
 ACCEPTED = f"{', '.join(SUITES)}, or the class of a suite as {FORMS}"
@@ -75,8 +75,7 @@ def suite_class(name: str, setting: str = "suite") -> type[Suite]:
             f"{setting} is {name!r}, a {type(found).__name__}{lacks}; accepted: a dataclass as "
             "mars_megatron.evaluation.suite.Suite describes it"
         )
-    kind: type[Suite] = found
-    return kind
+    return cast("type[Suite]", found)
 
 
 def make_jobs(suites: Mapping[str, Any], source: str) -> list[Job]:

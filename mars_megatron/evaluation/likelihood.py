@@ -30,10 +30,10 @@ class Likelihood:
     Captions are never dropped here. Intervals are over samples.
 
     Args:
-        index: Prefix of an index made by tools/index_data.py, all of which is used; empty takes the validation split
-            of the data that the run is trained on.
-        max_micro_batches: Most micro-batches, of all tasks in turn; 0 for all.
-        micro_batch_tokens: Most tokens of one; 0 takes those of the run.
+        index: Prefix of an index made by tools/index_data.py, which is used whole; empty takes the validation split of
+            the training data of the run.
+        max_micro_batches: Largest number of micro-batches, of all tasks in turn; 0 for all.
+        micro_batch_tokens: Largest number of tokens of a micro-batch; 0 takes that of the run.
     """
 
     name: ClassVar[str] = "likelihood"

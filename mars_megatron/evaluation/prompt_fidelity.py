@@ -1,4 +1,4 @@
-"""Prompt fidelity: whether drawn images show what was asked for, in the eyes of a classifier."""
+"""Prompt fidelity: whether a classifier recognises the label of the prompt in drawn images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from mars_megatron.model.feed_forward import FeedForward
 class PromptFidelity:
     """Share of drawn images in which a classifier recognises the label of their prompt: of all, by group and by label.
 
-    The classifier learns from the given images; its accuracy on a part of them that it has not seen is reported
-    beside, on the real ones and on the same ones through the image tokenizer. Intervals are those of more draws for
-    the same prompts.
+    The classifier is trained on the given images. Its accuracy on held-out ones is reported too, for the real images
+    and for their reconstructions by the image tokenizer. Intervals are for further samples of the same prompts.
 
     Args:
         prompts: JSONL of prompts with labels, such as {"prompt": "a red three", "label": "3", "group": "en"}.
@@ -32,7 +31,7 @@ class PromptFidelity:
         samples_per_prompt: Images drawn for each prompt.
         controls: Also score models that must fail: with swapped experts, and with the text experts in place of the
             visual ones.
-        grid: PNG file for a picture of the drawn images with their prompts.
+        grid: PNG file for a contact sheet of the drawn images with their prompts.
     """
 
     name: ClassVar[str] = "prompt_fidelity"

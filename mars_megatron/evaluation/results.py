@@ -1,4 +1,4 @@
-"""Results as JSON files, with what they were computed from."""
+"""Results as JSON files, with fingerprints of their inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every suite of scores has in common."""
+"""The interface of a suite of scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mars_megatron.gallery.sheet import image_grid
 
 @dataclass(frozen=True)
 class Result:
-    """What a suite found.
+    """The result of a suite.
 
     Attributes:
         scores: Estimate by name, in the order of the table.
@@ -31,20 +31,20 @@ class Result:
 class Suite(Protocol):
     """A frozen dataclass whose fields are the suite's options, documented in its docstring (`Args:`).
 
-    Types of fields are those of `mars_megatron.evaluation.dataclass_options.build`. What a field names is taken for an
-    input of the suite, unless its metadata say that it is {"written": True}; with {"or_data_of_run": True} an empty one
-    stands for the data that the run is trained on.
+    Types of fields are those of `mars_megatron.evaluation.dataclass_options.build`. A file that a field names
+    is an input of the suite, unless the metadata of the field are {"written": True}. With {"or_data_of_run": True} an
+    empty field stands for the training data of the run.
 
     Attributes:
-        name: What its results are called.
-        needs_image_tokenizer: May be left out, which is true; a language model has none.
+        name: Name of its results.
+        needs_image_tokenizer: Optional; true by default. A language model has no image tokenizer.
     """
 
     name: ClassVar[str]
     needs_image_tokenizer: ClassVar[bool]
 
     def check(self) -> None:
-        """Look at the options and the files that they name, before any model is loaded.
+        """Check the options and the files that they name, before any model is loaded.
 
         Raises:
             ValueError: What is wrong, and what would be accepted.

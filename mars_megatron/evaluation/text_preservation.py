@@ -25,16 +25,16 @@ from mars_megatron.sequence.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class TextPreservation:
-    """How far a model has moved from the language model that it was made from, on text alone.
+    """Comparison of a model with the language model that it was made from, on text alone.
 
-    The largest difference of a logit, the frozen tensors that are not bitwise those of the base, and with texts the
-    perplexity of both, the nats per token that the model is worse, and the divergence KL(base || model) per token.
+    The largest difference of a logit and the number of frozen tensors that differ from the base. With texts also both
+    perplexities, the difference in nats per token, and the divergence KL(base || model) per token.
 
     Args:
         base: Checkpoint of the language model, or the folder of its run.
         texts: Texts to compare on: a file with one on each line, or JSONL with "prompt" and perhaps "answer". Without,
             all ids of the text tokenizer in rows of 32 are compared, and there is no perplexity.
-        max_texts: Most texts, spread evenly over the file; 0 for all.
+        max_texts: Largest number of texts, spread evenly over the file; 0 for all.
     """
 
     name: ClassVar[str] = "text"

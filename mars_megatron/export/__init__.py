@@ -1,1 +1,1 @@
-"""The exported model: files that a Hugging Face folder carries (*_mars.py), and what writes them there."""
+"""The code inside an exported Hugging Face folder (*_mars.py), and the code that writes it there."""

@@ -17,12 +17,12 @@ tags:
 
 # {title}
 
-MARS ([arXiv 2407.07614](https://arxiv.org/abs/2407.07614)): a language model that draws. Every layer has a visual
-expert beside its text expert, and both kinds of tokens meet in one causal attention. An image of {resolution} x
+MARS ([arXiv 2407.07614](https://arxiv.org/abs/2407.07614)): a language model that draws. Every layer has a text
+expert and a visual expert; one causal attention joins both kinds of tokens. An image of {resolution} x
 {resolution} pixels is {grid} x {grid} codes of a VQ model with a codebook of {codes}. Trained with mars_megatron,
 exported at step {step} in {dtype}.
 
-State here what it was trained on, what it is meant for, and under which license it may be used.
+State here the training data, the intended use and the license.
 
 ## Loading
 
@@ -48,7 +48,7 @@ inputs = tokenizer("a", return_tensors="pt", add_special_tokens=False)
 print(tokenizer.decode(model.generate(inputs.input_ids, attention_mask=inputs.attention_mask)[0]))
 ```
 
-What the layers compute, and where they look:
+Hidden states and attention weights:
 
 ```python
 outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
@@ -66,9 +66,9 @@ images = model.generate_images(
 images[0].save("sample.png")
 ```
 
-Further arguments: `guidance_schedule`, `temperature`, `top_k`, `top_p`, `min_p`, `batch_size`; what is left out is as
-in `config.image_generation`. The same seed gives a prompt the same images, whatever the batch and the other prompts.
-`model.generate_image_codes` gives the codes.
+Further arguments: `guidance_schedule`, `temperature`, `top_k`, `top_p`, `min_p`, `batch_size`; the defaults are those
+of `config.image_generation`. A prompt and a seed give the same images in every batch. `model.generate_image_codes`
+returns the codes.
 
 ## Captions
 
@@ -80,8 +80,8 @@ Further arguments are those of `generate()`, such as `do_sample=True, temperatur
 
 ## Fine-tuning
 
-The visual expert is what MARS trains. `AutoProcessor` makes samples with labels: `t2i` (caption, image) learns to draw,
-`i2t` (image, caption) to describe, `text` to write.
+MARS trains the visual expert. `AutoProcessor` makes samples with labels: `t2i` (caption, image) for drawing, `i2t`
+(image, caption) for captioning, `text` for writing.
 
 ```python
 from transformers import AutoProcessor, Trainer, TrainingArguments
@@ -97,15 +97,15 @@ model.save_pretrained("fine-tuned")
 processor.save_pretrained("fine-tuned")
 ```
 
-With a copy of `training_config.yaml` beside it, mars_megatron takes the new folder back (`import-hf`).
+Copy `training_config.yaml` into the new folder, and `import-hf` of mars_megatron reads it.
 
 The processor takes `padding`, `truncation` (which cuts captions, never images), `max_length`, `pad_to_multiple_of`,
-`padding_side` and `return_tensors`. `task="text", add_special_tokens=False` makes beginnings of texts for `generate()`.
+`padding_side` and `return_tensors`. `task="text", add_special_tokens=False` makes prompts for `generate()`.
 
-- Leave `label_smoothing_factor` at 0: the Trainer then takes the loss itself, and shifts the labels for the classes of
-  transformers alone. This model would learn to repeat its input.
-- The padding id is the end id. `DataCollatorForLanguageModeling` hides padding from the loss, and each end with it;
-  what the processor makes is right as it is.
+- Leave `label_smoothing_factor` at 0. Otherwise the Trainer computes the loss itself, and shifts the labels only for
+  classes of transformers: this model would learn to repeat its input.
+- The padding id is the end id. `DataCollatorForLanguageModeling` excludes padding from the loss, and so every end id.
+  Do not use it: the batches of the processor are complete.
 - With peft, `target_modules="all-linear"` adapts the projections of both experts, `r"{adapted}"` those of
   the visual one. `modules_to_save=["lm_head"]` trains the head too. Prompt tuning, p-tuning and trainable tokens ask
   for one table of embeddings, and do not work.

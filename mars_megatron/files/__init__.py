@@ -1,1 +1,1 @@
-"""Files, whatever is in them: texts and weights that users give, and folders that are something else."""
+"""Files of any kind: complete writes, hashes, texts and weights of users, and formats that are refused."""

@@ -1,1 +1,1 @@
-"""Folders of results: what is asked for, sampled, written, and made again."""
+"""Folders of results: prompts, sampled images and documents, manifests, contact sheets."""

@@ -1,1 +1,1 @@
-"""The index format (FORMAT.md): PREFIX.bin, .idx, .json and .weights.npy; written, read, merged. No torch."""
+"""The index format (FORMAT.md): PREFIX.bin, .idx, .json and .weights.npy; writing, reading, merging. No torch."""

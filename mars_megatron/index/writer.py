@@ -1,8 +1,8 @@
 """Writing an index: PREFIX.bin and .idx as megatron-core's IndexedDataset reads them, .weights.npy, and the log of
-what was left out. Everything has a temporary name until it is complete; the manifest comes last.
+what was left out. Files have temporary names until they are complete; the manifest is written last.
 
 megatron-core's own IndexedDatasetBuilder takes one document per call and keeps Python lists of all sequences; here
-documents come in batches of arrays. A test holds that both write the same bytes.
+documents come in batches of arrays. A test checks that both write the same bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class IndexWriter:
     """An index under construction.
 
     Args:
-        prefix: Where it goes; its folder is made. What is there stays until `commit`.
+        prefix: Path of the index without ending; its folder is made. An older index stays until `commit`.
 
     Raises:
         BeingWrittenError: Another process is writing this index.
@@ -141,7 +141,7 @@ class IndexWriter:
             self._weights.append(np.ones(len(lengths)) if weights is None else weights, np.float32)
 
     def skip(self, where: Mapping[str, Any], reason: str, detail: str) -> None:
-        """Count and log something left out; `where` says what it was, such as {"file": ..., "line": ...}."""
+        """Count and log a skipped item; `where` identifies it, such as {"file": ..., "line": ...}."""
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
         entry = {**where, "reason": reason, "detail": detail}
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
@@ -155,7 +155,7 @@ class IndexWriter:
     def commit(self, manifest: Callable[[Contents], Manifest]) -> Manifest:
         """Put the files in place, the manifest last. All of it is on the disk when this returns.
 
-        Whatever can fail comes first, while an older index under this prefix is still whole.
+        Steps that can fail come first, while an older index under this prefix is still complete.
 
         Args:
             manifest: Makes the manifest from the counts; `skipped`, `sha256` and so on are up to it.

@@ -1,4 +1,4 @@
-"""What became of every file of an input, in numbers that add up."""
+"""Counts of the files of an input by their use: read, captions, left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FileAccount:
         self._by_name = shard.kind == "folder" or shard.listed
 
     def add(self, usage: Usage) -> None:
-        """Take what became of the files of a batch."""
+        """Add the use of the files of a batch."""
         if self._by_name:
             self._images.update(usage.images)
             self._captions.update(usage.captions)

@@ -1,4 +1,4 @@
-"""What decides how an index is made."""
+"""The options of an index build."""
 
 from __future__ import annotations
 

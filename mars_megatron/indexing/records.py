@@ -152,7 +152,7 @@ class Problems:
 
 @dataclass
 class Usage:
-    """What became of the files of a batch's records, by name; a name may be in several places.
+    """The use of the files of a batch's records, by name; a name may be in several places.
 
     Args:
         images: Of the images of samples that are kept.
@@ -198,7 +198,7 @@ class Done:
         skips: What was left out.
         caption_fields: Names of all fields that captions were in.
         low_unused: Whether some record has a low-resolution image that nobody asked for.
-        usage: What became of files.
+        usage: The use of files.
         unknown: Texts in which the tokenizer could not spell something, and its unknown ids in them.
     """
 

@@ -1,4 +1,4 @@
-"""Which parts of a build are there already, and whether they are of this build."""
+"""Finds the finished parts of a build, and checks that they belong to this build."""
 
 from __future__ import annotations
 

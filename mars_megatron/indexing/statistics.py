@@ -1,4 +1,4 @@
-"""What is in an index, in numbers."""
+"""Statistics of an index."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def describe_files(files: dict[str, int], members: dict[str, int], unread: dict[str, int]) -> list[str]:
-    """What became of the files of the inputs; lines for a person, none of an index that does not say it."""
+    """Lines that tell the use of the files of the inputs; none for an index without these counts."""
     lines = []
     for name, counts in (("files", files), ("members of tar files", members)):
         if counts:

@@ -1,4 +1,4 @@
-"""Reading an index again, all of it, and saying what is wrong."""
+"""Reads all of an index, and reports every problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does: a batch of raw records in, token ids and pixels in flat arrays out. No torch is used here."""
+"""The work of a worker process: from a batch of raw records to flat arrays of token ids and pixels. No torch."""
 
 from __future__ import annotations
 

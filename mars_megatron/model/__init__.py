@@ -1,4 +1,4 @@
-"""SemVIE: the model."""
+"""The MARS model: SemVIE layers, embedding, head, initialisation."""
 
 from mars_megatron.model.build import build_model, freeze
 from mars_megatron.model.kv_cache import KVCache

@@ -35,7 +35,7 @@ class SemVIELayer(MegatronModule, BaseTransformerLayer):
         pg_collection: Process groups.
         vp_stage: Model chunk of an interleaved pipeline.
         backend: Linears and core attention.
-        run: What the modalities share, their FFN experts, and what is frozen.
+        run: The run: shared and separate parts, FFN experts, frozen parts.
     """
 
     def __init__(

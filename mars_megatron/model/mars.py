@@ -27,12 +27,12 @@ from mars_megatron.sequence.vocabulary import Vocabulary
 
 
 class MARSModel(MegatronModule):
-    """One pipeline stage of the model; the whole of it without pipeline parallelism.
+    """One pipeline stage of the model; the whole model without pipeline parallelism.
 
     Args:
         config: The run.
         groups: Process groups.
-        pre_process: This stage embeds.
+        pre_process: This stage has the embedding.
         post_process: This stage has the head.
         vp_stage: Model chunk of an interleaved pipeline.
     """

@@ -1,1 +1,1 @@
-"""From any picture file to 8-bit sRGB pixels: one rule for indices and for exported models. No torch."""
+"""Decoding of image files to 8-bit sRGB pixels, the same for indices and exported models. No torch."""

@@ -1,4 +1,4 @@
-"""The device seam: cuda or cpu, chosen once."""
+"""The device, cuda or cpu, chosen once per process; process groups."""
 
 from mars_megatron.platform.device import device, init_process_group, initialize
 

@@ -1,4 +1,4 @@
-"""`python -m mars_megatron.platform`: what was found on this machine, and what each absence costs."""
+"""`python -m mars_megatron.platform`: the versions and devices of this machine, and the effect of each missing one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device seam: chosen once per process, asked for by the rest of the package."""
+"""The device, chosen once per process; the rest of the package asks here for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has of what the project can use, and what each absence costs."""
+"""Libraries and devices of this machine, and the effect of each missing one."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def inspect() -> list[Finding]:
             "the longest for torch's attention",
         ),
         _package("apex", "apex", "apex", "no fused kernels of apex; torch's fused AdamW updates the parameters"),
-        _package("DeepSpeed", "deepspeed", "deepspeed", "nothing yet: no engine but megatron-core's is offered"),
+        _package("DeepSpeed", "deepspeed", "deepspeed", "nothing; DeepSpeed is not used"),
         _gpus(),
-        _communication("NCCL", "is_nccl_available", "ranks on GPUs cannot talk to each other: one GPU only"),
-        _communication("gloo", "is_gloo_available", "ranks on CPUs cannot talk to each other: one process only"),
+        _communication("NCCL", "is_nccl_available", "ranks on GPUs cannot communicate: one GPU only"),
+        _communication("gloo", "is_gloo_available", "ranks on CPUs cannot communicate: one process only"),
         _extension(),
     ]
 

@@ -1,4 +1,4 @@
-"""Named, complete configurations. They import only mars_megatron.config."""
+"""Complete configurations by name. They import only mars_megatron.config."""
 
 from mars_megatron.recipes.registry import RECIPES, get_recipe
 

@@ -13,8 +13,8 @@ from mars_megatron.config.schema import RunConfig
 from mars_megatron.config.validate import validate
 from mars_megatron.recipes.registry import ACCEPTED, get_recipe
 
-DESCRIPTION = """Settings come from the recipe, then from the YAML file, then from the options below: the later wins.
-The defaults shown are those of the chosen recipe and file."""
+DESCRIPTION = """Train a model. Settings come from the recipe, then from the YAML file, then from the options below; the
+later takes precedence. The defaults shown are those of the chosen recipe and file."""
 INIT_FROM = "--checkpoint.init_from"
 
 
@@ -74,7 +74,7 @@ def _first_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", default="tiny", metavar="NAME", help=ACCEPTED)
     parser.add_argument("--config", default="", metavar="FILE", help="YAML file of settings, complete or partial")
     parser.add_argument(
-        "--init-from", default="", metavar="CHECKPOINT", help=f"short for {INIT_FROM}: start from another run's end"
+        "--init-from", default="", metavar="CHECKPOINT", help=f"short for {INIT_FROM}: load initial parameters"
     )
     parser.add_argument("--print-config", action="store_true", help="print the resolved YAML and exit")
     return parser

@@ -1,4 +1,4 @@
-"""The recipes by name, and those that a user writes."""
+"""The recipes by name, and recipes of users."""
 
 from __future__ import annotations
 

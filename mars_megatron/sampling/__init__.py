@@ -1,4 +1,4 @@
-"""Sampling: images from prompts, captions from images."""
+"""Sampling of images from prompts, captions from images, and documents of both."""
 
 from mars_megatron.sampling.load import LoadedModel, load_for_inference
 from mars_megatron.sampling.sampler import Sampler

@@ -171,7 +171,7 @@ def ids_sampler(config: GenerationConfig, temperature: float | None = None) -> C
 
 
 class _CachedModel:
-    """Samples whose beginnings are read once, with their keys and values kept.
+    """Samples whose prefixes are read once, with their keys and values kept.
 
     Args:
         model, vocabulary, samples, per_step: See `Decoder`.
@@ -195,7 +195,7 @@ class _CachedModel:
         self._direct = DirectDecoding(model, self._cache.max_length) if DirectDecoding.serves(model) else None
 
     def start(self) -> torch.Tensor:
-        """Read the beginnings; fp32 logits [samples * per_step, ids] of the first new tokens."""
+        """Read the prefixes; fp32 logits [samples * per_step, ids] of the first new tokens."""
         logits = self._read(self._prompt.to(platform.device()))
         self._cache.advance(sample_lengths(self._prompt.plan))
         return logits
@@ -216,7 +216,7 @@ class Decoder(_CachedModel):
         modality: Modality of all tokens to come; logits are those of its ids.
         max_new_tokens: How many of them each sample is given at most.
         per_step: Tokens that each sample is given in a step, and whose logits it returns: the K of next-K-token
-            prediction, with which each sample's beginning ends in its K start slots.
+            prediction, with which each sample's prefix ends in its K start slots.
     """
 
     def __init__(

@@ -23,14 +23,14 @@ from mars_megatron.tokenizers.text_checks import warn_of_former_checkpoint
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to be sampled from; unpacks to model, config, groups and vocabulary.
+    """A model for sampling; unpacks to model, config, groups and vocabulary.
 
     Attributes:
         model: The whole model, in evaluation mode; this rank's tensor-parallel share.
-        config: The configuration saved in the checkpoint, with the layout and overrides in force now.
+        config: The configuration saved in the checkpoint, with the current layout and overrides.
         groups: Process groups.
         vocabulary: Layout of the joined ids.
-        missing: By setting of `data`, why a tokenizer of the checkpoint is not to be had.
+        missing: By setting of `data`, why a tokenizer of the checkpoint is missing.
     """
 
     model: MARSModel

@@ -1,4 +1,4 @@
-"""From prompts to pictures and back, with the tokenizers of a checkpoint."""
+"""Sampling of images for texts and of texts for images, with the tokenizers of a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mars_megatron.tokenizers.text_checks import check_table
 
 
 class Sampler:
-    """Samples images for texts and captions for images. Every rank must make the same calls, and gets the same.
+    """Samples images for texts and captions for images. Every rank must make the same calls, and gets the same results.
 
     Args:
         loaded: The model; its configuration names the tokenizers and has the sampling settings.
@@ -68,10 +68,10 @@ class Sampler:
         return self.image_tokenizer.grid(resolution or self.loaded.config.image.resolution)
 
     def tokenizer_path(self, setting: str) -> str:
-        """Where a tokenizer lies: that of data.text_tokenizer or data.image_tokenizer.
+        """Path of a tokenizer: that of data.text_tokenizer or data.image_tokenizer.
 
         Raises:
-            ValueError: The setting is empty, or the checkpoint's own is not to be had.
+            ValueError: The setting is empty, or the tokenizer of the checkpoint is missing.
         """
         if setting in self.loaded.missing:
             raise ValueError(self.loaded.missing[setting])
@@ -225,29 +225,29 @@ class Sampler:
         return [self.text_tokenizer.decode(ids) for ids in captions]
 
     def complete(self, texts: Sequence[str], settings: GenerationConfig | None = None) -> list[str]:
-        """What the model writes after each text; arguments as for `caption`.
+        """The continuation of each text; arguments as for `caption`.
 
         Raises:
             ValueError: A text is empty.
         """
-        beginnings = [self.text_tokenizer.encode(text) for text in texts]
-        if not all(beginnings):
-            raise ValueError(f"text {beginnings.index([])} to be continued is empty")
+        prefixes = [self.text_tokenizer.encode(text) for text in texts]
+        if not all(prefixes):
+            raise ValueError(f"text {prefixes.index([])} to be continued is empty")
         written = sample_text(
             self.loaded.model,
-            beginnings,
+            prefixes,
             self.loaded.vocabulary,
             self.text_tokenizer.eos_id,
             settings or self.loaded.config.generation,
             num_text_ids=self.num_text_ids,
         )
-        # Decoded with its beginning: on their own, the first new ids may lose a space or part of a character.
-        wholes = [self.text_tokenizer.decode([*begin, *ids]) for begin, ids in zip(beginnings, written, strict=True)]
-        starts = [self.text_tokenizer.decode(begin) for begin in beginnings]
+        # Decoded with its prefix: on their own, the first new ids may lose a space or part of a character.
+        wholes = [self.text_tokenizer.decode([*prefix, *ids]) for prefix, ids in zip(prefixes, written, strict=True)]
+        starts = [self.text_tokenizer.decode(prefix) for prefix in prefixes]
         return [whole.removeprefix(start) for whole, start in zip(wholes, starts, strict=True)]
 
     def continue_documents(self, documents: Sequence[Document], *, progress: bool = False) -> list[list[Part]]:
-        """Go on with documents of texts and images: the model writes, begins images by itself, and samples them.
+        """Continue documents of texts and images: the model writes text, starts images by itself, and samples them.
 
         Replicas of the model share the work. The settings are those of the configuration; see `sample_documents`.
 

@@ -1,4 +1,4 @@
-"""Documents of texts and images: a model goes on writing, and begins images by itself."""
+"""Documents of texts and images: the model continues the text, and starts images by itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DocumentLimits:
 
     Args:
         seed: Seed of its random numbers, which depend on nothing else.
-        max_images: Most images that it may begin.
+        max_images: Largest number of images that it may start.
         max_text_tokens: Most text tokens that it may write, images aside; it ends there.
         stop_after_image: It ends behind its first image.
     """
@@ -279,7 +279,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Document(DocumentLimits):
-    """The beginning of a document that a model shall go on with, and how far.
+    """The start of a document that the model continues, and its limits.
 
     Args:
         parts: Texts and images in any order; not all empty.
@@ -316,7 +316,7 @@ def to_parts(
         if is_image:
             parts.append(torch.tensor([vocabulary.id_to_code(token) for token in ids], dtype=torch.int64))
         else:
-            # Decoded with its beginning: on their own, the first new ids may lose a space or part of a character.
+            # Decoded with its prefix: on their own, the first new ids may lose a space or part of a character.
             parts.append(tokenizer.decode([*begun, *ids]).removeprefix(tokenizer.decode(begun)))
         begun = []
     return parts

@@ -21,7 +21,7 @@ STREAM = 1  # its random numbers are others than those of the low-resolution ima
 
 def sample_codes(
     model: MARSModel,
-    beginnings: Sequence[Sequence[int]],
+    prefixes: Sequence[Sequence[int]],
     unconditional: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     noise: torch.Tensor,
@@ -35,7 +35,7 @@ def sample_codes(
 
     Args:
         model: The whole model.
-        beginnings: Joined ids of each sample up to the image: they end in its BOI, or its start slots.
+        prefixes: Joined ids of each sample up to the image: they end in its BOI, or its start slots.
         unconditional: The same without the prompt, for guidance; not looked at where that is off.
         vocabulary: Layout of the joined ids.
         noise: float64 [samples, codes], the random numbers.
@@ -49,7 +49,7 @@ def sample_codes(
     num_samples, num_codes = noise.shape
     assert num_codes % per_step == 0, (num_codes, per_step)
     guided = config.guidance != 1
-    samples = [*beginnings, *unconditional] if guided else list(beginnings)
+    samples = [*prefixes, *unconditional] if guided else list(prefixes)
     # The last codes are sampled, but never read.
     decoder = Decoder(model, vocabulary, samples, VISUAL, num_codes - per_step, per_step)
     logits = decoder.start()
@@ -112,11 +112,11 @@ def sample_images(
     with inference(model), tqdm(total=codes.numel(), desc="sample", unit="code", disable=hidden) as bar:
         for start in range(0, len(prompts), config.batch_size):
             part = slice(start, start + config.batch_size)
-            beginnings = [[*prompt, vocabulary.boi] for prompt in prompts[part]]
+            prefixes = [[*prompt, vocabulary.boi] for prompt in prompts[part]]
             noise = uniforms(keys[part], num_codes)
             # the same form as a dropped caption in training
-            unconditional = [[vocabulary.boi]] * len(beginnings)
-            codes[part] = sample_codes(model, beginnings, unconditional, vocabulary, noise, config, bar).cpu()
+            unconditional = [[vocabulary.boi]] * len(prefixes)
+            codes[part] = sample_codes(model, prefixes, unconditional, vocabulary, noise, config, bar).cpu()
     return codes
 
 
@@ -171,9 +171,9 @@ def upscale(
     with inference(model), tqdm(total=codes.numel(), desc="super-resolution", unit="code", disable=hidden) as bar:
         for start in range(0, len(prompts), config.batch_size):
             part = slice(start, start + config.batch_size)
-            beginnings = [[*image, *prompt, *slots] for image, prompt in zip(low[part], prompts[part], strict=True)]
+            prefixes = [[*image, *prompt, *slots] for image, prompt in zip(low[part], prompts[part], strict=True)]
             unconditional = [[*image, *slots] for image in low[part]]
             noise = uniforms(keys[part], len(order))
-            sampled = sample_codes(model, beginnings, unconditional, vocabulary, noise, config, bar, len(slots))
+            sampled = sample_codes(model, prefixes, unconditional, vocabulary, noise, config, bar, len(slots))
             codes[part, order] = sampled.cpu()
     return codes

@@ -1,4 +1,4 @@
-"""Text behind a beginning, captions of images, and how probable a caption is."""
+"""Text that continues a prefix, captions of images, and how probable a caption is."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mars_megatron.sequence.vocabulary import Vocabulary
 
 def sample_text(
     model: MARSModel,
-    beginnings: Sequence[Sequence[int]],
+    prefixes: Sequence[Sequence[int]],
     vocabulary: Vocabulary,
     eos_id: int,
     config: GenerationConfig,
     *,
     num_text_ids: int | None = None,
 ) -> list[list[int]]:
-    """Continue each beginning with text ids until EOS, or with config.max_caption_tokens of them.
+    """Continue each prefix with text ids until EOS, or with config.max_caption_tokens of them.
 
     Every tensor-parallel rank must call it, and gets the same.
 
     Args:
         model: The whole model (parallel.pipeline 1); put back in the mode it came in.
-        beginnings: Joined ids, the same on every rank; none empty.
+        prefixes: Joined ids, the same on every rank; none empty.
         vocabulary: Layout of the joined ids.
         eos_id: End-of-text id of the text tokenizer.
         config: Temperature (0 is greedy), top_k, top_p, min_p, seed, batch_size, max_caption_tokens. Guidance is not
@@ -47,10 +47,10 @@ def sample_text(
     num_text_ids = vocabulary.text_size if num_text_ids is None else num_text_ids
     results: list[list[int]] = []
     with inference(model):
-        for start in range(0, len(beginnings), config.batch_size):
-            part = range(start, min(start + config.batch_size, len(beginnings)))
+        for start in range(0, len(prefixes), config.batch_size):
+            part = range(start, min(start + config.batch_size, len(prefixes)))
             decoder = Decoder(
-                model, vocabulary, beginnings[start : part.stop], TEXT, max_new_tokens=config.max_caption_tokens
+                model, vocabulary, prefixes[start : part.stop], TEXT, max_new_tokens=config.max_caption_tokens
             )
             noise = uniforms([(config.seed, index) for index in part], config.max_caption_tokens)
             results += _write(model, decoder, num_text_ids, eos_id, noise, config)

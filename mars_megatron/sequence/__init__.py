@@ -1,4 +1,4 @@
-"""One packed sequence: vocabulary, samples, batch, the plan of who computes what, and the row copies that follow it."""
+"""One packed sequence: vocabulary, samples, batch, dispatch plan, and the row copies of the plan."""
 
 from mars_megatron.sequence.native import native_available
 from mars_megatron.sequence.plan import DispatchPlan, build_plan

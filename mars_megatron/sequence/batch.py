@@ -27,8 +27,8 @@ class Batch:
         loss_rows: int64 [N]. Rows whose output has a loss, ordered [text targets | visual targets], each in
             sequence order. A visual row may have a text target (the end of an image before its caption).
         targets: int64 [N]. Text ids, then rows of the image table.
-        num_text_targets: How many of the N are text.
-        num_visual_targets: How many of the N are visual.
+        num_text_targets: Number of text targets.
+        num_visual_targets: Number of visual targets.
         index: Number of this micro-batch in the global order.
         task: The task of all its samples (sequence.samples), or MIXED.
     """

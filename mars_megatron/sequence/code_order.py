@@ -1,4 +1,4 @@
-"""In which order the codes of a high-resolution image are predicted."""
+"""The order in which the codes of a high-resolution image are predicted."""
 
 from __future__ import annotations
 

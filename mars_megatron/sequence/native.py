@@ -1,4 +1,4 @@
-"""The compiled extension: loading it, and deciding when it serves."""
+"""The compiled extension: loading it, and deciding when it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DispatchPlan: where every token of a packed micro-batch goes, decided once, on the host."""
+"""DispatchPlan: the expert and the row of every token of a packed micro-batch, computed once, on the host."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class DispatchPlan:
         sorted    [P]                  text rows, text padding, visual rows, visual padding; each part stable
         sample    [S * max_seqlen]     samples padded on the right
 
-    Counts are host integers, so no layer ever asks a device for one. Tensors are made on the CPU; `to` moves
-    them.
+    Counts are host integers, so no layer reads one from a device. Tensors are made on the CPU; `to` moves them.
 
     Args:
         num_tokens: T.
@@ -35,7 +34,7 @@ class DispatchPlan:
         num_visual: Visual tokens (T - num_text).
         padded_text: Rows of the text part, a positive multiple of row_multiple.
         padded_visual: Rows of the visual part, a positive multiple of row_multiple.
-        row_multiple: What both parts are padded to.
+        row_multiple: Both parts are padded to a multiple of this.
         max_seqlen: Length of the longest sample.
         num_text_blocks: Text blocks: maximal runs of text tokens inside one sample.
         image_before_text: Whether some sample has a visual token before a text token. Where it is false
@@ -51,7 +50,7 @@ class DispatchPlan:
         sorted_to_padded: int64 [P]. Place of each row in the sample layout; -1 for padding.
         expert_peers: (padded_text, padded_visual) of the micro-batches that the expert-parallel ranks process
             at the same time, in rank order, this one among them; () without expert parallelism. build_plan
-            knows of one micro-batch only: who knows all fills this in (dataclasses.replace).
+            leaves it empty; data.micro_batches sets it (dataclasses.replace).
     """
 
     num_tokens: int

@@ -24,8 +24,8 @@ class Vocabulary:
     """Layout of the joined ids: `[0, text_size)` text, then `codebook_size` codes, the specials, and start slots.
 
     The model keeps two tables, text and image; an image-side id lies in row `id - text_size` of the
-    image table. Every id at or above `text_size`, special tokens included, is of visual modality, so
-    that in text-to-image samples nothing trainable lies before a text token.
+    image table. Every id at or above `text_size`, special tokens included, has visual modality, so
+    that in text-to-image samples no text token depends on a trained parameter.
 
     Args:
         text_size: Number of text ids (at least the text tokenizer's).

@@ -1,6 +1,6 @@
 """Text and image tokenizers.
 
-What is exported here is imported when it is first used: processes that only tokenise text need no torch.
+The names below are imported on first use, so that processes that only tokenise text need no torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Image tokenizers behind one interface; the one there is here is a diffusers VQModel."""
+"""Image tokenizers behind one interface. The only implementation is a diffusers VQModel."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def channels_first(images: torch.Tensor) -> torch.Tensor:
 
 
 class ImageTokenizer(Protocol):
-    """What the package needs of an image tokenizer: a folder of config.json and weights, which is found and copied.
+    """The interface of an image tokenizer, which is a folder of config.json and weights.
 
     Attributes:
-        path: The folder, as it was given.
+        path: The given folder.
         fingerprint: `image_fingerprint` of the folder.
         codebook_size: Every code lies in [0, codebook_size).
         downsample: Pixels of a code along each side.

@@ -1,4 +1,4 @@
-"""Text tokenizers behind one interface: the file decides, and its own library reads it."""
+"""Text tokenizers behind one interface. The ids are those of the file, read by its own library."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from mars_megatron.tokenizers.tokenizer_files import (
 
 
 class TextTokenizer(Protocol):
-    """What the package needs of a text tokenizer.
+    """The interface of a text tokenizer.
 
     Attributes:
-        path: As it was given.
-        file: What decides the ids.
+        path: The given path.
+        file: The file that decides the ids.
         fingerprint: sha256 of the file, or of the tokenizer files of a folder.
-        content: sha256 of what decides the ids alone: the file, eos_id and bos_id. The same in every copy.
+        content: sha256 of the file, eos_id and bos_id, which decide the ids. The same in every copy.
         size: Every id, of special tokens too, lies in [0, size).
-        rows: What a text makes, eos_id and bos_id lie in [0, rows): the fewest rows of a table of embeddings.
-        names: The tokens with a name that there are: eos_token, bos_token, unk_token, pad_token, ...
+        rows: The ids of texts, eos_id and bos_id lie in [0, rows): the least number of rows of an embedding table.
+        names: The tokens that have a name: eos_token, bos_token, unk_token, pad_token, ...
         eos_id: End of text.
-        bos_id: Begin of text, if there is one. Nothing puts it in front of a text.
-        unk_id: What it makes of text that it cannot spell; None where there is no such text.
+        bos_id: Begin of text, or None. It is never added to a text.
+        unk_id: The id of unknown text; None if every text has other ids.
         wants_bos: The files say that the language model expects bos_id in front of every text.
     """
 
@@ -61,13 +61,13 @@ class TextTokenizer(Protocol):
     def rows(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone, without begin or end tokens. What reads like a special token is text."""
+        """Ids of the text, without begin or end tokens. Text that looks like a special token is treated as text."""
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The same of many texts, faster than one by one; on one thread where the library allows that."""
+        """The ids of many texts, faster than one by one; on one thread if the library allows it."""
 
     def decode(self, ids: list[int]) -> str:
-        """The text of the ids; special tokens leave no trace."""
+        """The text of the ids, without special tokens."""
 
     def tokens_from(self, first: int) -> dict[str, int]:
         """Tokens whose ids are at least `first`."""

@@ -1,4 +1,4 @@
-"""Whether a text tokenizer gives the ids that an index or a checkpoint was made with, and whether a table has them all.
+"""Checks that a text tokenizer gives the ids of an index or a checkpoint, and that a table has rows for them all.
 
 Indices and checkpoints of a former version, which read a tokenizer folder by a class of transformers, do not say how it
 was read: `TextTokenizerInfo.content` is empty, and the checkpoint has no record of its tokenizers.

@@ -82,7 +82,7 @@ class TrainingText:
         return TrainingText(self.path)._parts()
 
     def notes(self) -> list[str]:
-        """What became of the lines that are not sentences as they stand."""
+        """Lines that tell how many lines were split, cut, empty or not UTF-8."""
         where = f"the first is line {self.first_not_utf8}"
         counted = (
             (self.empty, "empty"),

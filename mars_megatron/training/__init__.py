@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Training: step, objective, loop, callbacks, optimiser, metrics."""
 
 from mars_megatron.platform.parallel import shut_down
 from mars_megatron.training.trainer import Trainer

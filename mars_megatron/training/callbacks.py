@@ -1,4 +1,4 @@
-"""What happens beside the steps of a run, a class for each thing; `trainer.CALLBACKS` lists them."""
+"""Callbacks of the loop: log, validate, sample, score, stop, save. `trainer.CALLBACKS` lists them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ FINISHED = "finished"
 
 
 class Callback:
-    """Something beside the steps of a run. Every rank makes the same ones before the first step, and calls them in the
-    same order. A method that a callback does not have does nothing.
+    """A callback of the loop. Every rank makes the same callbacks before the first step, and calls them in the same
+    order. A method that a subclass does not define does nothing.
 
     Args:
         run: The run, about to take its first step.
@@ -50,13 +50,13 @@ class Callback:
         """Called before every step."""
 
     def after_step(self, result: StepResult) -> None:
-        """Called after every step, when `run.position` counts it; sets `run.stopping` to end the run behind it."""
+        """Called after every step, when `run.position` counts it; sets `run.stopping` to end the run after it."""
 
     def end(self) -> None:
         """Called after the last step, in the opposite order."""
 
     def due(self, interval: int) -> bool:
-        """Whether what comes every `interval` steps, and behind the last, comes now; 0 is never."""
+        """Whether something with this interval in steps, and after the last step, is due now; 0 is never."""
         return interval > 0 and (self.run.position.step % interval == 0 or self.run.is_done())
 
 

@@ -1,4 +1,4 @@
-"""How the learned routers spread their tokens: what a run logs about its experts."""
+"""The distribution of tokens over experts, which a run logs."""
 
 from __future__ import annotations
 

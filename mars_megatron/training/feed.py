@@ -1,4 +1,4 @@
-"""What ranks are fed: each data-parallel rank its own micro-batches, read once per tensor-parallel group."""
+"""The micro-batches of each data-parallel rank, read once per tensor-parallel group."""
 
 from __future__ import annotations
 

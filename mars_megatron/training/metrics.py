@@ -1,4 +1,4 @@
-"""What a run writes while it trains: progress bar, metrics.jsonl, TensorBoard."""
+"""The logs of a run: progress bar, metrics.jsonl, TensorBoard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is optimised: an objective turns a micro-batch and what the model makes of it into a loss."""
+"""Objectives: from a micro-batch and the output of the model to the loss that is optimised."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mars_megatron.sequence.samples import TASKS
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step or evaluation measured, over the whole global batch. What is None is not logged.
+    """The measurements of one step or evaluation, over the whole global batch. None is not logged.
 
     Attributes:
         loss: Mean loss per target, in nats.
@@ -39,7 +39,7 @@ class StepResult:
 
 
 class Loss(NamedTuple):
-    """What one micro-batch adds to a step.
+    """The contribution of one micro-batch to a step.
 
     Attributes:
         total: What is optimised, a scalar; a step divides the sum over its micro-batches by that of `number`.
@@ -70,14 +70,14 @@ class Objective(Protocol):
         """
 
     def result(self, measures: list[float]) -> StepResult:
-        """What a step tells of the sums of the measures over all its micro-batches."""
+        """The result of a step, from the sums of the measures over all its micro-batches."""
 
 
 class NextToken:
     """The mean over all targets of the loss of the next token.
 
     Args:
-        text_weight: Factor of the text targets in what is optimised; what is told has none, so that runs compare.
+        text_weight: Factor of the text targets in the optimised loss. Logged losses are without it.
     """
 
     num_measures = 5 + 2 * len(TASKS)

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGTERM of a scheduler, Ctrl-C or SIGHUP end the run behind a checkpoint."""
+"""Stopping on request: on SIGTERM, SIGHUP or Ctrl-C a run saves a checkpoint and ends."""
 
 from __future__ import annotations
 

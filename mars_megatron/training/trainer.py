@@ -29,19 +29,19 @@ from mars_megatron.training.objective import Objective, StepResult
 from mars_megatron.training.optimizer import apply_settings, build_optimizer, check_offered, wrap_data_parallel
 from mars_megatron.training.step import Stepper
 
-# Called in this order behind every step.
+# Called in this order after every step.
 CALLBACKS: list[type[Callback]] = [Log, Validate, Sample, Score, Stop, Save]
 
 
 class Trainer:
     """One run, from its configuration to its last checkpoint.
 
-    A complete checkpoint in `checkpoint.dir` is resumed; otherwise training starts from `checkpoint.init_from`,
-    or from random values.
+    A complete checkpoint in `checkpoint.dir` is resumed; otherwise parameters are initialised from
+    `checkpoint.init_from`, or at random.
 
     Args:
         config: The run.
-        objective: What is optimised; None for the next token.
+        objective: The loss; None for next-token prediction.
 
     Raises:
         ValueError: settings that contradict each other or the data, before anything is trained.

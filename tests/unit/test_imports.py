@@ -1,4 +1,4 @@
-"""Imports point one way: between rooms (the subpackages) in the order below, and in no circle between modules."""
+"""Imports go in one direction: between packages in the order below, and without cycles between modules."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ from mars_megatron.export import code
 ROOT = Path(__file__).parents[2]
 PACKAGE = "mars_megatron"
 
-# A room may import those before it, and itself.
+# A package may import those before it, and itself.
 ORDER = [
     *("files", "pictures", "index", "compat"),
     *("config", "recipes", "platform", "tokenizers"),
@@ -60,7 +60,7 @@ GRAPH = {
 }
 
 
-def room(name):
+def package_of(name):
     """The subpackage that a dotted name belongs to, or None."""
     names = name.split(".")
     return names[1] if names[0] == PACKAGE and len(names) > 1 else None
@@ -68,9 +68,9 @@ def room(name):
 
 def direction_errors(name, others):
     """What is wrong with what a module imports."""
-    own = room(name)
+    own = package_of(name)
     for other in others:
-        theirs = room(other)
+        theirs = package_of(other)
         if own not in LEVEL or theirs in (None, own, "_C"):
             continue
         if theirs not in LEVEL:
@@ -99,9 +99,9 @@ def reachable(graph, name):
 def test_imports_point_one_way(name):
     tops = {other.split(".")[0] for other in GRAPH[name]}
     assert not list(direction_errors(name, GRAPH[name]))
-    if room(name) in WITHOUT_TORCH:
+    if package_of(name) in WITHOUT_TORCH:
         assert not tops & {"torch", "megatron"}
-    if room(name) in LEVEL and room(name) not in MEGATRON:
+    if package_of(name) in LEVEL and package_of(name) not in MEGATRON:
         assert "megatron" not in tops
     assert not tops & {"tools", "benchmarks", "examples", "tests"}
 

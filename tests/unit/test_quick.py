@@ -1,4 +1,4 @@
-"""What `tests/run.sh --quick` runs is there, and has something of every room."""
+"""What `tests/run.sh --quick` runs is there, and has tests of every package."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICK = [ROOT / line for line in (ROOT / "tests/quick.txt").read_text("utf-8").splitlines()]
 
 
-def rooms() -> set[str]:
+def packages() -> set[str]:
     return {path.parent.name for path in ROOT.glob("mars_megatron/*/__init__.py")}
 
 
-def test_every_room_has_quick_tests() -> None:
+def test_every_package_has_quick_tests() -> None:
     covered = {path.relative_to(ROOT / "tests/unit").parts[0] for path in QUICK}
-    assert len(rooms()) > 10 and not rooms() - covered
+    assert len(packages()) > 10 and not packages() - covered
 
 
 def test_the_list_names_tests_once() -> None:

@@ -1,4 +1,4 @@
-"""Contests of the project's dispatch and training step against the usual ways of doing the same."""
+"""Benchmarks of the project against common alternatives."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The way of the data: indexing, loading, starting and packing, with the bars that they are to meet."""
+"""Indexing, loading, starting and packing, with the values that they are required to reach."""
 
 from __future__ import annotations
 

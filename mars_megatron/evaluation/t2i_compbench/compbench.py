@@ -44,25 +44,26 @@ _MAX_BYTES = 230  # of a prompt in a file name: with number, ending and .tmp at 
 
 @dataclass(frozen=True)
 class T2ICompBench:
-    """T2I-CompBench (Huang et al. 2023): its prompt files, drawn and scored by models that are given.
+    """T2I-CompBench (Huang et al. 2023): its prompts are drawn, and scored by models that you give.
 
     By category: color, shape and texture by visual questions, spatial and numeracy by a detector, 3d_spatial by a
-    detector and a depth model, non_spatial by CLIP, complex by the mean of two or three of them. Scores compare with
-    published ones as far as the models are those of the benchmark (its detector, UniDet, is none of transformers).
+    detector and a depth model, non_spatial by CLIP, complex by the mean of two or three of them. Scores are
+    comparable with published ones only if the models are those of the benchmark. Its detector, UniDet, is not in
+    transformers.
 
     Args:
         prompts: Prompt files: color_val.txt, ...
-        category: Of all the files, where their names do not begin with it.
+        category: Category of all files; needed if the names of the files do not begin with it.
         scorer: auto (by category), none (only write the images), or package.module:name or folder/file.py:name of a
-            function of images (uint8 [N, height, width, 3]) and prompts that gives a score for each, or of a class of
-            such objects, whose argument may follow behind another colon.
+            function of images (uint8 [N, height, width, 3]) and prompts that returns a score for each, or of a class of
+            such objects, whose argument may follow after another colon.
         vqa: Model for visual questions: BLIP or ViLT.
         detector: Object detector: one with classes, or OWL-ViT or OWLv2.
         clip: CLIP model.
         depth: Model that estimates depth, larger where nearer.
-        detector_threshold: Least confidence of an object (0.5 with classes, about 0.1 for OWL-ViT).
+        detector_threshold: Smallest confidence of an object (0.5 with classes, about 0.1 for OWL-ViT).
         samples_per_prompt: Images drawn for each prompt; the benchmark draws 10.
-        max_prompts: Most prompts of each file, the first ones; 0 for all.
+        max_prompts: Largest number of prompts of each file, from its start; 0 for all.
         judge_batch_size: Images or questions in one forward pass of a scoring model.
         images_folder: Where to write FILE/samples/PROMPT_000000.png, the layout of the benchmark's scripts.
     """

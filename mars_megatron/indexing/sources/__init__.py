@@ -1,4 +1,4 @@
-"""Where raw samples come from."""
+"""The inputs of an index: folders, JSONL, tar, parquet and text files."""
 
 from mars_megatron.indexing.sources.inputs import InputShard, find_inputs
 from mars_megatron.indexing.sources.listing import CAPTIONS_FILE

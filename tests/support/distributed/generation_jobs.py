@@ -108,8 +108,8 @@ def of_documents(tensor: int, sequence: bool, routed: bool) -> list[list[int]]:
         with torch.no_grad():
             model.head.visual.weight[row % rows_of_rank] *= 8
     image = [vocabulary.boi, *range(30, 34), vocabulary.eoi]
-    beginnings = [[3, 4, 5], [*image, 7], [9, *image, *image], [8]]
-    requests = [Request(ids, seed=seed, max_images=2, max_text_tokens=12) for seed, ids in enumerate(beginnings)]
+    prefixes = [[3, 4, 5], [*image, 7], [9, *image, *image], [8]]
+    requests = [Request(ids, seed=seed, max_images=2, max_text_tokens=12) for seed, ids in enumerate(prefixes)]
     return sample_documents(model, requests, Joint(vocabulary, 4, EOS, 29), replace(SETTINGS, text_temperature=2.0))
 
 

@@ -68,7 +68,7 @@ def test_outputs_are_kept_while_they_are_sent(monkeypatch, release: tuple, inter
 def test_a_setting_that_the_release_does_not_offer_is_refused(monkeypatch, setting: str) -> None:
     monkeypatch.setitem(megatron_core.OFFERED, setting, False)
     megatron_core.check_offered({setting: 0.0})
-    with pytest.raises(ValueError, match=rf"{setting}=True needs megatron-core 0\.18.* is installed"):
+    with pytest.raises(ValueError, match=rf"{setting}=True needs megatron-core 0\.19; .* is installed"):
         megatron_core.check_offered({setting: True})
     monkeypatch.setitem(megatron_core.OFFERED, setting, True)
     megatron_core.check_offered({setting: True})

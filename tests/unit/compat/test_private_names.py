@@ -77,11 +77,11 @@ def test_what_the_names_give() -> None:
     assert hasattr(PretrainedConfig(), "_attn_implementation")
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
-def test_they_are_used_in_compat_alone(room: str) -> None:
+@pytest.mark.parametrize("package", sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()))
+def test_they_are_used_in_compat_alone(package: str) -> None:
     known = {part for name in NAMES for part in name.split(".") if private(part)} | OF_OBJECTS
-    for path in (PACKAGE / room).rglob("*.py"):
-        accepted = ACCEPTED | (known if room == "compat" else set())
+    for path in (PACKAGE / package).rglob("*.py"):
+        accepted = ACCEPTED | (known if package == "compat" else set())
         assert foreign_names(path) <= accepted, path
 
 

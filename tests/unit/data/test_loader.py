@@ -352,7 +352,7 @@ def test_the_longest_sample_just_fits_or_is_left_out(config):
 
 def test_nothing_fits(config):
     nothing = with_data(config, micro_batch_tokens=RESERVED_ROWS + 1, too_long="skip")
-    refused(nothing, "data.micro_batch_tokens leaves room for no sample")
+    refused(nothing, "data.micro_batch_tokens is too small for every sample")
 
 
 @pytest.mark.parametrize(

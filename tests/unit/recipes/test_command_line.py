@@ -159,7 +159,7 @@ def test_help_documents_every_setting(capsys, monkeypatch):
         assert described, setting
     for setting in ("--recipe", "--config", "--print-config"):
         assert f"  {setting}" in text
-    assert "Most rows of one micro-batch" in text
+    assert "Largest number of rows of a micro-batch" in text
 
 
 def test_a_start_parses_its_settings_once(partial, monkeypatch):

@@ -29,23 +29,23 @@ def test_cached_logits_equal_the_whole_forward(
     boi, eoi, first_code = vocabulary.boi, vocabulary.eoi, vocabulary.text_size
     generator = torch.Generator().manual_seed(0)
     if modality == VISUAL:  # ragged prompts, one of them empty
-        beginnings = [[3, 4, 5, boi], [boi], [7, boi], [1, 2, 3, 4, 5, 6, 7, boi]]
+        prefixes = [[3, 4, 5, boi], [boi], [7, boi], [1, 2, 3, 4, 5, 6, 7, boi]]
         new = torch.randint(first_code, first_code + vocabulary.codebook_size, (4, 6), generator=generator)
     else:
         codes = torch.randint(first_code, boi, (4, 9), generator=generator).tolist()
-        beginnings = [[boi, *image[: 9 - number], eoi] for number, image in enumerate(codes)]
+        prefixes = [[boi, *image[: 9 - number], eoi] for number, image in enumerate(codes)]
         new = torch.randint(0, first_code, (4, 6), generator=generator)
 
     whole = whole_forward(
-        model, vocabulary, [[*begin, *ids] for begin, ids in zip(beginnings, new.tolist(), strict=True)]
+        model, vocabulary, [[*prefix, *ids] for prefix, ids in zip(prefixes, new.tolist(), strict=True)]
     )
-    decoder = Decoder(model, vocabulary, beginnings, modality, new.shape[1])
+    decoder = Decoder(model, vocabulary, prefixes, modality, new.shape[1])
     with inference(model):
         cached = [decoder.start(), *(decoder.step(ids) for ids in new.T)]
     for step, logits in enumerate(cached):
         assert logits.shape == (4, vocabulary.image_size if modality == VISUAL else vocabulary.text_size)
-        for number, begin in enumerate(beginnings):
-            text, visual = whole[number][len(begin) - 1 + step].split((vocabulary.text_size, vocabulary.image_size))
+        for number, prefix in enumerate(prefixes):
+            text, visual = whole[number][len(prefix) - 1 + step].split((vocabulary.text_size, vocabulary.image_size))
             expected = visual if modality == VISUAL else text
             torch.testing.assert_close(logits[number], expected, rtol=1e-4, atol=1e-4)
 

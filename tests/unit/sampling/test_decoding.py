@@ -1,4 +1,4 @@
-"""Batches of beginnings and of steps."""
+"""Batches of prefixes and of steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mars_megatron.sequence.vocabulary import Vocabulary
 from tests.support.plans import check_plan
 
 
-def test_beginnings_ask_for_the_last_token_of_each_sample(vocabulary: Vocabulary) -> None:
+def test_prefixes_ask_for_the_last_token_of_each_sample(vocabulary: Vocabulary) -> None:
     samples = [[3, 4, vocabulary.boi], [vocabulary.boi, 5], [6]]
     batch = pack_samples(samples, vocabulary)
     check_plan(batch.plan)

@@ -43,7 +43,7 @@ def modality_of(token: int) -> int:
 
 
 def by_model(model: MARSModel, samples: list[list[int]]) -> list[torch.Tensor]:
-    """Logits of the beginnings and of every step, by `MARSModel.forward`."""
+    """Logits of the prefixes and of every step, by `MARSModel.forward`."""
     cache, prompt = KVCache(len(samples), 20), pack_samples(samples, VOCABULARY)
     found = [model(prompt, cache, return_logits=True)]
     cache.advance(sample_lengths(prompt.plan))

@@ -88,12 +88,12 @@ def test_cached_logits_equal_full_forwards_and_k_codes_take_one_pass(
     monkeypatch.undo()
 
     vocabulary, order = slotted.vocabulary, torch.from_numpy(code_order(image))
-    beginnings = [
+    prefixes = [
         [vocabulary.boi, *vocabulary.code_to_id(small).tolist(), vocabulary.eoi, *prompt, *vocabulary.start_slots]
         for small, prompt in zip(low, PROMPTS, strict=True)
     ]
     ids = vocabulary.code_to_id(codes[:, order]).unflatten(1, (-1, image.next_k))  # [samples, steps, K]
-    decoder = Decoder(slotted, vocabulary, beginnings, 1, codes.shape[1] - image.next_k, image.next_k)
+    decoder = Decoder(slotted, vocabulary, prefixes, 1, codes.shape[1] - image.next_k, image.next_k)
     with inference(slotted):
         steps = [decoder.start(), *(decoder.step(ids[:, step].flatten()) for step in range(ids.shape[1] - 1))]
     cached = torch.stack([step.unflatten(0, (len(PROMPTS), -1)) for step in steps], 1).flatten(1, 2)

@@ -39,7 +39,7 @@ def joint(vocabulary: Vocabulary) -> Joint:
 
 @pytest.fixture
 def requests(vocabulary: Vocabulary) -> list[Request]:
-    """Ragged beginnings with images at every place."""
+    """Ragged prefixes with images at every place."""
     image = [vocabulary.boi, *range(30, 30 + NUM_CODES), vocabulary.eoi]
     return [
         Request([3, 4, 5], seed=1, max_images=2, max_text_tokens=14),

@@ -137,7 +137,7 @@ def test_an_interruption(name: str, tmp_path: Path) -> None:
         _, err = process.communicate(timeout=scaled(30))
     finally:
         process.kill()
-    assert (process.returncode, err) == (130, "interrupted; run it again to go on\n")
+    assert (process.returncode, err) == (130, "interrupted; run it again to resume\n")
 
 
 def test_faults_are_not_dressed_up() -> None:

@@ -233,7 +233,7 @@ def test_an_interruption_ends_it_at_any_time(made, tmp_path, stage):
     wait_until(lambda: STAGES[stage](tool, tmp_path / "o"), process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=scaled(30))
-    assert process.returncode == 130 and err == "interrupted; run it again to go on\n"
+    assert process.returncode == 130 and err == "interrupted; run it again to resume\n"
     assert not (tmp_path / "o").exists() or not [path for path in (tmp_path / "o").iterdir() if "lock" not in path.name]
 
 
