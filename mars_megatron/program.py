@@ -35,7 +35,8 @@ def run_program(
     """Parse a command line and do what it says.
 
     Args:
-        parse: Of the arguments. It should answer for --help and wrong options without torch, which takes seconds.
+        parse: Of the arguments. It should answer for --help and wrong options without torch, which takes seconds;
+            evaluate alone imports the module of a suite, and so torch, for its options.
         run: What the options ask for; returns 1 for a finding.
         arguments: None takes those of the process.
 
@@ -57,21 +58,27 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed.*")  # of its own names
 
 
-def exit_code(program: Callable[[], int | None]) -> int:
+def exit_code(program: Callable[[], int | None], *, tool: bool = True) -> int:
     """Run a program; returns the exit code.
 
     Args:
         program: What takes long to import, it imports itself, so that an interruption then is answered for too.
+        tool: Whether a missing library and a GPU without memory are told in one line. In training the place counts.
     """
     try:
         return program() or 0
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         message = str(error)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
+    except (ImportError, RuntimeError) as error:
+        if not tool:
             raise
-        first = str(error).splitlines()[0]
-        message = f"the GPU has too little memory free; give a smaller batch size, or the CPU as device ({first})"
+        if isinstance(error, ImportError):
+            message = str(error)
+        elif type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
+            raise
+        else:
+            first = str(error).splitlines()[0]
+            message = f"the GPU has too little memory free; give a smaller batch size, or the CPU as device ({first})"
     except KeyboardInterrupt:
         print("interrupted; run it again to resume", file=sys.stderr)
         return 130

@@ -10,7 +10,7 @@ from mars_megatron.program import EXIT_CODES, exit_code, quiet
 
 def main() -> int:
     """Parse the command line and train; returns the exit code, see `mars_megatron.program`."""
-    return exit_code(train)
+    return exit_code(train, tool=False)
 
 
 def train() -> None:

@@ -50,5 +50,5 @@ PYTHON=$other VENV=.venv-$name timeout "$SETUP_SECONDS" bash examples/setup.sh |
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" CUDA_VISIBLE_DEVICES="" MARS_OTHER_PYTHON="$PWD/.venv/bin/python"
 workers=$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 exec ".venv-$name/bin/python" -m pytest --numprocesses "$workers" --maxprocesses 8 --dist loadfile --durations=5 \
-    tests/unit/{compat,platform,model,checkpoint} tests/unit/training/test_step.py \
+    tests/unit/{compat,platform,model,checkpoint} tests/unit/training/test_{step,objective,callbacks,trainer}.py \
     tests/distributed/test_{other_python,checkpoints,layouts}.py

@@ -30,6 +30,7 @@ from mars_megatron.compat import megatron_core
 from mars_megatron.config import to_yaml
 from mars_megatron.config.schema import RunConfig
 from mars_megatron.files.weights import check_numbers
+from mars_megatron.files.writing import sync
 from mars_megatron.model.initialization import start_new_slots
 from mars_megatron.model.mars import MARSModel
 from mars_megatron.platform.processes import become_helper
@@ -121,6 +122,7 @@ def save(
         write_record(temporary, tokenizers or {})
         if config.checkpoint.verify_integrity:
             megatron_core.write_sums(temporary)
+        sync(temporary)  # before it has a name that promises it
         folders.publish(folder)
         folders.remove_old(Path(root), config.checkpoint.keep)
     torch.distributed.barrier()

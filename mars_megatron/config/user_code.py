@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -103,8 +104,16 @@ def _load_module(setting: str, name: str, module: str, accepted: str) -> ModuleT
 def _load_file(setting: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{setting} names the file {path}, which does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Named so that no other module has its name; dataclasses look for their module among those that are loaded.
+    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

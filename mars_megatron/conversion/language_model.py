@@ -19,7 +19,6 @@ from mars_megatron.files.weights import what_instead
 
 ORIGINAL_QWEN = "qwen"
 FAMILIES = (ORIGINAL_QWEN, "qwen2", "qwen3", "llama")
-# Settings that only other models have.
 # Buffers that older versions saved.
 _NO_PARAMETERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias")
 HEAD, _EMBEDDING = "lm_head.text.weight", "model.embed_tokens.text.weight"

@@ -46,10 +46,6 @@ class ImageClassifier:
             return []
         return [str(label) for label in self._machine.predict(self._features(channels_first(images)))]
 
-    def accuracy(self, data: LabelledImages) -> float:
-        """Share of images whose label is predicted."""
-        return sum(self.right(data)) / len(data.labels)
-
     def right(self, data: LabelledImages) -> list[bool]:
         """For each image, whether its label is predicted."""
         return [predicted == label for predicted, label in zip(self.predict(data.images), data.labels, strict=True)]

@@ -58,7 +58,9 @@ class NamingRecords:
     def _make(self, fields: dict[str, Any], where: Where) -> Sample:
         if self._metadata or _follows_convention(fields):
             self._known.update((*file_name_columns(self._options), low_name_column(self._options)))
-            if (caption := convention_caption(fields, self._options)) is not None:
+            # In a table "", which pandas gives the column of its row numbers, is no key that a user would miss.
+            caption = convention_caption(fields, self._options) or ("" if self._metadata else None)
+            if caption is not None:
                 self._known.add(caption)
             return make_convention_sample(fields, where, self._options, self._find_image)
         return make_sample(fields, where, self._options, self._find_image)

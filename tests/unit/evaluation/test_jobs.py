@@ -124,6 +124,8 @@ def test_suites_of_a_file() -> None:
 
 
 MINE = """
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
