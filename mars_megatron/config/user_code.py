@@ -104,8 +104,10 @@ def _load_module(setting: str, name: str, module: str, accepted: str) -> ModuleT
 def _load_file(setting: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"{setting} names the file {path}, which does not exist")
-    # Named so that no other module has its name; dataclasses look for their module among those that are loaded.
-    name = f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    # Dataclasses look for their module among those that are loaded. The name is that of no other file, nor of this one
+    # with other contents.
+    identity = hashlib.sha256(str(path.resolve()).encode() + b"\0" + path.read_bytes()).hexdigest()
+    name = f"{path.stem}_{identity[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -126,7 +126,7 @@ def test_the_report_says_what_was_measured(
     write_stages(tmp_path)
     scripts["report"].main()
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
-    assert "Likelihoods are of 10 pictures" in text
+    assert "Likelihoods are of 10 images" in text
     assert (
         "SemVIE, text frozen, step 1200: better than shared by 0.100 (0.100, 0.100, 0.100) nats per image token" in text
     )
