@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Callable
 
 from mars_megatron.program import Parser, run_program
 
@@ -30,6 +31,10 @@ def size(text: str) -> int:
     return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
 
 
+TARGET = ("target", "folder to make; must not exist, or be empty")
+Command = Callable[..., argparse.ArgumentParser]
+
+
 def build_parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, epilog=EPILOG, formatter_class=formatter)
@@ -39,11 +44,29 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         for place, meaning in places:
             sub.add_argument(place, metavar=place.upper(), help=meaning)
-        if name not in ("inspect",):
+        if name != "inspect":
             sub.add_argument("--no-progress", action="store_true", help="no progress bar")
         return sub
 
-    target = ("target", "folder to make; must not exist, or be empty")
+    add_conversions(command)
+    add_comparisons(command)
+    command(
+        "extract-visual",
+        "Write only the trained parameters to a file, without the frozen language model.",
+        ("source", "a run, a checkpoint or an exported folder"),
+        ("target", "the .safetensors file to make"),
+    )
+    command(
+        "merge",
+        "Merge a file of extract-visual with the language model that it was trained on.",
+        ("base", "the language model, or a checkpoint with the same text expert"),
+        ("visual", "the file of extract-visual"),
+        TARGET,
+    )
+    return parser
+
+
+def add_conversions(command: Command) -> None:
     start = command(
         "init-from-hf",
         "Make an initial MARS checkpoint of a language model (Qwen-7B, Qwen2, Qwen2.5, Qwen3, dense Llama): the text "
@@ -52,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         "text tokenizer is copied. It is refused if it gives ids for which the language model has no row. No begin "
         "token is added to texts; a tokenizer that asks for one causes a warning.",
         ("source", "Hugging Face folder (safetensors or .bin)"),
-        target,
+        TARGET,
     )
     start.add_argument("--image-tokenizer", default="", metavar="FOLDER", help="diffusers VQModel; is copied")
     start.add_argument("--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="auto: that of the source")
@@ -60,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         "export-hf",
         "Export a MARS model and its tokenizers to a folder that transformers loads with trust_remote_code.",
         ("source", "a run, or one checkpoint"),
-        target,
+        TARGET,
     )
     export.add_argument(
         "--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: that of the checkpoint"
@@ -69,8 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
     for tokenizer in ("text", "image"):
         export.add_argument(f"--{tokenizer}-tokenizer", default="", metavar="PATH", help="instead of that of the run")
     command(
-        "import-hf", "Make a checkpoint of a folder that export-hf wrote.", ("source", "the exported folder"), target
+        "import-hf", "Make a checkpoint of a folder that export-hf wrote.", ("source", "the exported folder"), TARGET
     )
+
+
+def add_comparisons(command: Command) -> None:
     check = command(
         "verify",
         "Compare two checkpoints of any format and layout, tensor by tensor, and the settings that decide what a model "
@@ -89,20 +115,6 @@ def build_parser() -> argparse.ArgumentParser:
         "inspect", "Print the contents of a checkpoint without loading tensors.", ("source", "as for verify")
     )
     show.add_argument("--json", action="store_true", help="everything, the configuration too, as JSON")
-    command(
-        "extract-visual",
-        "Write only the trained parameters to a file, without the frozen language model.",
-        ("source", "a run, a checkpoint or an exported folder"),
-        ("target", "the .safetensors file to make"),
-    )
-    command(
-        "merge",
-        "Merge a file of extract-visual with the language model that it was trained on.",
-        ("base", "the language model, or a checkpoint with the same text expert"),
-        ("visual", "the file of extract-visual"),
-        target,
-    )
-    return parser
 
 
 def run(options: argparse.Namespace) -> int:

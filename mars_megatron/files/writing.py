@@ -111,9 +111,14 @@ def staged(target: Path, *, replace: bool = False, durable: bool = True) -> Iter
             target.rename(old)
         elif target.exists():
             target.rmdir()
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
     except BaseException:
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # an error here would hide the one that counts
         raise
     if replace:
         shutil.rmtree(old, ignore_errors=True)

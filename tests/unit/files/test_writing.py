@@ -160,6 +160,23 @@ def test_folders_are_complete_or_as_they_were(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["b"] and list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_that_cannot_be_named_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is that of the name, also where cleaning up fails too."""
+    target, rename = tmp_path / "folder", Path.rename
+    target.mkdir()
+    (target / "a").write_text("first")
+
+    def fails(path: Path, other: Path) -> Path:
+        if path.name == "folder.incomplete":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Input/output error"), staged(target, replace=True) as folder:
+        (folder / "b").write_text("second")
+    assert (target / "a").read_text() == "first" and list(tmp_path.iterdir()) == [target]
+
+
 def test_a_file_that_must_not_replace_another(tmp_path: Path) -> None:
     target = tmp_path / "file"
     with staged_file(target) as temporary:
